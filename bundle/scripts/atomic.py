@@ -1,0 +1,38 @@
+"""Write files so that a reader, or a run after a crash, sees the whole file or none of it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends without an error, it is renamed to ``path``.
+
+    Works for files and for folders that do not exist yet. The folder of ``path`` is made if needed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as indented JSON; NaN and infinity are refused, since JSON has neither."""
+    text = json.dumps(content, indent=4, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def write_checkpoint(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content``, made of tensors and plain Python values, with ``torch.save``."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)

@@ -1,0 +1,194 @@
+"""From a data set's folder to the items of MONAI data sets, and batches of images of one size.
+
+Layout, as the published data sets have it: ``train/img`` (labels in the file names), ``val/img`` and ``val/mask``,
+``test/img`` and ``test/mask``; a mask has its image's file name.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Sampler
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
+    """The name of each mask value 0, 1, ...: the class whose value it is, ``"background"`` for a 0 that is no class.
+
+    Args:
+        class_names: the tissue classes in label order.
+        values: mask value of each class.
+    """
+    names = dict(zip(values, class_names))
+    if len(names) != len(class_names) or len(values) != len(class_names) or set(names) - {0} != set(range(1, max(names) + 1)):
+        raise ValueError(
+            f"`values` must give each of the classes {list(class_names)} a mask value of its own, without gaps; got "
+            f"{list(values)}."
+        )
+    return [names.get(value, "background") for value in range(max(names) + 1)]
+
+
+def require_rgb(image: Image.Image) -> Image.Image:
+    """``image`` itself if it is 8-bit RGB; serves as ``converter`` of MONAI's ``PILReader``.
+
+    Raises:
+        ValueError: if it is greyscale, has a palette, transparency or 16 bits.
+    """
+    if image.mode != "RGB":
+        raise ValueError(
+            f"{getattr(image, 'filename', 'the image')} must be 8-bit RGB, got mode {image.mode!r}; convert it, for "
+            "instance with PIL's `image.convert('RGB')`."
+        )
+    return image
+
+
+def parse_label(name: str, num_classes: int) -> list[int]:
+    """Read the multi-hot label in a patch's name, e.g. ``"s1-[1 0 1 0].png"`` or ``"s1[1010].png"`` -> ``[1, 0, 1, 0]``.
+
+    Raises:
+        ValueError: if the name carries no label, or one of another length.
+    """
+    match = re.findall(r"\[([01 ,]+)\]", name)
+    label = [int(digit) for digit in re.findall("[01]", match[-1])] if match else []
+    if len(label) != num_classes:
+        raise ValueError(
+            f"{name!r} must carry {num_classes} labels such as '[{' '.join('10' * num_classes)[: 2 * num_classes - 1]}]'"
+            f" in its name, got {label}; rename it, or give the labels in a CSV or a datalist."
+        )
+    return label
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The image files of ``folder``, sorted by name.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} must be a folder of images; it does not exist. Check `dataset_dir`.")
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise FileNotFoundError(f"{folder} must hold images ({', '.join(IMAGE_SUFFIXES)}); it holds none.")
+    return images
+
+
+def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, list[int]]:
+    """Read image-level labels from a MONAI datalist (``.json``) or a table (``.csv``).
+
+    A datalist has a list ``training`` of ``{"image": ..., "label": [1, 0, 1]}``. A table has a column ``image`` and a
+    column of 0 and 1 for each class name.
+
+    Returns:
+        The multi-hot label of each image, by the image's path as it is written in the file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        with open(path) as file:
+            rows = json.load(file)["training"]
+        labels = {row["image"]: row["label"] for row in rows}
+    else:
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {"image", *class_names} - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(f"{path} must have the columns {['image', *class_names]}; {sorted(missing)} are missing.")
+            labels = {row["image"]: [row[name].strip() for name in class_names] for row in reader}
+    for image, label in labels.items():
+        if len(label) != len(class_names) or any(str(value) not in ("0", "1") for value in label):
+            raise ValueError(
+                f"{path}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
+                f"{list(class_names)}; got {label}."
+            )
+    return {image: [int(value) for value in label] for image, label in labels.items()}
+
+
+def labelled_images(
+    dataset_dir: str | Path, class_names: Sequence[str], label_file: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """Training items with image-level labels, from the names of ``train/img`` or from a label file.
+
+    Args:
+        dataset_dir: the data set's folder.
+        class_names: the tissue classes in label order.
+        label_file: datalist or CSV (see ``read_label_file``); its image paths are relative to ``train/img``.
+
+    Returns:
+        ``{"image": path, "label": [0 or 1, ...], "name": file name}`` per image.
+    """
+    folder = Path(dataset_dir) / "train" / "img"
+    if label_file is None:
+        return [
+            {"image": str(path), "label": parse_label(path.name, len(class_names)), "name": path.name}
+            for path in find_images(folder)
+        ]
+    items = []
+    for name, label in read_label_file(label_file, class_names).items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{label_file}: {name!r} must lie inside {folder}; it does not.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{label_file} names {name!r}; {path} does not exist.")
+        items.append({"image": str(path), "label": label, "name": path.name})
+    if not items:
+        raise ValueError(f"{label_file} must label at least one image; it has none.")
+    return items
+
+
+def images_with_masks(images: Sequence[str | Path], mask_dir: str | Path) -> list[dict[str, str]]:
+    """Pair images with the masks of ``mask_dir`` that have the same file name up to the suffix.
+
+    Returns:
+        ``{"image": path, "label": mask path, "name": file name}`` per image.
+
+    Raises:
+        FileNotFoundError: if an image has no mask.
+    """
+    masks = {path.stem: path for path in find_images(mask_dir)}
+    items = []
+    for image in map(Path, images):
+        if image.stem not in masks:
+            raise FileNotFoundError(f"{image} must have a mask of the same name in {mask_dir}; there is none.")
+        items.append({"image": str(image), "label": str(masks[image.stem]), "name": image.name})
+    return items
+
+
+def split_items(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
+    """Items with masks of the split ``"val"`` or ``"test"``; empty if the data set has no such folder."""
+    folder = Path(dataset_dir) / split
+    return images_with_masks(find_images(folder / "img"), folder / "mask") if folder.exists() else []
+
+
+class SameSizeBatches(Sampler[list[int]]):
+    """Batches of indices of images of one size each, so that images of any size can be stacked.
+
+    The batches depend on the items alone, never on what is done already: the same images always share a batch.
+
+    Args:
+        items: have the path of an image under ``"image"``.
+        batch_size: largest number of images in a batch.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, item in enumerate(items):
+            with Image.open(item["image"]) as image:
+                by_size.setdefault(image.size, []).append(index)
+        self.batches = [
+            indices[start : start + batch_size]
+            for indices in by_size.values()
+            for start in range(0, len(indices), batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)

@@ -1,0 +1,264 @@
+"""Handlers of the training engines: seeds, schedules, resume, best model, size and expected time."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, ProgressBar
+from monai.utils import set_determinism
+from torch import nn
+
+from .atomic import write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class RandomSeedHandler:
+    """Seed all random generators at the start of each epoch, by (seed, epoch), so that a resumed run is the same run.
+
+    Args:
+        seed: the run's seed, not negative.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        set_determinism(seed=(self.seed * 100_003 + engine.state.epoch) % 2**32)
+
+
+def loss_value(output: Mapping[str, Any]) -> float:
+    """The loss in a trainer's output."""
+    return output["loss"].item()
+
+
+class StopOnNaNHandler:
+    """Raise an error when the loss is not finite, instead of training on with ruined weights."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        loss = loss_value(engine.state.output)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {engine.state.iteration}; "
+                "lower the learning rate, or turn `amp` off."
+            )
+
+
+class ProgressHandler:
+    """A progress bar for each epoch on a terminal, and a line in the log after it, with the loss.
+
+    Args:
+        name: what is trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar where there is no terminal
+        bar.attach(engine, output_transform=lambda output: {"loss": loss_value(output)})
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_epoch)
+
+    def collect(self, engine: Engine) -> None:
+        """Keep the loss of a step."""
+        self._losses.append(loss_value(engine.state.output))
+
+    def log_epoch(self, engine: Engine) -> None:
+        """Log the epoch's mean loss and time."""
+        state = engine.state
+        logger.info(
+            f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {sum(self._losses) / len(self._losses):.4f}, "
+            f"{state.times[Events.EPOCH_COMPLETED.name]:.0f} s."
+        )
+        self._losses.clear()
+
+
+class ScoreLogHandler:
+    """Log an evaluator's metrics, one line for each validation."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        scores = {name: value for name, value in engine.state.metrics.items() if isinstance(value, float)}
+        logger.info(f"Epoch {engine.state.epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
+class LinearScheduleHandler:
+    """Move attributes of an object linearly with the epochs: at epoch e = 0..E-1 they are ``start + (end - start) e/E``.
+
+    Args:
+        target: the object, for instance a loss.
+        start: value of each attribute at the first epoch.
+        end: value that each attribute would have after the last epoch.
+    """
+
+    def __init__(self, target: Any, start: Mapping[str, float], end: Mapping[str, float]) -> None:
+        missing = [name for name in start if not hasattr(target, name)]
+        if missing or start.keys() != end.keys():
+            raise ValueError(
+                f"`start` and `end` must name the same attributes of {type(target).__name__}, got {sorted(start)} and "
+                f"{sorted(end)}; {missing} do not exist."
+            )
+        self.target = target
+        self.start = dict(start)
+        self.end = dict(end)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        progress = (engine.state.epoch - 1) / engine.state.max_epochs  # Ignite counts epochs from 1
+        for name, start in self.start.items():
+            setattr(self.target, name, start + (self.end[name] - start) * progress)
+
+
+class ResumeHandler:
+    """Keep the whole state of a training in one file after each epoch, and go on from it at the start.
+
+    Args:
+        path: the file.
+        objects: what is saved and restored, by name; each has ``state_dict`` and ``load_state_dict``. The trainer
+            itself is added as ``"trainer"``.
+        write: whether this process writes; of several, one does.
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], write: bool = True) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.write = write
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; must stand after the handler that validates, so that its result is saved too."""
+        self.objects["trainer"] = engine
+        engine.add_event_handler(Events.STARTED, self.load)
+        if self.write:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Restore the state, if there is one."""
+        if not self.path.exists():
+            return
+        max_epochs = engine.state.max_epochs
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        Checkpoint.load_objects(to_load=self.objects, checkpoint=state, strict=True)
+        if engine.state.epoch > max_epochs:
+            raise ValueError(
+                f"{self.path} has {engine.state.epoch} epochs behind it, more than the {max_epochs} asked for; "
+                "ask for more epochs, or train afresh in another `output_dir`."
+            )
+        engine.state.max_epochs = max_epochs
+        logger.info(f"Going on after epoch {engine.state.epoch} of {max_epochs} from {self.path}.")
+
+    def save(self, engine: Engine) -> None:
+        """Write the state."""
+        write_checkpoint(self.path, {name: item.state_dict() for name, item in self.objects.items()})
+
+
+class BestModelHandler:
+    """Keep the weights with the best validation score as a bare state dict.
+
+    Args:
+        path: the file.
+        network: the network whose weights are kept.
+        metric_name: name of the score among the evaluator's metrics; higher is better, equal is not.
+        write: whether this process writes; of several, one does.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, metric_name: str, write: bool = True) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.metric_name = metric_name
+        self.write = write
+        self.best: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator that a ``ValidationHandler`` runs."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        score = float(engine.state.metrics[self.metric_name])
+        if score != score:
+            raise ValueError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
+        if self.best is None or score > self.best:
+            self.best = score
+            if self.write:
+                write_checkpoint(self.path, self.network.state_dict())
+                logger.info(f"Best {self.metric_name} so far: {score:.4f}; weights are in {self.path}.")
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The best score so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float | None]) -> None:
+        """Restore the best score."""
+        self.best = state["best"]
+
+
+class StageSizeHandler:
+    """Log what a training is about to do, and after its first steps the time it will take.
+
+    Args:
+        name: what is trained.
+        network: its parameters are counted.
+        num_items: number of training images.
+        warmup_steps: steps that pass before the first estimate; the first one is not measured.
+    """
+
+    def __init__(self, name: str, network: nn.Module, num_items: int, warmup_steps: int = 6) -> None:
+        self.name = name
+        self.network = network
+        self.num_items = num_items
+        self.warmup_steps = warmup_steps
+        self._first_step = 0
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; must stand after the handler that resumes."""
+        engine.add_event_handler(Events.STARTED, self.log_size)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.log_expected_time)
+
+    def log_size(self, engine: Engine) -> None:
+        """Log patches, epochs, steps and parameters."""
+        state = engine.state
+        parameters = list(self.network.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        logger.info(
+            f"Training the {self.name}: {self.num_items} patches, {state.max_epochs} epochs of {state.epoch_length} "
+            f"steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {trained / 1e6:.1f} of them "
+            f"trained, on {state.device}."
+        )
+        self._first_step = state.epoch * state.epoch_length + 1
+
+    def log_expected_time(self, engine: Engine) -> None:
+        """Measure the steps after the first, and log once how long the rest will take."""
+        state = engine.state
+        steps = state.iteration - self._first_step
+        if steps == 0:
+            self._since = time.monotonic()
+        elif steps == self.warmup_steps:
+            seconds_per_step = (time.monotonic() - self._since) / steps
+            left = state.max_epochs * state.epoch_length - state.iteration
+            logger.info(
+                f"{seconds_per_step:.2f} s per step: the {self.name} will take about "
+                f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
+            )

@@ -1,0 +1,73 @@
+"""ANM, the adaptive noise-aware mechanism of ESFAN (MICCAI 2025): the stage-2 loss on noisy pseudo masks."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+EPSILON = 1e-6
+BACKGROUND_LOGIT = 100.0
+
+
+class AdaptiveNoiseAwareLoss(nn.Module):
+    """``alpha * CE + beta * U + gamma * S``: cross-entropy of confident pixels, uncertainty and spatial smoothness.
+
+    With background, the logits get one more channel, 100 where the pseudo mask is background and 0 elsewhere, before
+    the softmax. All terms are means over the batch. The weights are plain attributes: ``LinearScheduleHandler`` moves
+    them from their values at the first epoch (the defaults) towards those after the last.
+
+    Args:
+        background: whether target values outside 0..K-1 are background. Without it such pixels have no target.
+        alpha: weight of the cross-entropy.
+        beta: weight of the uncertainty.
+        gamma: weight of the smoothness.
+        tau: confidence in [0, 1] above which a pixel's pseudo label is trusted.
+    """
+
+    def __init__(
+        self, background: bool = True, alpha: float = 0.4, beta: float = 0.4, gamma: float = 0.2, tau: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.background = background
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.tau = tau
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare ``logits``, (B, K, H, W), with channel indices ``target``, (B, H, W) or (B, 1, H, W) integers.
+
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            ValueError: if batch or size of the two differ.
+        """
+        batch, num_classes, height, width = logits.shape
+        if target.shape not in ((batch, height, width), (batch, 1, height, width)):
+            raise ValueError(
+                f"`target` must be (B, H, W) or (B, 1, H, W) as `logits` {tuple(logits.shape)} say, got "
+                f"{tuple(target.shape)}."
+            )
+        target = target.reshape(batch, 1, height, width)
+        channels = torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
+        onehot = (target == channels).to(logits.dtype)  # (B, K, H, W), all zero where background
+        if self.background:
+            is_background = 1 - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)
+            onehot = torch.cat([onehot, is_background], dim=1)
+            logits = torch.cat([logits, BACKGROUND_LOGIT * is_background], dim=1)
+        prob = torch.softmax(logits, dim=1)
+        confidence = prob.amax(dim=1, keepdim=True)  # (B, 1, H, W)
+        keep = (confidence > self.tau).to(prob.dtype)
+        cross_entropy = -(keep * onehot * torch.log(prob + EPSILON)).mean()
+        doubt = 1 - confidence
+        uncertainty = -(doubt * torch.log(doubt + EPSILON)).mean()
+        return self.alpha * cross_entropy + self.beta * uncertainty + self.gamma * roughness(prob)
+
+
+def roughness(prob: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of ``prob``, (B, C, H, W), between vertical plus between horizontal neighbours.
+
+    A side of one pixel has no neighbours and adds nothing. Returns a scalar.
+    """
+    vertical, horizontal = prob.diff(dim=2).abs(), prob.diff(dim=3).abs()
+    return sum((term.mean() for term in (vertical, horizontal) if term.numel()), prob.new_zeros(()))

@@ -1,0 +1,92 @@
+"""Translate the values of a data set's mask files into ours: 0 is background (or "rest"), 1 and up are tissues.
+
+A data set's ``mask_values`` says what each value in its files means, e.g. ``{"0": 1, "1": 2, "4": 0}``; a key may be an
+inclusive range, ``{"0": 0, "1-255": 1}``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MASK_MODES = ("L", "P", "1", "I", "I;16")  # PIL's modes with one whole number per pixel
+
+
+def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
+    """Our value for each file value 0..255: (256,) int16, -1 where ``mask_values`` has no entry.
+
+    Raises:
+        ValueError: for a key that is no value or range within 0..255, a value given twice, or a value of ours that is
+            no whole number within 0..255.
+    """
+    table = np.full(256, -1, dtype=np.int16)
+    for key, ours in mask_values.items():
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", key)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not low <= high <= 255:
+            raise ValueError(
+                f'`mask_values` must have keys such as "3" or "1-255" within 0..255, got {key!r}; correct it.'
+            )
+        if type(ours) is not int or not 0 <= ours <= 255:
+            raise ValueError(
+                f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; correct it."
+            )
+        if (table[low : high + 1] >= 0).any():
+            raise ValueError(
+                f"`mask_values` must give each value once, got {key!r} on top of another entry; remove one."
+            )
+        table[low : high + 1] = ours
+    return table
+
+
+def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Translate ``mask``, (H, W) integers, by ``table`` (see ``lookup_table``) into (H, W) uint8.
+
+    Raises:
+        ValueError: if the mask has values without an entry in the table.
+    """
+    ours = np.where((mask >= 0) & (mask <= 255), table[np.clip(mask, 0, 255)], -1)
+    if (ours < 0).any():
+        unknown = np.unique(mask[ours < 0])
+        raise ValueError(
+            f"masks must hold values that `mask_values` lists ({np.flatnonzero(table >= 0).tolist()}), got also "
+            f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, or correct the mask."
+        )
+    return ours.astype(np.uint8)
+
+
+def inverse(mask_values: Mapping[str, int]) -> dict[int, int]:
+    """The file value of each of our values; the highest one where several mean the same."""
+    table = lookup_table(mask_values)
+    return {int(ours): int(np.flatnonzero(table == ours)[-1]) for ours in np.unique(table[table >= 0])}
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """The values of the mask file ``path``, (H, W) integers; of a palette image the indices, not the colours.
+
+    Raises:
+        ValueError: if the file is no readable image, or has more than one number per pixel.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode, mask = picture.mode, np.asarray(picture)
+    except Exception as error:  # damaged files make PIL raise errors of many kinds
+        raise ValueError(f"{path} must be a readable image, got {error!r}; replace the file.") from error
+    if mode not in MASK_MODES:
+        raise ValueError(
+            f"{path} must be a mask of one whole number per pixel (modes {', '.join(MASK_MODES)}), got mode {mode}; "
+            "save it as a greyscale or palette PNG whose pixels are the class values."
+        )
+    return mask.astype(np.uint8) if mode == "1" else mask
+
+
+def channel_of_value(values: Sequence[int]) -> dict[str, int]:
+    """The channel of each of our mask values; 0 becomes the ignore value ``K`` unless a channel stands for it.
+
+    Args:
+        values: mask value of each of the ``K`` channels.
+    """
+    channels = {str(value): channel for channel, value in enumerate(values)}
+    return {"0": len(values)} | channels

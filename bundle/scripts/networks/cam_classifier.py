@@ -1,0 +1,103 @@
+"""The stage-1 classifier of ESFAN and IBDR: a backbone, a fusion block on its deepest level, and three heads."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class CAMClassifier(nn.Module):
+    """Multi-label tissue classifier whose head weights turn its features into class activation maps (CAMs).
+
+    Args:
+        backbone: has ``levels(image)``, ``deepest(x)``, ``channels`` and ``fusion_channels`` as ``ResNet38d`` has.
+        num_classes: number of tissue classes ``K``, without background.
+        fusion: makes the fusion block for a number of channels, for instance ``EdgeSemanticFusion``; ``None`` for none.
+            The block returns the fused features, in training followed by side outputs if it has any.
+        frozen: names of parts that are never trained, for instance ``["backbone.conv1a", "backbone.b2"]``.
+        freeze_batch_norm: keep every batch norm in evaluation mode with fixed weight and bias, as published.
+        dropout: probability with which a channel of the deepest features is dropped before its head.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        fusion: Callable[[int], nn.Module] | None = None,
+        frozen: Sequence[str] = (),
+        freeze_batch_norm: bool = True,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1, got {num_classes}; background does not count.")
+        self.backbone = backbone
+        self.fusion = nn.Identity() if fusion is None else fusion(backbone.fusion_channels)
+        shallow, middle, deep = backbone.channels
+        self.shallow_head = nn.Conv2d(shallow, num_classes, 1)
+        self.middle_head = nn.Conv2d(middle, num_classes, 1)
+        self.deep_head = nn.Conv2d(deep, num_classes, 1, bias=False)
+        nn.init.xavier_uniform_(self.deep_head.weight)
+        self.dropout = nn.Dropout2d(dropout)
+        self._constant_batch_norms = self._freeze(frozen, freeze_batch_norm)
+
+    def _freeze(self, frozen: Sequence[str], freeze_batch_norm: bool) -> list[nn.Module]:
+        """Stop the training of the named parts; return the batch norms that stay in evaluation mode."""
+        parts = []
+        for name in frozen:
+            try:
+                parts.append(self.get_submodule(name))
+            except AttributeError as error:
+                raise ValueError(
+                    f"`frozen` must name parts of the network, got {name!r}; its backbone has "
+                    f"{[f'backbone.{part}' for part, _ in self.backbone.named_children()]}."
+                ) from error
+            parts[-1].requires_grad_(False)
+        roots = [self] if freeze_batch_norm else parts
+        norms = [m for root in roots for m in root.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.requires_grad_(False)
+        return norms
+
+    def train(self, mode: bool = True) -> "CAMClassifier":
+        """Set training or evaluation mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        for norm in self._constant_batch_norms:
+            norm.eval()
+        return self
+
+    def _features(self, image: torch.Tensor) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """The three feature maps (B, C_i, h_i, w_i) of ``image``, and the fusion block's side outputs."""
+        shallow, middle, x = self.backbone.levels(image)
+        fused = self.fusion(x)
+        fused, *side = fused if isinstance(fused, tuple) else (fused,)
+        return [shallow, middle, self.backbone.deepest(fused)], tuple(side)
+
+    def _heads(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+        return self.shallow_head, self.middle_head, self.deep_head
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Classify ``image``, (B, 3, H, W) in [0, 1].
+
+        Returns:
+            The logits (B, K) of the shallow, the middle and the deepest head; in training these are followed by the
+            fusion block's side outputs, if it has any.
+        """
+        features, side = self._features(image)
+        features[-1] = self.dropout(features[-1])
+        # a 1x1 convolution commutes with the mean over pixels
+        logits = [head(f.mean(dim=(2, 3), keepdim=True)).flatten(1) for head, f in zip(self._heads(), features)]
+        return (*logits, *side)
+
+    def cams(self, image: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Class activation maps of ``image``, (B, 3, H, W) in [0, 1].
+
+        Returns:
+            The three CAMs (B, K, h_i, w_i), shallow to deep, not negative, and the class probabilities (B, K) of the
+            deepest head. A CAM is its head's weight, without bias, applied to every position.
+        """
+        features, _ = self._features(image)
+        shallow, middle, deep = (F.conv2d(f, head.weight) for head, f in zip(self._heads(), features))
+        prob = torch.sigmoid(deep.mean(dim=(2, 3)))
+        return (F.relu(shallow), F.relu(middle), F.relu(deep)), prob

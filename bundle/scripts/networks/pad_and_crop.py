@@ -1,0 +1,34 @@
+"""Let a network that wants sizes divisible by its stride take images of any size."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class PadAndCrop(nn.Module):
+    """Pad an image to a multiple of ``divisor``, run ``network``, and crop its output back to the image's size.
+
+    The image's border is replicated to the right and below; sizes that already fit pass through untouched.
+
+    Args:
+        network: maps (B, C, H, W) to (B, K, H, W) for H and W divisible by ``divisor``.
+        divisor: the network's stride in pixels.
+        normalization: first layer that brings RGB in [0, 1] to what the network was pretrained with; ``None`` for none.
+    """
+
+    def __init__(self, network: nn.Module, divisor: int, normalization: nn.Module | None = None) -> None:
+        super().__init__()
+        if divisor < 1:
+            raise ValueError(f"`divisor` must be a positive number of pixels, got {divisor}.")
+        self.network = network
+        self.normalization = nn.Identity() if normalization is None else normalization
+        self.divisor = divisor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map ``image``, (B, 3, H, W) in [0, 1], to logits (B, K, H, W)."""
+        height, width = image.shape[-2], image.shape[-1]
+        bottom, right = -height % self.divisor, -width % self.divisor
+        if bottom > 0 or right > 0:
+            image = F.pad(image, [0, right, 0, bottom], mode="replicate")
+        logits = self.network(self.normalization(image))
+        return logits[..., :height, :width]

@@ -1,0 +1,52 @@
+"""Any timm model that can keep its features at a small stride, as the backbone of a CAM classifier."""
+
+import timm
+import torch
+from torch import nn
+
+from .input_normalization import InputNormalization
+
+
+class TimmBackbone(nn.Module):
+    """The last three feature levels of a timm model, dilated to ``output_stride``.
+
+    The model's own input normalisation is its first layer. No weights are downloaded.
+
+    Args:
+        name: a timm model, for instance ``"tf_efficientnet_lite0"`` or ``"resnet50"``. It must accept timm's
+            ``output_stride`` (ResNets and EfficientNets do; Swin, ViT, DenseNet and VGG do not).
+        output_stride: stride of the deepest features in pixels: 8, 16 or 32.
+
+    Raises:
+        ValueError: if timm does not know the model, or the model does not accept ``output_stride``.
+    """
+
+    def __init__(self, name: str, output_stride: int = 8) -> None:
+        super().__init__()
+        if name not in timm.list_models():
+            raise ValueError(f"`name` must be a timm model such as 'resnet50', got {name!r}; see timm.list_models().")
+        refusal = (
+            f"`name` must be a timm model that accepts `output_stride` {output_stride}, got {name!r}; "
+            "take a ResNet or EfficientNet, for instance 'resnet50' or 'tf_efficientnet_lite0'."
+        )
+        try:
+            self.model = timm.create_model(
+                name, pretrained=False, features_only=True, out_indices=(-3, -2, -1), output_stride=output_stride
+            )
+        except Exception as error:  # each model family refuses in a way of its own
+            raise ValueError(refusal) from error
+        if max(self.model.feature_info.reduction()) > output_stride:
+            raise ValueError(refusal)
+        config = self.model.pretrained_cfg if hasattr(self.model, "pretrained_cfg") else self.model.default_cfg
+        self.normalization = InputNormalization(config["mean"], config["std"])
+        self.channels = tuple(self.model.feature_info.channels())
+        self.fusion_channels = self.channels[-1]
+
+    def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map ``image``, (B, 3, H, W) in [0, 1], to three feature maps (B, C_i, h_i, w_i), shallow to deep."""
+        shallow, middle, deep = self.model(self.normalization(image))
+        return shallow, middle, deep
+
+    def deepest(self, x: torch.Tensor) -> torch.Tensor:
+        """The deepest feature map as it is: a timm model has no block behind the fusion block."""
+        return x

@@ -1,0 +1,44 @@
+"""Parameter groups with the learning rates and weight decays that the papers give to weights, biases and heads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    bias_multiplier: float = 2.0,
+    part_multipliers: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Optimiser groups of a network's trainable parameters: biases learn faster and do not decay.
+
+    Args:
+        network: parameters that do not require a gradient are left out.
+        lr: learning rate of the weights.
+        weight_decay: weight decay of the weights.
+        bias_multiplier: factor on ``lr`` for biases; one-dimensional parameters count as such.
+        part_multipliers: factor on ``lr`` for the weights of named parts, e.g. ``{"deep_head": 10}``.
+
+    Returns:
+        Groups of ``params``, ``lr`` and ``weight_decay`` for a torch optimiser.
+
+    Raises:
+        ValueError: if a named part has no trainable parameter.
+    """
+    part_multipliers = dict(part_multipliers or {})
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    unused = set(part_multipliers)
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = next((part for part in part_multipliers if name.startswith(f"{part}.")), None)
+        unused.discard(part)
+        is_bias = parameter.ndim == 1
+        multiplier = (bias_multiplier if is_bias else 1.0) * part_multipliers.get(part, 1.0)
+        groups.setdefault((lr * multiplier, 0.0 if is_bias else weight_decay), []).append(parameter)
+    if unused:
+        raise ValueError(f"`part_multipliers` must name parts with trainable parameters; {sorted(unused)} have none.")
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

@@ -1,0 +1,88 @@
+"""Masks and pictures as PNG files: palette masks, overlays, heat maps, panels and confusion matrices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .atomic import atomic_path
+
+Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, for each mask value
+
+
+def write_png(path: str | Path, picture: Image.Image) -> None:
+    """Write ``picture`` as PNG by atomic rename."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
+    """``mask``, (H, W) integers, as a palette image: its pixels are the mask's values, shown in their colours.
+
+    Raises:
+        ValueError: if a value has no colour.
+    """
+    if mask.size and not 0 <= mask.min() <= mask.max() < len(palette):
+        raise ValueError(
+            f"`mask` must have values in 0..{len(palette) - 1}, one per colour, got {mask.min()}..{mask.max()}."
+        )
+    picture = Image.fromarray(mask.astype(np.uint8), mode="L")
+    picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())  # turns the mode into "P"
+    return picture
+
+
+def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
+    """Write ``mask``, (H, W) integers, as a palette PNG (see ``mask_picture``)."""
+    write_png(path, mask_picture(mask, palette))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:
+    """``image``, (H, W, 3) uint8, with the colours of ``mask``, (H, W), laid over it; value 0 is left clear."""
+    colours = np.asarray(palette, dtype=np.float32)[mask]
+    weight = np.where(mask[..., None] == 0, 0.0, opacity)
+    return Image.fromarray((image * (1 - weight) + colours * weight).round().astype(np.uint8))
+
+
+def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
+    """``image``, (H, W, 3) uint8, under a blue-to-red heat map of ``scores``, (H, W) float, clipped to [0, 1]."""
+    heat = np.clip(np.nan_to_num(scores, neginf=0.0), 0, 1)[..., None]
+    colours = 255 * np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1)  # the "jet" colours
+    return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
+
+
+def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height: int = 224) -> Image.Image:
+    """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``."""
+    gap, header = 6, 22
+    scaled = [[p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows]
+    widths = [max(row[column].width for row in scaled) for column in range(len(titles))]
+    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    left = gap
+    for column, (title, width) in enumerate(zip(titles, widths)):
+        draw.text((left, 3), title, fill="black", font=font)
+        for index, row in enumerate(scaled):
+            sheet.paste(row[column], (left, header + index * (height + gap)))
+        left += width + gap
+    return sheet
+
+
+def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """A confusion matrix, (V, V) pixel counts with the truth down and the prediction across, as shares of each row."""
+    cell, font = 84, ImageFont.load_default(size=14)
+    label_width = max(80, max(int(font.getlength(name)) for name in names) + 12)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = cell * len(names)
+    picture = Image.new("RGB", (label_width + side, side + 48), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 4), "truth ↓  prediction →  (share of the true pixels)", fill="black", font=font)
+    for row, name in enumerate(names):
+        top = 48 + row * cell
+        draw.text((4, top + cell // 2 - 8), name, fill="black", font=font)
+        draw.text((label_width + row * cell + 4, 28), name[:10], fill="black", font=font)
+        for column, share in enumerate(shares[row]):
+            left, shade = label_width + column * cell, round(255 * (1 - share))
+            draw.rectangle((left, top, left + cell - 2, top + cell - 2), fill=(shade, shade, 255))
+            colour = "white" if share > 0.5 else "black"
+            draw.text((left + cell // 2 - 18, top + cell // 2 - 8), f"{share:.3f}", fill=colour, font=font)
+    return picture

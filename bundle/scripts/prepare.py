@@ -1,0 +1,247 @@
+"""Make a data set in the published layout from images with masks: labelled patches to train, whole images to score.
+
+    python -m scripts.prepare --source DIR --output DIR --dataset configs/dataset_x.json
+        [--patch-size 128] [--stride 64] [--min-share 0.05] [--published-values] [--splits train,val,test]
+
+A training mask decides which classes a patch shows, and nothing else: it is not written. ``min_share`` is the share of
+a patch from which a class counts as present, and so decides what can be learned: if it is low, most patches show most
+classes and labels hardly tell patches apart; if it is high, labels call slivers of tissue absent, and patches in which
+nothing reaches the share are lost. The table printed at the end (patches per class and per combination of classes)
+shows which combinations there are to learn from; classes that always occur together cannot be told apart.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import fire
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .atomic import atomic_path, write_json
+from .check import count_labels, format_counts, read_pair_mask
+from .data import find_images, images_with_masks
+from .mask_values import inverse, lookup_table, to_ours
+from .pictures import Palette, mask_picture
+
+SPLITS = ("train", "val", "test")
+
+
+def find_pairs(source: Path, splits: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Images and masks of each split that ``source`` has, from ``{split}/img`` and ``{split}/mask``.
+
+    Returns:
+        Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``images_with_masks``).
+
+    Raises:
+        FileNotFoundError: if the split ``"train"`` is asked for and missing, or all splits are.
+        ValueError: for an unknown split, or two images of a split with the same name.
+    """
+    if not splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+    found = [split for split in splits if (source / split).is_dir()]
+    if not found or "train" in set(splits) - set(found):
+        raise FileNotFoundError(f"{source} must hold folders {'/img and '.join(splits)}/img; check `source`.")
+    pairs = {}
+    for split in found:
+        images = find_images(source / split / "img")
+        stem, count = Counter(path.stem for path in images).most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"{source / split / 'img'} must have one image of a name, got {count} of {stem!r}; rename."
+            )
+        pairs[split] = images_with_masks(images, source / split / "mask")
+    return pairs
+
+
+def patch_starts(length_px: int, patch_size: int, stride: int) -> list[int]:
+    """First pixels of the patches along a side of ``length_px``; the last patch is moved back to end at the border."""
+    last = length_px - patch_size
+    return [*range(0, last, stride), last] if last >= 0 else []
+
+
+def patch_label(mask: np.ndarray, values: Sequence[int], min_share: float) -> list[int]:
+    """The multi-hot label of a patch with ``mask``, (H, W) uint8: classes that cover ``min_share`` of it or more.
+
+    Args:
+        mask: class values.
+        values: the mask value of each class, in label order.
+        min_share: share of the pixels in (0, 1].
+    """
+    pixels = np.bincount(mask.ravel(), minlength=256)
+    return [int(pixels[value] >= min_share * mask.size) for value in values]
+
+
+def cut_patches(
+    items: Sequence[Mapping[str, str]],
+    folder: Path,
+    overlay: Mapping,
+    table: np.ndarray,
+    patch_size: int,
+    stride: int,
+    min_share: float,
+) -> dict:
+    """Write labelled patches, ``<stem>_x<left>_y<top>[1 0 1].png``, into ``folder``.
+
+    Args:
+        items: images and masks (see ``find_pairs``).
+        folder: where to write.
+        overlay: the data set's ``class_names`` and ``classifier_values``.
+        table: our value for each value in the masks (see ``lookup_table``).
+        patch_size: side of a patch in px.
+        stride: distance of neighbouring patches in px.
+        min_share: share of a patch from which a class is present.
+
+    Returns:
+        The number of images, patches and what was left out, and the counts of ``count_labels``.
+    """
+    labels, small_images, empty_patches = [], 0, 0
+    for item in tqdm(items, desc="train"):
+        mask = read_pair_mask(item["image"], item["label"], table)
+        image = np.asarray(Image.open(item["image"]))
+        tops, lefts = (patch_starts(length, patch_size, stride) for length in mask.shape)
+        small_images += not (tops and lefts)
+        for top, left in ((top, left) for top in tops for left in lefts):
+            window = (slice(top, top + patch_size), slice(left, left + patch_size))
+            label = patch_label(mask[window], overlay["classifier_values"], min_share)
+            if not any(label):
+                empty_patches += 1
+                continue
+            name = f"{Path(item['name']).stem}_x{left}_y{top}[{' '.join(map(str, label))}].png"
+            Image.fromarray(image[window]).save(folder / name)
+            labels.append(label)
+    return {
+        "images": len(items),
+        "images_smaller_than_patch": small_images,
+        "patches": len(labels),
+        "patches_without_class": empty_patches,
+        **count_labels(labels, overlay["class_names"]),
+    }
+
+
+def copy_pairs(
+    items: Sequence[Mapping[str, str]], folder: Path, table: np.ndarray, written: Mapping[int, int], palette: Palette
+) -> None:
+    """Write images as RGB PNG into ``folder / "img"`` and masks as palette PNG into ``folder / "mask"``.
+
+    Args:
+        items: images and masks (see ``find_pairs``).
+        folder: where to write.
+        table: our value for each value in the masks (see ``lookup_table``).
+        written: the value to write for each of ours.
+        palette: colour of each of our values.
+    """
+    written_table = lookup_table({str(ours): value for ours, value in written.items()})
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for ours, value in written.items():
+        colours[value] = palette[ours]
+    for item in tqdm(items, desc=folder.name):
+        mask = to_ours(read_pair_mask(item["image"], item["label"], table), written_table)
+        name = f"{Path(item['name']).stem}.png"
+        Image.open(item["image"]).save(folder / "img" / name)
+        mask_picture(mask, colours).save(folder / "mask" / name)
+
+
+def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
+    """The value to write for each of our values: the same, or the one in the data set's ``published`` files.
+
+    Raises:
+        ValueError: if our values would be misread by ``mask_values``.
+    """
+    written = inverse(mask_values)
+    if published:
+        return written
+    table = lookup_table(mask_values)
+    misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
+    if misread:
+        raise ValueError(
+            f"`mask_values` must read masks in our values as they are, but reads {misread}; give `published_values`, "
+            "or move it to `source_mask_values` in the overlay and let `mask_values` map each value to itself."
+        )
+    return {ours: ours for ours in written}
+
+
+def require_cut(patch_size: int, stride: int, min_share: float) -> None:
+    """Raise a ValueError unless patches of these settings cover every pixel and can have a label."""
+    if type(patch_size) is not int or patch_size < 1:
+        raise ValueError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
+    if type(stride) is not int or not 1 <= stride <= patch_size:
+        raise ValueError(
+            f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
+        )
+    if not 0 < min_share <= 1:
+        raise ValueError(f"`min_share` must lie in (0, 1], got {min_share}; give a share, not a percentage.")
+
+
+def prepare(
+    source: str,
+    output: str,
+    dataset: str,
+    patch_size: int = 128,
+    stride: int = 64,
+    min_share: float = 0.05,
+    published_values: bool = False,
+    splits: Sequence[str] = SPLITS,
+) -> dict:
+    """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
+
+    Args:
+        source: has ``{train,val,test}/{img,mask}``, image and mask of the same name; val and test may be missing.
+        output: the folder to make.
+        dataset: the data set's overlay; ``source_mask_values``, or else ``mask_values``, reads the masks of ``source``.
+        patch_size: side of a training patch in px.
+        stride: distance of neighbouring patches in px, up to ``patch_size``.
+        min_share: share of a patch from which a class counts as present.
+        published_values: write masks in the file values of ``mask_values`` instead of ours.
+        splits: which ones to prepare.
+
+    Returns:
+        The report, which is also in ``prepare.json``: the settings and what there is by split.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        ValueError: for an argument out of range, or a file that is not as it must be.
+    """
+    require_cut(patch_size, stride, min_share)
+    source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
+    if output.exists():
+        raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
+    overlay = json.loads(Path(dataset).read_text())
+    table = lookup_table(overlay.get("source_mask_values", overlay["mask_values"]))
+    written = written_values(overlay["mask_values"], published_values)
+    pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits))
+    settings = {"patch_size": patch_size, "stride": stride, "min_share": min_share}
+    report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
+    with atomic_path(output) as folder:
+        for split, items in pairs.items():
+            (folder / split / "img").mkdir(parents=True)
+            if split == "train":
+                report[split] = cut_patches(items, folder / split / "img", overlay, table, **settings)
+            else:
+                (folder / split / "mask").mkdir()
+                copy_pairs(items, folder / split, table, written, overlay["palette"])
+                report[split] = {"images": len(items)}
+        write_json(folder / "prepare.json", report)
+    return report
+
+
+def format_report(report: Mapping) -> str:
+    """The table that shows what ``prepare`` made."""
+    lines = []
+    if "train" in report:
+        train = report["train"]
+        lines += [
+            f"train: {train['patches']} patches of {report['patch_size']} px from {train['images']} images, with the "
+            f"classes that cover {report['min_share']:.1%} or more",
+            *format_counts(train),
+            f"  {train['patches_without_class']:7d}  left out: no class covers {report['min_share']:.1%}",
+            f"  {train['images_smaller_than_patch']:7d}  images left out: smaller than a patch",
+        ]
+    lines += [f"{split}: {report[split]['images']} images with masks" for split in ("val", "test") if split in report]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    fire.Fire(prepare, serialize=format_report)

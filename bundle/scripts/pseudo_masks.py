@@ -1,0 +1,89 @@
+"""Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .atomic import write_json
+from .cam import CAMSegmenter, label_map
+from .data import SameSizeBatches, find_images
+from .pictures import Palette, write_mask
+from .transforms import PrepareBatch
+
+logger = logging.getLogger(__name__)
+
+
+def mask_items(labelled: Sequence[Mapping[str, Any]], image_dir: str | Path | None = None) -> list[Mapping[str, Any]]:
+    """The images to make masks of: those with labels, or all of another folder, without labels.
+
+    Args:
+        labelled: items with ``image``, ``label`` and ``name``.
+        image_dir: a folder of images; ``None`` for the labelled ones.
+    """
+    if image_dir is None:
+        return list(labelled)
+    return [{"image": str(path), "name": path.name} for path in find_images(image_dir)]
+
+
+@torch.inference_mode()
+def write_pseudo_masks(
+    network: CAMSegmenter,
+    dataset: Dataset,
+    mask_dir: str | Path,
+    values: Sequence[int],
+    palette: Palette,
+    background: bool,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Write a palette PNG with the mask of each image, named as the image, and at the end ``manifest.json``.
+
+    Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
+    images, so an interrupted run goes on to the same masks.
+
+    Args:
+        network: the CAMs as a segmentation network; its output channels are those of ``values``.
+        dataset: items with ``image``, (3, H, W) uint8, ``name``, and if known the multi-hot ``label``, (K,), which
+            then gates the classes. Its ``data`` has the images' paths.
+        mask_dir: folder of the masks.
+        values: mask value of each channel.
+        palette: colour of each mask value.
+        background: whether white pixels become value 0, background.
+        batch_size: images of one size that go through the network together.
+        num_workers: processes that read images.
+        device: where the network works.
+    """
+    mask_dir = Path(mask_dir)
+    paths = _mask_paths(dataset.data, mask_dir)
+    batches = SameSizeBatches(dataset.data, batch_size)
+    unfinished = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
+    loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
+    logger.info(f"Pseudo masks: {len(paths)} images, {len(unfinished)} of {len(batches)} batches to do, in {mask_dir}.")
+    value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
+    network.to(device).eval()
+    prepare_batch = PrepareBatch()
+    pixels: Counter[int] = Counter()
+    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
+        image, label = prepare_batch(batch, torch.device(device))
+        labels = label_map(network(image, label), image, background)
+        for index, mask in zip(indices, value_of_channel[labels.cpu()]):
+            pixels.update(dict(enumerate(torch.bincount(mask.flatten().long(), minlength=len(palette)).tolist())))
+            if not paths[index].exists():
+                write_mask(paths[index], mask.numpy(), palette)
+    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths], "new_pixels_per_value": pixels})
+
+
+def _mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: Path) -> list[Path]:
+    """The file of each item's mask; two images of one name are an error."""
+    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in items]
+    twice = [path.name for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"images must differ in their names without suffix; {twice[:5]} stand for more than one.")
+    return paths

@@ -1,0 +1,146 @@
+"""Transforms MONAI does not have: random augmentation of whole batches, and the numbering of masks.
+
+Augmentation works on the batch in the main process and draws from torch's global generator, on the CPU: with a seed for
+each epoch (``RandomSeedHandler``) a resumed run repeats an uninterrupted one, on any number of loader workers.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch.nn import functional as F
+
+from .cam import white_background
+from .mask_values import lookup_table, read_mask, to_ours
+
+BatchTransform = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class RandomFlip:
+    """Mirror each image of a batch, and its mask if the label is one, horizontally and vertically.
+
+    Args:
+        horizontal: probability of a left-right flip.
+        vertical: probability of an up-down flip.
+    """
+
+    def __init__(self, horizontal: float = 0.5, vertical: float = 0.5) -> None:
+        self.probabilities = {-1: horizontal, -2: vertical}  # by tensor axis
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flip ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W) and flipped too."""
+        for axis, probability in self.probabilities.items():
+            chosen = (torch.rand(len(image), 1, 1, 1) < probability).to(image.device)
+            image = torch.where(chosen, image.flip(axis), image)
+            if label.ndim == image.ndim:
+                label = torch.where(chosen, label.flip(axis), label)
+        return image, label
+
+
+class RandomGaussianBlur:
+    """Blur each image of a batch with a Gaussian whose standard deviation is drawn from U(0, ``max_sigma_px``).
+
+    Args:
+        probability: share of images that are blurred.
+        max_sigma_px: largest standard deviation in pixels.
+    """
+
+    def __init__(self, probability: float = 0.5, max_sigma_px: float = 1.0) -> None:
+        self.probability = probability
+        self.max_sigma_px = max_sigma_px
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blur ``image``, (B, 3, H, W) float; ``label`` is left alone."""
+        batch, channels, height, width = image.shape
+        chosen = torch.rand(batch) < self.probability
+        sigma = (torch.rand(batch) * self.max_sigma_px * chosen).clamp(min=1e-3)  # 1e-3 px: the identity
+        radius = max(1, round(4 * self.max_sigma_px))
+        offsets = torch.arange(-radius, radius + 1)
+        kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)  # (B, 2 r + 1)
+        kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(image)
+        kernel = kernel.repeat_interleave(channels, dim=0)[:, None, None]  # (B * 3, 1, 1, 2 r + 1)
+        blurred = image.reshape(1, batch * channels, height, width)
+        blurred = F.pad(blurred, [radius] * 4, mode="replicate")
+        blurred = F.conv2d(blurred, kernel, groups=batch * channels)
+        blurred = F.conv2d(blurred, kernel.transpose(2, 3), groups=batch * channels)
+        return blurred.reshape(image.shape), label
+
+
+class PrepareBatch:
+    """A MONAI engine's ``prepare_batch``: move a batch to the device, scale its images to [0, 1] and augment them.
+
+    Args:
+        transforms: called in order with images (B, 3, H, W) in [0, 1] and labels, on the device.
+    """
+
+    def __init__(self, transforms: Sequence[BatchTransform] = ()) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(
+        self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **to_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The images, (B, 3, H, W) float in [0, 1], and the labels, if any, of ``batch``, whose images are uint8."""
+        image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs).float() / 255
+        label = batch.get("label")
+        if label is not None:
+            label = label.to(device, non_blocking=non_blocking, **to_kwargs)
+        for transform in self.transforms:
+            image, label = transform(image, label)
+        return image, label
+
+
+class LoadMaskd(MapTransform):
+    """Read masks and give their values the meaning that is wanted, for instance the channel each stands for.
+
+    Args:
+        keys: paths of masks; they become (1, H, W) uint8 tensors.
+        mapping: the new value for each value, or inclusive range such as ``"1-255"``, that a mask may have.
+        image_key: the image, (3, H, W), whose size a mask must have.
+
+    Raises:
+        ValueError: if a file is no mask, has another size than the image, or a value without an entry; with its path.
+    """
+
+    def __init__(self, keys: KeysCollection, mapping: Mapping[str, int], image_key: str = "image") -> None:
+        super().__init__(keys)
+        self.table = lookup_table(mapping)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        size = tuple(item[self.image_key].shape[1:])
+        for key in self.key_iterator(item):
+            mask = read_mask(item[key])
+            if mask.shape != size:
+                raise ValueError(f"{item[key]} must have its image's size {size}, got {mask.shape}; make it anew.")
+            try:
+                item[key] = torch.from_numpy(to_ours(mask, self.table))[None]
+            except ValueError as error:
+                raise ValueError(f"{item[key]}: {error}") from error
+        return item
+
+
+class WhiteBackgroundd(MapTransform):
+    """Set mask value 0, background, where the slide is white (see ``cam.white_background``).
+
+    Args:
+        keys: masks, (1, H, W) integer tensors.
+        image_key: the image, (3, H, W) in [0, 1].
+        background: ``False`` leaves the masks as they are, for data sets without background.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", background: bool = True) -> None:
+        super().__init__(keys)
+        self.image_key = image_key
+        self.background = background
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        if self.background:
+            white = white_background(torch.as_tensor(item[self.image_key])[None])  # (1, H, W)
+            for key in self.key_iterator(item):
+                item[key] = item[key].masked_fill(white.to(item[key].device), 0)
+        return item

