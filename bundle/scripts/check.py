@@ -4,6 +4,7 @@ python -m scripts.check DATASET_DIR --dataset configs/dataset_x.json [--label-fi
 """
 
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ import fire
 import numpy as np
 from PIL import Image
 
-from .data import find_images, labelled_images, parse_label
-from .mask_values import lookup_table, read_mask, to_ours
+from .data import find_images, labelled_images, parse_label, require_rgb, value_names
+from .mask_values import load_mask, lookup_table
+
+logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 10
 
@@ -27,41 +30,19 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            size, mode = image.size, image.mode
-            if mode == "RGB" and ";16" in str([tile[3] for tile in image.tile]):  # PIL cuts these to 8 bits
-                mode = "RGB with 16 bits per colour"
+            require_rgb(image)
             image.verify() if image.format == "PNG" else image.load()
+            return image.size
+    except ValueError:
+        raise
     except Exception as error:  # damaged files make PIL raise errors of many kinds
         raise ValueError(f"{path} must be a readable image, got {error!r}; replace the file.") from error
-    if mode != "RGB":
-        raise ValueError(
-            f"{path} must be an 8-bit RGB image, got {mode}; save it as one, `Image.open(…).convert('RGB').save(…)`."
-        )
-    return size
 
 
 def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np.ndarray:
-    """The mask of an image in our values, (H, W) uint8, after checking that the two fit.
-
-    Args:
-        image: image file, 8-bit RGB.
-        mask: mask file of the same size.
-        table: our value for each value in the file (see ``lookup_table``).
-
-    Raises:
-        ValueError: if a file is unreadable or of the wrong kind, the sizes differ, or the mask has an unknown value.
-    """
+    """The mask of an 8-bit RGB image, (H, W) uint8, after checking that both are readable and fit (``load_mask``)."""
     width, height = rgb_size(image)
-    values = read_mask(mask)
-    if values.shape != (height, width):
-        raise ValueError(
-            f"{mask} must have the size of its image, {width}x{height}, got {values.shape[1]}x{values.shape[0]}; "
-            "export both at the same scale."
-        )
-    try:
-        return to_ours(values, table)
-    except ValueError as error:
-        raise ValueError(f"{mask}: {error}") from error
+    return load_mask(mask, table, (height, width))
 
 
 def count_labels(labels: Sequence[Sequence[int]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -182,6 +163,7 @@ def check_dataset(
     class_names: Sequence[str],
     mask_values: Mapping[str, int],
     label_file: str | Path | None = None,
+    value_names: Sequence[str] = (),
 ) -> dict:
     """Refuse a data set on which a training would fail, or teach nothing, before it starts.
 
@@ -190,6 +172,7 @@ def check_dataset(
         class_names: the tissue classes in label order.
         mask_values: our value for each value in the masks (see ``lookup_table``).
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
+        value_names: the name of each mask value, for the log.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
@@ -200,6 +183,7 @@ def check_dataset(
     """
     report, problems = inspect_dataset(dataset_dir, class_names, mask_values, label_file)
     if not problems:
+        logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, value_names)))
         return report
     lines = problems[:SHOWN_PROBLEMS]
     if len(problems) > SHOWN_PROBLEMS:
@@ -209,12 +193,12 @@ def check_dataset(
     raise ValueError("\n".join(lines))
 
 
-def format_report(report: Mapping[str, Mapping], value_names: Mapping[str, str]) -> list[str]:
+def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> list[str]:
     """Lines of text that show the result of ``check_dataset``.
 
     Args:
         report: the result.
-        value_names: the name of each mask value that is a class.
+        value_names: the name of each mask value; values beyond them have none.
     """
     lines = []
     for split, result in report.items():
@@ -224,7 +208,7 @@ def format_report(report: Mapping[str, Mapping], value_names: Mapping[str, str])
         if split == "train":
             lines += format_counts(result)
         for value, share in result.get("shares", {}).items():
-            lines.append(f"  {share:7.2%}  {value} {value_names.get(value, 'background')}")
+            lines.append(f"  {share:7.2%}  {value} {''.join(value_names[int(value) :][:1])}")
     return lines
 
 
@@ -241,8 +225,8 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
     if problems:
         print("\n".join(problems))
         sys.exit(1)
-    value_names = {str(value): name for value, name in zip(overlay["classifier_values"], overlay["class_names"])}
-    print("\n".join(format_report(report, value_names)))
+    names = value_names(overlay["class_names"], overlay["classifier_values"])
+    print("\n".join(format_report(report, names)))
 
 
 if __name__ == "__main__":

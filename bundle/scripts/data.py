@@ -39,10 +39,13 @@ def require_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: if it is greyscale, has a palette, transparency or 16 bits.
     """
-    if image.mode != "RGB":
+    mode = image.mode
+    if mode == "RGB" and ";16" in str([tile[3] for tile in image.tile]):  # PIL cuts these to 8 bits
+        mode = "RGB with 16 bits per colour"
+    if mode != "RGB":
         raise ValueError(
-            f"{getattr(image, 'filename', 'the image')} must be 8-bit RGB, got mode {image.mode!r}; convert it, for "
-            "instance with PIL's `image.convert('RGB')`."
+            f"{getattr(image, 'filename', 'the image')} must be an 8-bit RGB image, got {mode}; save it as one, "
+            "`Image.open(…).convert('RGB').save(…)`."
         )
     return image
 
@@ -78,6 +81,11 @@ def find_images(folder: str | Path) -> list[Path]:
     return images
 
 
+def image_items(folder: str | Path) -> list[dict[str, str]]:
+    """``{"image": path, "name": file name}`` for each image file of a folder."""
+    return [{"image": str(path), "name": path.name} for path in find_images(folder)]
+
+
 def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, list[int]]:
     """Read image-level labels from a MONAI datalist (``.json``) or a table (``.csv``).
 
@@ -88,24 +96,34 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, l
         The multi-hot label of each image, by the image's path as it is written in the file.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json":
-        with open(path) as file:
-            rows = json.load(file)["training"]
-        labels = {row["image"]: row["label"] for row in rows}
-    else:
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"image", *class_names} - set(reader.fieldnames or ())
-            if missing:
-                raise ValueError(f"{path} must have the columns {['image', *class_names]}; {sorted(missing)} are missing.")
-            labels = {row["image"]: [row[name].strip() for name in class_names] for row in reader}
+    labels = _datalist_labels(path) if path.suffix.lower() == ".json" else _table_labels(path, class_names)
     for image, label in labels.items():
-        if len(label) != len(class_names) or any(str(value) not in ("0", "1") for value in label):
+        if not isinstance(label, list) or [str(value) in ("0", "1") for value in label] != [True] * len(class_names):
             raise ValueError(
                 f"{path}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
                 f"{list(class_names)}; got {label}."
             )
     return {image: [int(value) for value in label] for image, label in labels.items()}
+
+
+def _datalist_labels(path: Path) -> dict[str, Any]:
+    """The ``label`` of each ``image`` in the list ``training`` of a MONAI datalist, unchecked."""
+    try:
+        return {row["image"]: row["label"] for row in json.loads(path.read_text())["training"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} must be JSON with a list "training" of {{"image": name, "label": [1, 0, …]}}; {error!r}.'
+        ) from error
+
+
+def _table_labels(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """The cells of the class columns for each ``image`` of a CSV table, unchecked."""
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"image", *class_names} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} must have the columns {['image', *class_names]}; {sorted(missing)} are missing.")
+        return {row["image"]: [(row[name] or "").strip() for name in class_names] for row in reader}
 
 
 def labelled_images(

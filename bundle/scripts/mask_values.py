@@ -82,6 +82,32 @@ def read_mask(path: str | Path) -> np.ndarray:
     return mask.astype(np.uint8) if mode == "1" else mask
 
 
+def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Read the mask of an image and translate its values.
+
+    Args:
+        path: the mask file.
+        table: the value wanted for each value in the file (see ``lookup_table``).
+        size: height and width of the image in pixels.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ValueError: if the file is no mask, has another size, or a value without an entry; with its path.
+    """
+    mask = read_mask(path)
+    if mask.shape != tuple(size):
+        raise ValueError(
+            f"{path} must have the size of its image, {size[1]}x{size[0]}, got {mask.shape[1]}x{mask.shape[0]}; "
+            "export both at the same scale."
+        )
+    try:
+        return to_ours(mask, table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def channel_of_value(values: Sequence[int]) -> dict[str, int]:
     """The channel of each of our mask values; 0 becomes the ignore value ``K`` unless a channel stands for it.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .atomic import atomic_path
@@ -42,6 +43,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: floa
     colours = np.asarray(palette, dtype=np.float32)[mask]
     weight = np.where(mask[..., None] == 0, 0.0, opacity)
     return Image.fromarray((image * (1 - weight) + colours * weight).round().astype(np.uint8))
+
+
+def uint8_image(image: torch.Tensor) -> np.ndarray:
+    """``image``, (3, H, W) float in [0, 1], as (H, W, 3) uint8."""
+    return (image.detach().cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
 def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .atomic import write_json
 from .cam import CAMSegmenter, label_map
-from .data import SameSizeBatches, find_images
+from .data import SameSizeBatches, image_items
 from .pictures import Palette, write_mask
 from .transforms import PrepareBatch
 
@@ -26,9 +26,7 @@ def mask_items(labelled: Sequence[Mapping[str, Any]], image_dir: str | Path | No
         labelled: items with ``image``, ``label`` and ``name``.
         image_dir: a folder of images; ``None`` for the labelled ones.
     """
-    if image_dir is None:
-        return list(labelled)
-    return [{"image": str(path), "name": path.name} for path in find_images(image_dir)]
+    return list(labelled) if image_dir is None else image_items(image_dir)
 
 
 @torch.inference_mode()

@@ -21,6 +21,17 @@ logger = logging.getLogger(__name__)
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
 FREE_SETTINGS = {"_meta_", "bundle_root", "dataset_dir", "device", "num_workers", "output_dir", "picture_names", "rank", "redo"}
+# settings that inference.json has under the name they have in train.json, but of its own
+OWN_INFERENCE_SETTINGS = {
+    "_desc_",
+    "dataset_dir",
+    "imports",
+    "network",
+    "output_dir",
+    "run",
+    "segmenter_path",
+    "trained_segmenter",
+}
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
 
@@ -57,7 +68,7 @@ def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str
             )
     if output_dir != BUNDLE_ROOT:
         for folder in ("configs", "scripts"):
-            ignored = shutil.ignore_patterns("__pycache__", "train.json", "inference.json", "dataset_*.json")
+            ignored = shutil.ignore_patterns("__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json")
             shutil.copytree(BUNDLE_ROOT / folder, output_dir / folder, ignore=ignored, dirs_exist_ok=True)
     write_json(path, config)
 
@@ -106,14 +117,21 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_inference_config(output_dir: str | Path) -> None:
+def write_inference_config(output_dir: str | Path, value_names: Sequence[str], num_classes: int) -> None:
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 
-    The settings that ``inference.json`` has in common with ``train.json`` are taken from the run.
+    Args:
+        output_dir: the run folder. Settings that ``inference.json`` shares with its ``train.json`` are taken from there.
+        value_names: the name of each mask value.
+        num_classes: number of channels of the network's output.
     """
-    configs = Path(output_dir) / "configs"
+    configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
     train = json.loads((configs / "train.json").read_text())
-    inference = json.loads((BUNDLE_ROOT / "configs" / "inference.json").read_text())
-    local = {"_desc_", "bundle_root", "dataset_dir", "output_dir", "imports", "device", "initialize", "run", "network"}
-    inference |= {key: train[key] for key in inference.keys() & train.keys() - local}
+    inference = json.loads((templates / "inference.json").read_text())
+    inference |= {key: train[key] for key in inference.keys() & train.keys() if key not in OWN_INFERENCE_SETTINGS}
     write_json(configs / "inference.json", inference)
+    metadata = json.loads((templates / "metadata.json").read_text())
+    channel_def = {str(value): name for value, name in enumerate(value_names)}
+    metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
+    metadata["network_data_format"]["outputs"]["pred"] |= {"num_channels": num_classes, "channel_def": channel_def}
+    write_json(configs / "metadata.json", metadata)

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import atomic_path, write_json
 from .metrics import confusion_matrix, summary
-from .pictures import Palette, confusion_picture, heat_map, overlay, panels, write_png
+from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_png
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class ScoreHandler:
 
     def _row(self, output: Mapping[str, torch.Tensor]) -> list[Any]:
         """One image's pictures: itself, a heat map per channel, the predicted and the true tissues."""
-        image = (output["image"].cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+        image = uint8_image(output["image"])
         scores = output["scores"].float().cpu()
         scores = scores if self.activation is None else self.activation(scores)
         maps = [heat_map(image, channel) for channel in scores.numpy()]

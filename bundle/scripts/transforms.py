@@ -7,14 +7,13 @@ each epoch (``RandomSeedHandler``) a resumed run repeats an uninterrupted one, o
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
 from .cam import white_background
-from .mask_values import lookup_table, read_mask, to_ours
+from .mask_values import load_mask, lookup_table
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -111,15 +110,8 @@ class LoadMaskd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        size = tuple(item[self.image_key].shape[1:])
         for key in self.key_iterator(item):
-            mask = read_mask(item[key])
-            if mask.shape != size:
-                raise ValueError(f"{item[key]} must have its image's size {size}, got {mask.shape}; make it anew.")
-            try:
-                item[key] = torch.from_numpy(to_ours(mask, self.table))[None]
-            except ValueError as error:
-                raise ValueError(f"{item[key]}: {error}") from error
+            item[key] = torch.from_numpy(load_mask(item[key], self.table, item[self.image_key].shape[1:]))[None]
         return item
 
 

@@ -1,0 +1,64 @@
+"""Write what a segmentation network sees in images: palette masks and overlays."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+
+from .mask_values import inverse
+from .pictures import Palette, overlay, uint8_image, write_mask, write_png
+
+logger = logging.getLogger(__name__)
+
+
+class SaveMasksHandler:
+    """Write ``masks/NAME.png`` and ``overlays/NAME.png`` for each image of an evaluator.
+
+    Items of the evaluator's output have ``pred``, a mask (1, H, W) in our values, and ``image``, (3, H, W) in [0, 1].
+
+    Args:
+        output_dir: where the two folders go.
+        palette: colour of each mask value.
+        mask_values: write a data set's published values instead of ours: our value for each value of its masks.
+        opacity: of the colours in the overlays, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        palette: Palette,
+        mask_values: Mapping[str, int] | None = None,
+        opacity: float = 0.5,
+    ) -> None:
+        if not 0 <= opacity <= 1:
+            raise ValueError(f"`opacity` must lie in [0, 1], got {opacity}; 0.5 shows mask and image alike.")
+        self.output_dir = Path(output_dir)
+        self.palette = palette
+        self.opacity = opacity
+        written = {value: value for value in range(len(palette))} if mask_values is None else inverse(mask_values)
+        self.written_value = np.array([written[value] for value in range(len(palette))], dtype=np.uint8)
+        self.written_palette = np.zeros((256, 3), dtype=np.uint8)
+        self.written_palette[self.written_value] = palette
+        self._count = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        ProgressBar(desc="images", disable=None).attach(engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def __call__(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output):
+            mask = output["pred"][0].cpu().numpy().astype(np.uint8)
+            name = f"{Path(item['name']).stem}.png"
+            write_mask(self.output_dir / "masks" / name, self.written_value[mask], self.written_palette)
+            picture = overlay(uint8_image(output["image"]), mask, self.palette, self.opacity)
+            write_png(self.output_dir / "overlays" / name, picture)
+            self._count += 1
+
+    def finish(self, engine: Engine) -> None:
+        """Say where the files are."""
+        logger.info(f"Wrote masks and overlays of {self._count} images to {self.output_dir.resolve()}.")
