@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+
 from scripts.check import check_dataset, count_labels, main
 
 CLASS_NAMES = ["tumor", "stroma"]

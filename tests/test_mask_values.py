@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+
 from scripts.mask_values import inverse, lookup_table, read_mask, to_ours
 
 PUBLISHED = {"0": 1, "1": 2, "4": 0}

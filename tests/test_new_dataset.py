@@ -7,10 +7,11 @@ from pathlib import Path
 import fire
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
+
 from scripts import new_dataset as command
 from scripts.mask_values import lookup_table
 from scripts.new_dataset import describe_dataset, distinct_colors, new_dataset, training_command
-from skimage.color import rgb2lab
 
 CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from scripts.check import check_dataset
 from scripts.prepare import format_report, patch_label, patch_starts, prepare
 

@@ -1,1 +1,1 @@
-"""Code of the bundle: networks, losses, transforms, data, engines' handlers and commands, wired by ``configs/*.json``."""
+"""Code of the bundle: networks, losses, transforms, data, handlers and commands, wired by ``configs/*.json``."""

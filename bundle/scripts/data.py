@@ -25,7 +25,11 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
         values: mask value of each class.
     """
     names = dict(zip(values, class_names))
-    if len(names) != len(class_names) or len(values) != len(class_names) or set(names) - {0} != set(range(1, max(names) + 1)):
+    if (
+        len(names) != len(class_names)
+        or len(values) != len(class_names)
+        or set(names) - {0} != set(range(1, max(names) + 1))
+    ):
         raise ValueError(
             f"`values` must give each of the classes {list(class_names)} a mask value of its own, without gaps; got "
             f"{list(values)}."
@@ -51,7 +55,7 @@ def require_rgb(image: Image.Image) -> Image.Image:
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:
-    """Read the multi-hot label in a patch's name, e.g. ``"s1-[1 0 1 0].png"`` or ``"s1[1010].png"`` -> ``[1, 0, 1, 0]``.
+    """Read the multi-hot label in a patch's name: ``"s1-[1 0 1 0].png"`` or ``"s1[1010].png"`` is ``[1, 0, 1, 0]``.
 
     Raises:
         ValueError: if the name carries no label, or one of another length.
@@ -59,9 +63,10 @@ def parse_label(name: str, num_classes: int) -> list[int]:
     match = re.findall(r"\[([01 ,]+)\]", name)
     label = [int(digit) for digit in re.findall("[01]", match[-1])] if match else []
     if len(label) != num_classes:
+        example = " ".join(["1", *"0" * (num_classes - 1)])
         raise ValueError(
-            f"{name!r} must carry {num_classes} labels such as '[{' '.join('10' * num_classes)[: 2 * num_classes - 1]}]'"
-            f" in its name, got {label}; rename it, or give the labels in a CSV or a datalist."
+            f"{name!r} must carry {num_classes} labels such as '[{example}]' in its name, got {label}; rename it, or "
+            "give the labels in a CSV or a datalist."
         )
     return label
 

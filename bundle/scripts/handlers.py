@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class RandomSeedHandler:
-    """Seed all random generators at the start of each epoch, by (seed, epoch), so that a resumed run is the same run.
+    """Seed all random generators by (seed, epoch) at the start of each epoch, so that a resumed run is the same run.
 
     Args:
         seed: the run's seed, not negative.
@@ -82,11 +82,9 @@ class ProgressHandler:
 
     def log_epoch(self, engine: Engine) -> None:
         """Log the epoch's mean loss and time."""
-        state = engine.state
-        logger.info(
-            f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {sum(self._losses) / len(self._losses):.4f}, "
-            f"{state.times[Events.EPOCH_COMPLETED.name]:.0f} s."
-        )
+        state, loss = engine.state, sum(self._losses) / len(self._losses)
+        seconds = state.times[Events.EPOCH_COMPLETED.name]
+        logger.info(f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {seconds:.0f} s.")
         self._losses.clear()
 
 
@@ -99,11 +97,13 @@ class ScoreLogHandler:
 
     def __call__(self, engine: Engine) -> None:
         scores = {name: value for name, value in engine.state.metrics.items() if isinstance(value, float)}
-        logger.info(f"Epoch {engine.state.epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        logger.info(
+            f"Epoch {engine.state.epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        )
 
 
 class LinearScheduleHandler:
-    """Move attributes of an object linearly with the epochs: at epoch e = 0..E-1 they are ``start + (end - start) e/E``.
+    """Move attributes of an object with the epochs: at epoch e = 0..E-1 they are ``start + (end - start) * e / E``.
 
     Args:
         target: the object, for instance a loss.

@@ -60,7 +60,9 @@ def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
 def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height: int = 224) -> Image.Image:
     """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``."""
     gap, header = 6, 22
-    scaled = [[p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows]
+    scaled = [
+        [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows
+    ]
     widths = [max(row[column].width for row in scaled) for column in range(len(titles))]
     sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)

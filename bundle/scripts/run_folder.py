@@ -20,7 +20,17 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
-FREE_SETTINGS = {"_meta_", "bundle_root", "dataset_dir", "device", "num_workers", "output_dir", "picture_names", "rank", "redo"}
+FREE_SETTINGS = {
+    "_meta_",
+    "bundle_root",
+    "dataset_dir",
+    "device",
+    "num_workers",
+    "output_dir",
+    "picture_names",
+    "rank",
+    "redo",
+}
 # settings that inference.json has under the name they have in train.json, but of its own
 OWN_INFERENCE_SETTINGS = {
     "_desc_",
@@ -63,12 +73,14 @@ def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str
         changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
         if changed and not new_settings:
             raise ValueError(
-                f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from its "
-                "configs/train.json. Choose another --output_dir, or do its stages again with --redo."
+                f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from "
+                "its configs/train.json. Choose another --output_dir, or do its stages again with --redo."
             )
     if output_dir != BUNDLE_ROOT:
         for folder in ("configs", "scripts"):
-            ignored = shutil.ignore_patterns("__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json")
+            ignored = shutil.ignore_patterns(
+                "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json"
+            )
             shutil.copytree(BUNDLE_ROOT / folder, output_dir / folder, ignore=ignored, dirs_exist_ok=True)
     write_json(path, config)
 
@@ -121,7 +133,7 @@ def write_inference_config(output_dir: str | Path, value_names: Sequence[str], n
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 
     Args:
-        output_dir: the run folder. Settings that ``inference.json`` shares with its ``train.json`` are taken from there.
+        output_dir: the run folder. Settings that ``inference.json`` shares with ``train.json`` are taken from its.
         value_names: the name of each mask value.
         num_classes: number of channels of the network's output.
     """

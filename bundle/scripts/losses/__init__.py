@@ -1,4 +1,4 @@
-"""Losses for noisy pseudo masks. Stage 1's deep supervision is ``monai.losses.DeepSupervisionLoss``, wired in configs."""
+"""Losses for noisy pseudo masks. Stage 1's is ``monai.losses.DeepSupervisionLoss``, wired in configs."""
 
 from .adaptive_noise_aware import AdaptiveNoiseAwareLoss
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 EPSILON = 1e-6
 BACKGROUND_LOGIT = 100.0

@@ -82,9 +82,7 @@ def _residual_stage(
 ) -> nn.Sequential:
     """A stage of residual blocks; the first changes the shape, and its first convolution is not dilated."""
     first = ResidualBlock(in_channels, mid_channels, out_channels, stride, 1, dilation)
-    rest = [
-        ResidualBlock(out_channels, mid_channels, out_channels, 1, dilation, dilation) for _ in range(blocks - 1)
-    ]
+    rest = [ResidualBlock(out_channels, mid_channels, out_channels, 1, dilation, dilation) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
 
