@@ -45,6 +45,7 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
     if redo is not None and redo not in stages:
         raise ValueError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
     config = running_config()
+    _log_to_file(output_dir)
     first_again = len(stages) if redo is None else list(stages).index(redo)
     for position, stage in enumerate(stages):
         again = position >= first_again
@@ -52,9 +53,35 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
             logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
             continue
         parser = ConfigParser(config=deepcopy(config) | {"redo": again})
-        for run_id in ("initialize", stage, "finalize"):
-            for index in range(len(parser.get(run_id, []))):
-                parser.get_parsed_content(f"{run_id}#{index}")
+        try:
+            for run_id in ("initialize", stage, "finalize"):
+                for index in range(len(parser.get(run_id, []))):
+                    parser.get_parsed_content(f"{run_id}#{index}")
+        except Exception as error:
+            logger.debug("The error in full:", exc_info=True)
+            _stop_with_plain_words(stage, error)
+            raise
+
+
+def _log_to_file(output_dir: str | Path) -> None:
+    """Keep what is logged, and every error in full, in ``run.log`` too."""
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(Path(output_dir) / "run.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def _stop_with_plain_words(stage: str, error: Exception) -> None:
+    """End the process with the message of the error at the root, if that is one a person can mend.
+
+    MONAI wraps an error in one of its own for each level of the config; the message would drown in their tracebacks.
+    """
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, (OSError, ValueError, ModuleNotFoundError, FloatingPointError)):
+        raise SystemExit(f"{stage} stopped: {cause}\n(run.log in `output_dir` has the error in full)") from error
 
 
 def begin_stage(

@@ -1,0 +1,50 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "train.json"
+LEVEL_WEIGHTS = (0.2, 0.3, 0.5)
+
+
+@pytest.fixture(scope="module")
+def criterion():
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    return parser.get_parsed_content("classifier_loss")
+
+
+@pytest.fixture
+def logits():
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(5, 4, generator=generator).mul(2).requires_grad_() for _ in LEVEL_WEIGHTS)
+
+
+@pytest.fixture
+def label():
+    return torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0]], dtype=torch.float32)
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z))
+
+
+def test_value_is_the_weighted_sum_of_multi_label_soft_margins(criterion, logits, label):
+    expected = 0.0
+    for weight, level in zip(LEVEL_WEIGHTS, logits):
+        for patch in range(5):
+            for k in range(4):
+                p = sigmoid(level[patch, k].item())
+                expected -= weight * math.log(p if label[patch, k] else 1 - p) / (5 * 4)
+    assert criterion(logits, label).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_is_the_weighted_error_of_the_probabilities(criterion, logits, label):
+    criterion(logits, label).backward()
+    for weight, level in zip(LEVEL_WEIGHTS, logits):
+        for patch in range(5):
+            for k in range(4):
+                expected = weight * (sigmoid(level[patch, k].item()) - label[patch, k].item()) / (5 * 4)
+                assert level.grad[patch, k].item() == pytest.approx(expected, abs=1e-7)

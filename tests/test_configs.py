@@ -1,0 +1,177 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, LITE, TINY
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
+
+
+def load(name):
+    return json.loads((BUNDLE / "configs" / name).read_text())
+
+
+@pytest.fixture()
+def in_bundle(monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_are_json_with_four_spaces(path):
+    lines = path.read_text().splitlines()
+    assert lines[1].startswith("    ") and not lines[1].startswith("     ")
+    assert all((len(line) - len(line.lstrip())) % 4 == 0 for line in lines)
+
+
+def test_inference_repeats_the_definitions_of_training():
+    train, inference = load("train.json"), load("inference.json")
+    same = ["segmenter_def", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
+    same += ["background", "value_names", "mask_values", "network_def"]
+    assert {name: inference[name] for name in same} == {name: train[name] for name in same}
+
+
+def test_luad_overlay_is_the_explicit_default():
+    train, luad = load("train.json"), load("dataset_luad.json")
+    assert {name: train[name] for name in luad if name != "_desc_"} == {
+        name: value for name, value in luad.items() if name != "_desc_"
+    }
+
+
+def test_metadata_names_the_default_tissues():
+    channel_def = load("metadata.json")["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert channel_def == dict(zip("01234", ["background", *load("train.json")["class_names"]]))
+
+
+@pytest.mark.parametrize("overlays", [[], ["lite.json"]], ids=["paper", "lite"])
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_networks_build_for_any_number_of_classes(in_bundle, overlays, num_classes):
+    parser = ConfigParser()
+    parser.read_config([f"configs/{name}" for name in ("train.json", *overlays)])
+    parser["num_classes"] = num_classes
+    segmenter = parser.get_parsed_content("segmenter_def").eval()
+    with torch.inference_mode():
+        assert segmenter(torch.rand(1, 3, 33, 50)).shape == (1, num_classes, 33, 50)
+    assert parser.get_parsed_content("classifier_def").deep_head.out_channels == num_classes
+
+
+@pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("dataset_*.json")), ids=lambda path: path.stem)
+def test_data_set_overlays_are_consistent(path):
+    overlay = json.loads(path.read_text())
+    classes = len(overlay["class_names"])
+    assert sorted(overlay["classifier_values"]) == sorted(overlay["segmenter_values"])
+    assert len(overlay["classifier_values"]) == classes and len(overlay["level_weights"]) == 3
+    meanings = set(overlay["mask_values"].values())
+    assert meanings == set(range(len(overlay["palette"]))) == meanings | set(overlay["classifier_values"])
+
+
+@pytest.mark.parametrize("name", ["dataset_luad.json", "dataset_bcss.json", "dataset_luad_tissue.json"])
+def test_data_set_overlays_run_up_to_their_data(in_bundle, name, tmp_path):
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", "configs/lite.json", f"configs/{name}"])
+    parser["dataset_dir"] = str(tmp_path)
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content("check")
+    assert f"{tmp_path}/train/img must be a folder of images; it does not exist" in str(error.value.__cause__)
+
+
+def test_every_property_that_monai_asks_for_is_there(in_bundle, finished_run, demo_dir):
+    shared = {"dataset_dir": str(demo_dir), "output_dir": str(finished_run), "device": "cpu", "logging_file": False}
+    training = ConfigWorkflow(LITE, "configs/metadata.json", workflow_type="train", **shared, **TINY)
+    training.initialize()
+    assert training.check_properties() == []
+    shared["dataset_dir"] += "/val/img"
+    inference = ConfigWorkflow(
+        str(finished_run / "configs" / "inference.json"),
+        workflow_type="infer",
+        bundle_root=str(finished_run),
+        **shared,
+    )
+    inference.initialize()
+    assert inference.check_properties() == []
+
+
+@pytest.mark.parametrize("published_values", [False, True])
+def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, demo_dir, tmp_path, published_values):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(finished_run, bundle)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    config["mask_values"] = {"0": 1, "1": 2, "2": 3, "9": 0}
+    (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    command += ["--dataset_dir", str(demo_dir / "val" / "img"), "--output_dir", str(tmp_path / "out")]
+    command += ["--published_values", str(published_values)]
+    subprocess.run(command, cwd=bundle, check=True, capture_output=True)
+    names = sorted(path.name for path in (demo_dir / "val" / "img").iterdir())
+    for folder in ("masks", "overlays"):
+        assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
+    confusion = np.zeros((4, 4), dtype=int)
+    ours = {1: 2, 2: 3, 0: 1, 9: 0} if published_values else {value: value for value in range(4)}
+    for name in names:
+        with Image.open(tmp_path / "out" / "masks" / name) as pred, Image.open(demo_dir / "val" / "mask" / name) as true:
+            pred = np.vectorize(ours.get)(np.asarray(pred))
+            np.add.at(confusion, (np.asarray(true), pred), 1)
+    recorded = json.loads((finished_run / "scores" / "segmenter_val.json").read_text())
+    assert confusion.tolist() == recorded["protocols"]["with_background"]["confusion"]
+
+
+def test_masks_of_any_folder_are_gated_by_predicted_labels(finished_run, run_bundle, demo_dir, tmp_path):
+    shutil.copytree(finished_run / "models", tmp_path / "models")
+    settings = {"pseudo_masks#image_dir": str(demo_dir / "test" / "img"), "mask_dir": str(tmp_path / "masks")}
+    run_bundle("write_masks", tmp_path, **settings)
+    run_bundle("score_classifier", tmp_path, [*LITE, "configs/evaluate.json"])
+    confusion = np.zeros((4, 4), dtype=int)
+    for path in (demo_dir / "test" / "mask").iterdir():
+        with Image.open(tmp_path / "masks" / path.name) as pred, Image.open(path) as true:
+            np.add.at(confusion, (np.asarray(true), np.asarray(pred)), 1)
+    scores = json.loads((tmp_path / "scores" / "classifier_test.json").read_text())
+    assert confusion.tolist() == scores["protocols"]["with_background"]["confusion"]
+
+
+def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path):
+    settings = {"classification#epochs": 1, "train#epochs": 1, "backbone_weights": None, "encoder_weights": None}
+    settings |= {"classification#batch_size": 4, "train#batch_size": 4}
+    run_bundle("training", tmp_path, ["configs/train.json", "configs/dataset_demo.json"], **settings)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    classifier = torch.load(tmp_path / "models" / "classifier" / "model.pt", weights_only=True)
+    assert classifier["fusion.fusion_conv.weight"].shape == (2048, 2048, 3, 3)
+    assert classifier["deep_head.weight"].shape == (3, 4096, 1, 1)
+    segmenter = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert "network.encoder.model.layer2.23.conv3.weight" in segmenter
+
+
+def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):
+    with pytest.raises(SystemExit, match="resnet38d_imagenet.pt must be the pretrained weights of 'backbone'"):
+        run_bundle("training", tmp_path, ["configs/train.json", "configs/dataset_demo.json"])
+
+
+def test_two_processes_train_one_model(demo_dir, tmp_path):
+    settings = {**TINY, "classification#batch_size": 2, "train#batch_size": 2, "classification#epochs": 1}
+    settings |= {"train#epochs": 1, "dataset_dir": demo_dir, "output_dir": tmp_path, "device": "$torch.device('cpu')"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
+    command += ["training", "--config_file", str([*LITE, "configs/multi_gpu_train.json"])]
+    command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    state = torch.load(tmp_path / "checkpoints" / "classifier.pt", weights_only=True)
+    assert state["trainer"]["epoch_length"] == 2  # 8 patches, 2 processes, 2 patches each
+
+
+def test_network_shapes_and_metadata_pass_monais_checks():
+    schema = os.environ.get("MONAI_METADATA_SCHEMA")
+    command = [sys.executable, "-m", "monai.bundle", "verify_net_in_out", "network_def"]
+    command += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert schema is None or Path(schema).is_file()

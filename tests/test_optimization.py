@@ -1,0 +1,71 @@
+import pytest
+import torch
+from scripts.optimization import parameter_groups
+from torch import nn
+
+
+class TinyClassifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.squeeze = nn.Linear(4, 2, bias=False)
+        self.deep_head = nn.Conv2d(4, 3, 1)
+        self.deep_head2 = nn.Conv2d(4, 3, 1, bias=False)
+
+
+def settings(network, groups):
+    """(lr, weight decay) of each parameter, by name."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_weights_biases_and_heads_have_their_rates():
+    network = TinyClassifier()
+    network.norm.requires_grad_(False)
+    groups = parameter_groups(network, lr=0.01, weight_decay=5e-4, part_multipliers={"deep_head": 10})
+    assert settings(network, groups) == {
+        "stem.weight": (0.01, 5e-4),
+        "stem.bias": (0.02, 0.0),
+        "squeeze.weight": (0.01, 5e-4),
+        "deep_head.weight": (pytest.approx(0.1), 5e-4),
+        "deep_head.bias": (pytest.approx(0.2), 0.0),
+        "deep_head2.weight": (0.01, 5e-4),
+    }
+
+
+def test_each_trainable_parameter_is_in_one_group():
+    network = TinyClassifier()
+    network.stem.weight.requires_grad_(False)
+    groups = parameter_groups(network, 0.1, 0.1, part_multipliers={"squeeze": 3})
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    trainable = [id(parameter) for parameter in network.parameters() if parameter.requires_grad]
+    assert sorted(found) == sorted(trainable)
+
+
+def test_trainable_batch_norms_count_as_biases():
+    network = TinyClassifier()
+    found = settings(network, parameter_groups(network, lr=0.1, weight_decay=0.5, bias_multiplier=3))
+    assert found["norm.weight"] == found["norm.bias"] == (pytest.approx(0.3), 0.0)
+
+
+def test_a_step_moves_each_group_at_its_rate():
+    network = nn.Sequential()
+    network.add_module("body", nn.Linear(1, 1))
+    network.add_module("head", nn.Linear(1, 1, bias=False))
+    for parameter in network.parameters():
+        parameter.data.fill_(1)
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(parameter_groups(network, 0.01, 0.5, 2, {"head": 10}), lr=99).step()
+    # w - lr * (gradient + decay * w)
+    assert network.body.weight.item() == pytest.approx(1 - 0.01 * 1.5)
+    assert network.body.bias.item() == pytest.approx(1 - 0.02)
+    assert network.head.weight.item() == pytest.approx(1 - 0.1 * 1.5)
+
+
+@pytest.mark.parametrize("part", ["deep", "missing", "norm", "deep_head.weight"])
+def test_refuses_parts_without_a_trainable_parameter(part):
+    network = TinyClassifier()
+    network.norm.requires_grad_(False)
+    with pytest.raises(ValueError, match=rf"`part_multipliers` must name parts .*; \['{part}'\] have none"):
+        parameter_groups(network, 0.1, 0.1, part_multipliers={part: 2, "squeeze": 2})

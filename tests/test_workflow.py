@@ -1,0 +1,144 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, LITE, TINY
+from PIL import Image
+from scripts.workflow import running_config
+
+STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def training_command(demo_dir, output_dir, **overrides):
+    settings = {**TINY, "dataset_dir": demo_dir, "output_dir": output_dir, "device": "cpu", **overrides}
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training", "--config_file", str(LITE)]
+    return command + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def weights(output_dir):
+    return [
+        torch.load(output_dir / "models" / name, weights_only=True) for name in ("classifier/model.pt", "model.pt")
+    ]
+
+
+def assert_same_weights(one, other):
+    for first, second in zip(weights(one), weights(other)):
+        assert first.keys() == second.keys()
+        different = [name for name in first if not torch.equal(first[name], second[name])]
+        assert different == []
+
+
+def test_finished_run_has_a_record_of_every_stage(finished_run):
+    record = read_json(finished_run / "run.json")
+    assert list(record["stages"]) == STAGES
+    for stage in ("train_classifier", "run"):
+        assert record["stages"][stage]["seed"] == 0
+        assert record["stages"][stage]["versions"]["torch"] == torch.__version__.split("+")[0]
+        for split in ("val", "test"):
+            assert 0 <= record["stages"][stage]["scores"][split]["protocols"]["published"]["mean_iou"] <= 1
+
+
+def test_pseudo_masks_show_only_labelled_tissues(finished_run, demo_dir):
+    for path in (demo_dir / "train" / "img").iterdir():
+        with Image.open(finished_run / "pseudo_masks" / path.name) as mask:
+            assert mask.mode == "P" and mask.size == (64, 64)
+            values = set(np.unique(np.asarray(mask)).tolist())
+        label = [int(digit) for digit in path.name.split("[")[1].split("]")[0].split()]
+        assert values <= {0} | {value for value, present in enumerate(label, start=1) if present}
+
+
+def test_best_weights_give_the_recorded_score(finished_run, run_bundle, tmp_path):
+    shutil.copytree(finished_run / "models", tmp_path / "models")
+    run_bundle("run", tmp_path, [*LITE, "configs/evaluate.json"])
+    for split in ("val", "test"):
+        again = read_json(tmp_path / "scores" / f"segmenter_{split}.json")
+        assert again == read_json(finished_run / "scores" / f"segmenter_{split}.json")
+
+
+def test_finished_stages_are_not_done_again(finished_run, run_bundle):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.suffix in (".pt", ".png")}
+    run_bundle("training", finished_run, **TINY)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("run", finished_run, **{**TINY, "seed": 1})
+    assert "['seed'] differ from its configs/train.json" in str(error.value.__cause__)
+
+
+def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_run, run_bundle, tmp_path):
+    output_dir = tmp_path / "run"
+    shutil.copytree(finished_run, output_dir)
+    masks = sorted((output_dir / "pseudo_masks").glob("*.png"))
+    with Image.open(masks[0]) as mask:
+        edited = mask.copy()
+    edited.paste(2, (0, 0, 64, 64))
+    edited.save(masks[0])
+    content = masks[0].read_bytes()
+    run_bundle("training", output_dir, **TINY, redo="run")
+    assert masks[0].read_bytes() == content
+    old, new = (torch.load(path / "models" / "model.pt") for path in (output_dir / "previous" / "1", output_dir))
+    assert any(not torch.equal(old[name], new[name]) for name in new)
+    assert (finished_run / "models" / "classifier" / "model.pt").read_bytes() == (
+        output_dir / "models" / "classifier" / "model.pt"
+    ).read_bytes()
+
+
+def test_bad_data_stops_with_one_clear_message_before_any_training(demo_dir, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo_dir, data_dir)
+    patch = next((data_dir / "train" / "img").iterdir())
+    patch.rename(patch.with_name("nameless.png"))
+    command = training_command(data_dir, tmp_path / "run")
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-2:]
+    assert "nameless.png" in last[0] and "must carry 3 labels such as '[1 0 0]'" in last[0]
+    assert "Traceback" not in result.stderr and "Traceback" in (tmp_path / "run" / "run.log").read_text()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def kill_when(command, condition, log):
+    """Start a command, kill it as soon as ``condition`` holds, and say that it did not end before."""
+    with open(log, "a") as file:
+        process = subprocess.Popen(command, cwd=BUNDLE, stdout=file, stderr=file)
+        while process.poll() is None and not condition():
+            time.sleep(0.005)
+        killed = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return killed
+
+
+def test_killed_training_resumes_to_the_same_weights(demo_dir, finished_run, tmp_path):
+    output_dir = tmp_path / "run"
+    command = training_command(demo_dir, output_dir)
+    moments = [  # in stage 1 after an epoch, while masks are written, in stage 2 after an epoch
+        (output_dir / "checkpoints" / "classifier.pt").exists,
+        lambda: len(list((output_dir / "pseudo_masks").glob("*.png"))) >= 2,
+        (output_dir / "checkpoints" / "segmenter.pt").exists,
+    ]
+    for number, condition in enumerate(moments):
+        assert kill_when(command, condition, tmp_path / "log"), (tmp_path / "log").read_text()[-2000:]
+        stages = read_json(output_dir / "run.json")["stages"] if (output_dir / "run.json").exists() else {}
+        assert list(stages) == STAGES[:number]
+    subprocess.run(command, cwd=BUNDLE, check=True, capture_output=True)
+    assert_same_weights(output_dir, finished_run)
+    assert [path for path in output_dir.rglob(".*") if not os.access(path, os.W_OK)] == []
+
+
+def test_config_is_looked_up_only_within_a_bundle_run():
+    with pytest.raises(RuntimeError, match="must be called from a bundle's config"):
+        running_config()
