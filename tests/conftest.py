@@ -6,6 +6,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 import torch
+
 from scripts.demo import make_demo_data
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"

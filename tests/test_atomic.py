@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+
 from scripts.atomic import atomic_path, write_checkpoint, write_json
 
 

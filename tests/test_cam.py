@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scripts.cam import CAMSegmenter, combine_cams, gate_and_normalize, label_map, present_classes, white_background
 from torch import nn
 from torch.nn import functional as F
+
+from scripts.cam import CAMSegmenter, combine_cams, gate_and_normalize, label_map, present_classes, white_background
 
 
 def slow_upsample(cam, height, width):
@@ -116,7 +117,9 @@ def test_a_class_that_is_left_out_never_wins():
 def slow_white(image, white_grey=200, smallest_px=50):
     """Flood fill over 4 neighbours of pixels that are brighter than ``white_grey``; (H, W, 3) uint8 -> (H, W) bool."""
     height, width, _ = image.shape
-    white = [[round(float(image[y, x] @ [0.299, 0.587, 0.114])) > white_grey for x in range(width)] for y in range(height)]
+    white = [
+        [round(float(image[y, x] @ [0.299, 0.587, 0.114])) > white_grey for x in range(width)] for y in range(height)
+    ]
     result, seen = np.zeros((height, width), dtype=bool), set()
     for start in np.ndindex(height, width):
         if start in seen or not white[start[0]][start[1]]:

@@ -115,7 +115,9 @@ def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, d
     confusion = np.zeros((4, 4), dtype=int)
     ours = {1: 2, 2: 3, 0: 1, 9: 0} if published_values else {value: value for value in range(4)}
     for name in names:
-        with Image.open(tmp_path / "out" / "masks" / name) as pred, Image.open(demo_dir / "val" / "mask" / name) as true:
+        with Image.open(tmp_path / "out" / "masks" / name) as pred, Image.open(
+            demo_dir / "val" / "mask" / name
+        ) as true:
             pred = np.vectorize(ours.get)(np.asarray(pred))
             np.add.at(confusion, (np.asarray(true), pred), 1)
     recorded = json.loads((finished_run / "scores" / "segmenter_val.json").read_text())
@@ -136,7 +138,7 @@ def test_masks_of_any_folder_are_gated_by_predicted_labels(finished_run, run_bun
 
 
 def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path):
-    settings = {"classification#epochs": 1, "train#epochs": 1, "backbone_weights": None, "encoder_weights": None}
+    settings = {"classification#epochs": 1, "train#epochs": 1, "backbone_weights": "$None", "encoder_weights": "$None"}
     settings |= {"classification#batch_size": 4, "train#batch_size": 4}
     run_bundle("training", tmp_path, ["configs/train.json", "configs/dataset_demo.json"], **settings)
     record = json.loads((tmp_path / "run.json").read_text())

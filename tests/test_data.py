@@ -1,12 +1,14 @@
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from monai.data import PILReader
-from monai.transforms import LoadImage
+import torch
+from monai.bundle import ConfigParser
 from PIL import Image
+
 from scripts.data import (
     SameSizeBatches,
     find_images,
@@ -20,6 +22,7 @@ from scripts.data import (
     value_names,
 )
 
+CONFIG = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "train.json"
 CLASS_NAMES = ["tumor", "stroma", "necrosis"]
 
 
@@ -69,10 +72,15 @@ def test_reads_labels_in_every_published_spelling(name, label):
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("a-[1 0].png", r"\[1, 0\]"), ("a-[1 0 0 1].png", r"\[1, 0, 0, 1\]"), ("a.png", r"\[\]"), ("a-[1 2 0].png", r"\[\]")],
+    [
+        ("a-[1 0].png", r"\[1, 0\]"),
+        ("a-[1 0 0 1].png", r"\[1, 0, 0, 1\]"),
+        ("a.png", r"\[\]"),
+        ("a-[1 2 0].png", r"\[\]"),
+    ],
 )
 def test_refuses_names_without_a_label_of_the_right_length(name, found):
-    with pytest.raises(ValueError, match=rf"must carry 3 labels such as '\[1 0 1\]' in its name, got {found}; rename"):
+    with pytest.raises(ValueError, match=rf"must carry 3 labels such as '\[1 0 .\]' in its name, got {found}; rename"):
         parse_label(name, 3)
 
 
@@ -109,7 +117,16 @@ def test_reads_a_datalist(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["no json", "", "[]", "3", {"train": []}, {"training": [{"image": "a.png"}]}, {"training": ["a.png"]}, {"training": 1}],
+    [
+        "no json",
+        "",
+        "[]",
+        "3",
+        {"train": []},
+        {"training": [{"image": "a.png"}]},
+        {"training": ["a.png"]},
+        {"training": 1},
+    ],
 )
 def test_refuses_json_that_is_no_datalist(tmp_path, content):
     with pytest.raises(ValueError, match=r'labels.json must be JSON with a list "training" of'):
@@ -258,7 +275,7 @@ def test_refuses_batches_of_nothing():
 # --- 8-bit RGB
 
 
-def png_with_16_bits(path):
+def write_png_with_16_bits(path):
     """An RGB PNG of 2x2 pixels with 16 bits per colour, which PIL cannot write."""
 
     def chunk(kind, content):
@@ -270,39 +287,52 @@ def png_with_16_bits(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
 
-def load(path):
-    """As the bundle's configs read images."""
-    return LoadImage(reader=PILReader(converter=require_rgb, reverse_indexing=False), image_only=True)(path)
+@pytest.fixture(scope="module")
+def load_image():
+    """The transform that reads images in the bundle's configs."""
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    return parser.get_parsed_content("load_image")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_reads_8_bit_rgb_as_it_is(tmp_path, suffix):
+def test_reads_8_bit_rgb_as_it_is(load_image, tmp_path, suffix):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"a{suffix}")
-    assert np.array_equal(np.asarray(load(tmp_path / f"a{suffix}")), pixels)
+    image = load_image({"image": str(tmp_path / f"a{suffix}")})["image"]
+    assert image.dtype == torch.uint8 and np.array_equal(image.numpy(), pixels.transpose(2, 0, 1))
+
+
+def write_image_of_mode(path, mode):
+    if mode == "I;16":
+        Image.fromarray(np.zeros((4, 6), dtype=np.uint16)).save(path)
+    else:
+        Image.new(mode, (6, 4)).save(path)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK", "F"])
 def test_refuses_images_that_are_not_rgb(tmp_path, mode):
-    path = tmp_path / "a.tif"
-    if mode == "I;16":
-        Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(path)
-    else:
-        Image.new(mode, (4, 4)).save(path)
-    with Image.open(path) as image:
+    write_image_of_mode(tmp_path / "a.tif", mode)
+    with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == mode
         with pytest.raises(ValueError, match=f"a.tif must be an 8-bit RGB image, got {mode}; save it as one"):
             require_rgb(image)
-    with pytest.raises(Exception, match="8-bit RGB image"):
-        load(path)
 
 
 def test_refuses_rgb_with_16_bits_per_colour(tmp_path):
-    png_with_16_bits(tmp_path / "a.png")
+    write_png_with_16_bits(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "RGB"  # PIL would cut the values
         with pytest.raises(ValueError, match="a.png must be an 8-bit RGB image, got RGB with 16 bits per colour"):
             require_rgb(image)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "RGB with 16 bits"])
+def test_training_does_not_read_images_that_are_refused(load_image, tmp_path, mode):
+    path = tmp_path / "a.png"
+    write_png_with_16_bits(path) if mode == "RGB with 16 bits" else write_image_of_mode(path, mode)
+    with pytest.raises(Exception, match="must be an 8-bit RGB image"):  # of any type: MONAI wraps errors
+        load_image({"image": str(path)})
 
 
 def test_passes_an_rgb_image_made_in_memory():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from ignite.metrics import ConfusionMatrix, MetricsLambda
+
 from scripts.metrics import PixelPairs, class_scores, confusion_matrix, mean_iou, summary
 
 NUM_VALUES = 5

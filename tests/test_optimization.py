@@ -1,7 +1,8 @@
 import pytest
 import torch
-from scripts.optimization import parameter_groups
 from torch import nn
+
+from scripts.optimization import parameter_groups
 
 
 class TinyClassifier(nn.Module):

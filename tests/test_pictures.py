@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from scripts.pictures import (
     confusion_picture,
     heat_map,

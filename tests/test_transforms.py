@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
 from scripts.transforms import LoadMaskd, PrepareBatch, RandomFlip, RandomGaussianBlur, WhiteBackgroundd
 
 CPU = torch.device("cpu")
@@ -83,9 +84,9 @@ def sigma_of(blurred):
 
 @pytest.mark.parametrize("max_sigma_px", [1.0, 2.5])
 def test_blur_is_scipy_s_gaussian_of_a_drawn_deviation(max_sigma_px):
-    image = with_spike(40)
+    image = with_spike(30)
     torch.manual_seed(0)
-    blurred, _ = RandomGaussianBlur(probability=1, max_sigma_px=max_sigma_px)(image, torch.zeros(40))
+    blurred, _ = RandomGaussianBlur(probability=1, max_sigma_px=max_sigma_px)(image, torch.zeros(30))
     sigmas = [sigma_of(item) for item in blurred]
     for before, after, sigma in zip(image.numpy(), blurred.numpy(), sigmas):
         expected = [
@@ -95,11 +96,11 @@ def test_blur_is_scipy_s_gaussian_of_a_drawn_deviation(max_sigma_px):
         np.testing.assert_allclose(after, np.stack(expected), atol=1e-5)
     assert max(sigmas) <= max_sigma_px
     thirds = np.histogram(sigmas, bins=3, range=(0, max_sigma_px))[0]
-    assert thirds.min() >= 5  # of 40, spread evenly
+    assert thirds.min() > 3  # of 30, spread evenly
 
 
 def test_blurs_the_chosen_share_of_images():
-    image = with_spike(200)
+    image = images(200)
     torch.manual_seed(0)
     blurred, _ = RandomGaussianBlur(probability=0.25)(image, torch.zeros(200))
     unchanged = sum(torch.equal(before, after) for before, after in zip(image, blurred))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import BUNDLE, LITE, TINY
 from PIL import Image
+
 from scripts.workflow import running_config
 
 STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
@@ -27,9 +28,7 @@ def training_command(demo_dir, output_dir, **overrides):
 
 
 def weights(output_dir):
-    return [
-        torch.load(output_dir / "models" / name, weights_only=True) for name in ("classifier/model.pt", "model.pt")
-    ]
+    return [torch.load(output_dir / "models" / name, weights_only=True) for name in ("classifier/model.pt", "model.pt")]
 
 
 def assert_same_weights(one, other):

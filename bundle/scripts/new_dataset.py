@@ -10,10 +10,12 @@ from pathlib import Path
 
 import fire
 import numpy as np
+from PIL import Image
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 
 from .atomic import atomic_path
+from .data import find_images
 from .pictures import Palette
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -63,7 +65,12 @@ def require_colors(colors: Palette, count: int) -> None:
 
 
 def describe_dataset(
-    name: str, dataset_dir: str | Path, class_names: Sequence[str], background: bool, colors: Palette | None = None
+    name: str,
+    dataset_dir: str | Path,
+    class_names: Sequence[str],
+    background: bool,
+    patch_size: Sequence[int],
+    colors: Palette | None = None,
 ) -> dict:
     """The overlay of a data set whose masks hold our values.
 
@@ -75,6 +82,7 @@ def describe_dataset(
         dataset_dir: its folder.
         class_names: the K classes in label order.
         background: whether pixels may belong to no class.
+        patch_size: height and width of the training patches in pixels.
         colors: RGB colour of each class; default: the ones of ``distinct_colors``, light grey for the rest.
     """
     require_names(name, class_names, background)
@@ -93,6 +101,7 @@ def describe_dataset(
         "segmenter_values": sorted(values),
         "mask_values": {str(value): value for value in sorted(color_of)},
         "palette": [list(color_of[value]) for value in sorted(color_of)],
+        "patch_size": list(patch_size),
         "level_weights": [0.2, 0.3, 0.5],
         "threshold": 0.5,
     }
@@ -114,7 +123,10 @@ def new_dataset(
         FileExistsError: if there is such a config already.
     """
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
-    overlay = describe_dataset(str(name), str(dataset_dir), [str(item).strip() for item in names], background, colors)
+    with Image.open(find_images(Path(str(dataset_dir)) / "train" / "img")[0]) as patch:
+        patch_size = (patch.height, patch.width)
+    class_names = [str(item).strip() for item in names]
+    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, patch_size, colors)
     path = CONFIG_DIR / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")

@@ -68,7 +68,8 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
         if not Path(weights).is_file():
             raise FileNotFoundError(
                 f"{weights} must be the pretrained weights of {part!r}; it does not exist. Put the file there (see "
-                "models/README.md), name another one, or set the key to null to train from random weights."
+                "models/README.md), name another one, or set the key to null ('$None' on the command line) to train "
+                "from random weights."
             )
         state, source = read_state_dict(weights), str(weights)
     _require_match(target.state_dict(), state, source)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from scripts.losses import AdaptiveNoiseAwareLoss
 
 WEIGHTS = {"alpha": 0.7, "beta": 0.3, "gamma": 0.15, "tau": 0.45}

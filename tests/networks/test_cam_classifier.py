@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from scripts.networks import CAMClassifier
 from torch import nn
 from torch.nn import functional as F
+
+from scripts.networks import CAMClassifier
 
 NUM_CLASSES = 3
 
@@ -110,7 +111,9 @@ def test_only_the_deepest_head_has_no_bias():
 
 def test_deepest_head_starts_xavier_uniform():
     torch.manual_seed(0)
-    weights = torch.cat([make().deep_head.weight.flatten()] + [CAMClassifier(TinyBackbone(), 9).deep_head.weight.flatten()])
+    weights = torch.cat(
+        [make().deep_head.weight.flatten()] + [CAMClassifier(TinyBackbone(), 9).deep_head.weight.flatten()]
+    )
     bounds = {3: math.sqrt(6 / (8 + 3)), 9: math.sqrt(6 / (8 + 9))}
     for num_classes, part in zip((3, 9), weights.split([24, 72])):
         assert 0.85 * bounds[num_classes] < part.abs().max() <= bounds[num_classes]  # torch's default: 1 / sqrt(8)

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from scripts.networks import EdgeSemanticFusion
 from scripts.networks.edge_semantic_fusion import (
     AdaptiveFusionGate,
@@ -9,7 +11,6 @@ from scripts.networks.edge_semantic_fusion import (
     HybridEdgeAwareTransformer,
     PyramidContextIntegrator,
 )
-from torch.nn import functional as F
 
 CHANNELS = 32
 SIZES = [(5, 7), (8, 6), (1, 1)]
@@ -42,7 +43,12 @@ def global_mean(x):
 def literal_laplacian(x):
     """Of each channel, then summed over channels; outside the image is 0. (B, C, H, W) -> (B, 1, H, W)."""
     padded = F.pad(x, [1, 1, 1, 1])
-    up, down, left, right = padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1], padded[..., 1:-1, :-2], padded[..., 1:-1, 2:]
+    up, down, left, right = (
+        padded[:, :, :-2, 1:-1],
+        padded[:, :, 2:, 1:-1],
+        padded[..., 1:-1, :-2],
+        padded[..., 1:-1, 2:],
+    )
     return (up + down + left + right - 4 * x).sum(dim=1, keepdim=True)
 
 

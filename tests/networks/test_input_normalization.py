@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from scripts.networks import InputNormalization
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -24,9 +25,7 @@ def test_constants_follow_the_network_s_type():
     assert layer(image).dtype == torch.float64 and layer(image).item() == 2
 
 
-@pytest.mark.parametrize(
-    ("mean", "std"), [([0.5, 0.5], [0.5]), ([0.5, 0.5], [0.5, 0.0]), ([0.5, 0.5], [0.5, -0.1])]
-)
+@pytest.mark.parametrize(("mean", "std"), [([0.5, 0.5], [0.5]), ([0.5, 0.5], [0.5, 0.0]), ([0.5, 0.5], [0.5, -0.1])])
 def test_refuses_unequal_lengths_and_deviations_that_are_not_positive(mean, std):
     with pytest.raises(ValueError, match="`std` be positive, got"):
         InputNormalization(mean, std)

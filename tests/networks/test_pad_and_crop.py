@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from scripts.networks import InputNormalization, PadAndCrop
 from torch import nn
+
+from scripts.networks import InputNormalization, PadAndCrop
 
 
 class BlockMeans(nn.Module):

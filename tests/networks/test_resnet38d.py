@@ -1,9 +1,10 @@
 import pytest
 import torch
-from scripts.networks import ResNet38d
-from scripts.networks.resnet38d import BottleneckBlock, ResidualBlock
 from torch import nn
 from torch.nn import functional as F
+
+from scripts.networks import ResNet38d
+from scripts.networks.resnet38d import BottleneckBlock, ResidualBlock
 
 # METHODS: stage, blocks, channels in, mid, out, stride of the first convolution, dilation
 RESIDUAL_STAGES = [

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+
 from scripts.networks import TimmBackbone
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
