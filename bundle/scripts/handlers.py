@@ -156,6 +156,9 @@ class ResumeHandler:
 
     def load(self, engine: Engine) -> None:
         """Restore the state, if there is one."""
+        scaler = getattr(engine, "scaler", None)  # there is one with automatic mixed precision
+        if scaler is not None:
+            self.objects["scaler"] = scaler
         if not self.path.exists():
             return
         max_epochs = engine.state.max_epochs
