@@ -174,6 +174,11 @@ def test_white_is_brighter_than_grey_200(grey, white):
     assert white_background(as_batch(np.full((10, 10, 3), grey, dtype=np.uint8))).all() == white
 
 
+@pytest.mark.parametrize(("shade", "white"), [(200.4, False), (200.6, True)])
+def test_shades_between_two_bytes_are_rounded(shade, white):
+    assert white_background(torch.full((1, 3, 10, 10), shade / 255)).all() == white
+
+
 @pytest.mark.parametrize(
     ("colour", "white"),
     [
@@ -349,6 +354,14 @@ def test_scaling_keeps_the_image_s_content_in_place():
         width = seen.shape[3]
         expected = ((torch.arange(width) + 0.5) / width).expand_as(seen)
         torch.testing.assert_close(seen[..., 2:-2], expected[..., 2:-2])
+
+
+def test_scaling_down_loses_no_fine_detail():
+    classifier = ColourClassifier()
+    image = torch.zeros(1, 3, 32, 32)
+    image[..., 0] = 1  # a line of one pixel at the border
+    CAMSegmenter(classifier, (1, 1, 1), 0.5, scales=(0.25,))(image)
+    assert (classifier.seen[0][..., 0] > 0.1).all()
 
 
 def test_channels_come_in_the_order_asked_for():

@@ -183,11 +183,13 @@ def test_refuses_a_checkpoint_of_another_network(tmp_path):
 
 
 def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted):
-    Training(tmp_path, 2, init=0).run()
+    scores = [0.3, 0.4, 0.5, 0.9]
+    Training(tmp_path, 2, init=0, val_scores=scores).run()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    second = Training(tmp_path, 4, init=1, write=False).run()
+    second = Training(tmp_path, 4, init=1, val_scores=scores, write=False).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert_same(second.state(), uninterrupted[0].state())
+    assert_same(second.network.state_dict(), uninterrupted[0].network.state_dict())
+    assert second.best_model.best == pytest.approx(0.9)
 
 
 # --- the best model

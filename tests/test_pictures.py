@@ -65,6 +65,11 @@ def test_uint8_image_undoes_the_scaling_to_0_to_1():
     assert np.array_equal(uint8_image(image), pixels)
 
 
+def test_uint8_image_rounds_to_the_nearest_shade():
+    image = torch.tensor([0.4, 0.6, 254.7]).view(3, 1, 1) / 255
+    assert uint8_image(image).tolist() == [[[0, 1, 255]]]
+
+
 @pytest.mark.parametrize(
     ("score", "colour"),
     [

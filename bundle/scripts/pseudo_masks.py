@@ -12,21 +12,26 @@ from tqdm import tqdm
 
 from .atomic import write_json
 from .cam import CAMSegmenter, label_map
-from .data import SameSizeBatches, image_items
+from .data import SameSizeBatches, image_items, labelled_images
 from .pictures import Palette, write_mask
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
 
 
-def mask_items(labelled: Sequence[Mapping[str, Any]], image_dir: str | Path | None = None) -> list[Mapping[str, Any]]:
-    """The images to make masks of: those with labels, or all of another folder, without labels.
+def mask_items(
+    dataset_dir: str | Path,
+    class_names: Sequence[str],
+    label_file: str | Path | None = None,
+    image_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """The images to make masks of: the training patches with their labels, or those of any folder, without labels.
 
     Args:
-        labelled: items with ``image``, ``label`` and ``name``.
-        image_dir: a folder of images; ``None`` for the labelled ones.
+        dataset_dir, class_names, label_file: as for ``data.labelled_images``.
+        image_dir: a folder of images; ``None`` for the training patches.
     """
-    return list(labelled) if image_dir is None else image_items(image_dir)
+    return labelled_images(dataset_dir, class_names, label_file) if image_dir is None else image_items(image_dir)
 
 
 @torch.inference_mode()

@@ -112,9 +112,11 @@ def record_stage(output_dir: str | Path, stage: str, facts: Mapping[str, Any]) -
 
 
 def forget_stage(output_dir: str | Path, stage: str) -> None:
-    """Take a stage out of ``run.json``, so that it is done again."""
+    """Take a stage and those completed after it out of ``run.json``, so that they are done again."""
     record = read_record(output_dir)
-    if record["stages"].pop(stage, None) is not None:
+    names = list(record["stages"])
+    if stage in names:
+        record["stages"] = {name: record["stages"][name] for name in names[: names.index(stage)]}
         write_json(Path(output_dir) / "run.json", record)
 
 

@@ -93,7 +93,7 @@ def begin_stage(
         stage: the stage's run id.
         output_dir: the run folder.
         dataset_dir: the data set's folder.
-        outputs: what the stage writes; moved aside when it is done again.
+        outputs: what the stage writes and what is made from it later; moved aside when it is done again.
         redo: do the stage again from its start.
 
     Returns:
