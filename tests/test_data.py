@@ -331,10 +331,29 @@ def test_refuses_rgb_with_16_bits_per_colour(tmp_path):
 def test_training_does_not_read_images_that_are_refused(load_image, tmp_path, mode):
     path = tmp_path / "a.png"
     write_png_with_16_bits(path) if mode == "RGB with 16 bits" else write_image_of_mode(path, mode)
-    with pytest.raises(Exception, match="must be an 8-bit RGB image"):  # of any type: MONAI wraps errors
+    with pytest.raises(RuntimeError) as error:  # MONAI's, about the one that says what is wrong
         load_image({"image": str(path)})
+    *_, root = causes(error.value)
+    assert isinstance(root, ValueError) and "a.png must be an 8-bit RGB image" in str(root)
+
+
+def causes(error):
+    while error.__cause__ is not None:
+        error = error.__cause__
+        yield error
 
 
 def test_passes_an_rgb_image_made_in_memory():
     image = Image.new("RGB", (2, 2))
     assert require_rgb(image) is image
+
+
+def test_an_image_labelled_twice_is_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,a,b\nx.png,1,0\nx.png,0,1\n")
+    with pytest.raises(ValueError, match=r"labels.csv must label each image once; \['x.png'\]"):
+        read_label_file(tmp_path / "labels.csv", ["a", "b"])
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,a,b\nx.png,1,0\n", encoding="utf-8-sig")
+    assert read_label_file(tmp_path / "labels.csv", ["a", "b"]) == {"x.png": [1, 0]}

@@ -101,6 +101,16 @@ class Training:
         self.trainer.run()
         return self
 
+    def run_until(self, step):
+        """Run until the power is cut at the start of a step, counted from 1."""
+
+        def cut(engine):
+            raise PowerCutError
+
+        self.trainer.add_event_handler(Events.ITERATION_STARTED(once=step), cut)
+        with pytest.raises(PowerCutError):
+            self.run()
+
     def state(self):
         """All that a training has learned."""
         return {
@@ -124,30 +134,11 @@ def uninterrupted(tmp_path_factory):
 # --- resuming
 
 
-def test_two_and_two_epochs_are_four(tmp_path, uninterrupted):
-    whole, best = uninterrupted
-    first = Training(tmp_path, 2, init=0).run()
-    second = Training(tmp_path, 4, init=1).run()  # a new process has other initial weights
-
-    def epochs_rates_and_losses(history):  # the schedule's weights depend on how many epochs are asked for
-        return [(epoch, rate, loss) for epoch, _, rate, loss in history]
-
-    assert epochs_rates_and_losses(first.history + second.history) == epochs_rates_and_losses(whole.history)
-    assert_same(second.state(), whole.state())
-    assert_same(torch.load(tmp_path / "best.pt", weights_only=True), best)
-
-
 @pytest.mark.parametrize("step", [1, STEPS, STEPS + 2, 3 * STEPS + 1])
 def test_a_training_goes_on_after_its_last_whole_epoch(tmp_path, uninterrupted, step):
     whole, best = uninterrupted
 
-    def cut(engine):
-        raise PowerCutError
-
-    cut_short = Training(tmp_path, 4, init=0)
-    cut_short.trainer.add_event_handler(Events.ITERATION_STARTED(once=step), cut)
-    with pytest.raises(PowerCutError):
-        cut_short.run()
+    Training(tmp_path, 4, init=0).run_until(step)
     resumed = Training(tmp_path, 4, init=0 if step <= STEPS else 1).run()
     assert resumed.history == whole.history[(step - 1) // STEPS * STEPS :]
     assert_same(resumed.state(), whole.state())
@@ -168,14 +159,26 @@ def test_the_checkpoint_holds_no_code(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "checkpoint.pt"]
 
 
-def test_refuses_fewer_epochs_than_are_done(tmp_path):
+@pytest.mark.parametrize("max_epochs", [2, 4])
+def test_refuses_to_go_on_with_other_epochs(tmp_path, max_epochs):
     Training(tmp_path, 3, init=0).run()
-    with pytest.raises(ValueError, match="checkpoint.pt has 3 epochs behind it, more than the 2 asked for"):
-        Training(tmp_path, 2, init=0).run()
+    message = f"checkpoint.pt must have the `max_epochs` of this training, {max_epochs}, to go on from it; it has 3"
+    with pytest.raises(ValueError, match=message):
+        Training(tmp_path, max_epochs, init=0).run()
+
+
+def test_refuses_to_go_on_with_other_training_images(tmp_path):
+    Training(tmp_path, 3, init=0).run_until(STEPS + 1)
+    changed = Training(tmp_path, 3, init=0)
+    changed.trainer.state.epoch_length = STEPS + 2
+    with pytest.raises(
+        ValueError, match="must have the `epoch_length` of this training, 5, to go on from it; it has 3"
+    ):
+        changed.run()
 
 
 def test_refuses_a_checkpoint_of_another_network(tmp_path):
-    Training(tmp_path, 1, init=0).run()
+    Training(tmp_path, 2, init=0).run_until(STEPS + 1)
     other = Training(tmp_path, 2, init=0)
     other.network.add_module("more", nn.Linear(2, 2))
     with pytest.raises(RuntimeError, match="more.weight"):
@@ -184,7 +187,7 @@ def test_refuses_a_checkpoint_of_another_network(tmp_path):
 
 def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted):
     scores = [0.3, 0.4, 0.5, 0.9]
-    Training(tmp_path, 2, init=0, val_scores=scores).run()
+    Training(tmp_path, 4, init=0, val_scores=scores).run_until(2 * STEPS + 1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     second = Training(tmp_path, 4, init=1, val_scores=scores, write=False).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -214,7 +217,7 @@ def test_keeps_the_weights_of_the_best_epoch(tmp_path, scores, best_epoch):
 
 def test_the_best_score_survives_a_resume(tmp_path):
     scores = [0.3, 0.9, 0.5, 0.7]
-    Training(tmp_path, 2, init=0, val_scores=scores).run()
+    Training(tmp_path, 4, init=0, val_scores=scores).run_until(2 * STEPS + 1)
     best = (tmp_path / "best.pt").read_bytes()
     resumed = Training(tmp_path, 4, init=1, val_scores=scores).run()
     assert resumed.best_model.best == pytest.approx(0.9)

@@ -170,3 +170,9 @@ def test_pairs_of_pixels_are_one_hot_predictions_and_true_values():
     ]
     pred, true = PixelPairs(3)(items)
     assert pred.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]] and true.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("pred", "true", "name"), [([7, 1], [1, 2], "pred"), ([1, 2], [1, 9], "true")])
+def test_values_that_no_class_has_are_refused(pred, true, name):
+    with pytest.raises(ValueError, match=f"`{name}` must have mask values in 0..2"):
+        confusion_matrix(torch.tensor(pred), torch.tensor(true), 3)

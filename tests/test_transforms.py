@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from scripts.transforms import LoadMaskd, PrepareBatch, RandomFlip, RandomGaussianBlur, WhiteBackgroundd
+from scripts.transforms import LoadMaskd, PrepareBatch, RandomFlip, RandomGaussianBlur, RefuseNaNd, WhiteBackgroundd
 
 CPU = torch.device("cpu")
 
@@ -191,3 +191,10 @@ def test_white_becomes_background_in_masks(dtype):
     assert torch.equal(masked["pred"], expected) and masked["pred"].dtype == dtype
     assert torch.equal(masked["label"], mask) and torch.equal(item["pred"], mask)
     assert torch.equal(WhiteBackgroundd("pred", background=False)(item)["pred"], mask)
+
+
+def test_nan_in_a_networks_output_is_an_error_and_infinity_is_not():
+    item = {"pred": torch.tensor([0.0, -torch.inf]), "name": "a.png"}
+    assert RefuseNaNd(keys="pred")(item)["pred"] is item["pred"]
+    with pytest.raises(ValueError, match="'pred' of a.png must not be NaN"):
+        RefuseNaNd(keys="pred")({**item, "pred": torch.tensor([0.0, torch.nan])})

@@ -117,7 +117,7 @@ def changed(**changes):
         ({"head__weight": torch.zeros(2, 4, 1)}, r"wrong shapes: \['head.weight \(2, 4, 1\) instead of \(2, 4\)'\]"),
         (
             {"head__scale": torch.zeros(1), "a": torch.zeros(1)},
-            r"names of ModuleDict; it also has \['a', 'head.scale'\]",
+            r"unexpected names: \['a', 'head.scale'\]",
         ),
     ],
 )

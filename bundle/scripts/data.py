@@ -7,10 +7,13 @@ Layout, as the published data sets have it: ``train/img`` (labels in the file na
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from monai.data import PILReader
 from PIL import Image
 from torch.utils.data import Sampler
 
@@ -24,7 +27,7 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
         class_names: the tissue classes in label order.
         values: mask value of each class.
     """
-    names = dict(zip(values, class_names))
+    names = dict(zip(values, class_names)) or {0: ""}
     if (
         len(names) != len(class_names)
         or len(values) != len(class_names)
@@ -38,13 +41,13 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
 
 
 def require_rgb(image: Image.Image) -> Image.Image:
-    """``image`` itself if it is 8-bit RGB; serves as ``converter`` of MONAI's ``PILReader``.
+    """``image`` itself if it is 8-bit RGB.
 
     Raises:
         ValueError: if it is greyscale, has a palette, transparency or 16 bits.
     """
     mode = image.mode
-    if mode == "RGB" and ";16" in str([tile[3] for tile in image.tile]):  # PIL cuts these to 8 bits
+    if mode == "RGB" and ";16" in str([tile[3] for tile in getattr(image, "tile", [])]):  # PIL cuts these to 8 bits
         mode = "RGB with 16 bits per colour"
     if mode != "RGB":
         raise ValueError(
@@ -52,6 +55,18 @@ def require_rgb(image: Image.Image) -> Image.Image:
             "`Image.open(…).convert('RGB').save(…)`."
         )
     return image
+
+
+class RGBReader(PILReader):
+    """MONAI's reader of PNG, JPEG, TIFF and BMP for 8-bit RGB images alone; others are an error (``require_rgb``).
+
+    Args:
+        reverse_indexing: give (W, H, 3) as MONAI does by default; ``False`` gives (H, W, 3).
+    """
+
+    def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
+        """The pixels, uint8, and the metadata. (``read`` is no place to refuse: MONAI then tries its other readers.)"""
+        return super().get_data(require_rgb(img))
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:
@@ -102,33 +117,37 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, l
     """
     path = Path(path)
     labels = _datalist_labels(path) if path.suffix.lower() == ".json" else _table_labels(path, class_names)
-    for image, label in labels.items():
+    for image, label in labels:
         if not isinstance(label, list) or [str(value) in ("0", "1") for value in label] != [True] * len(class_names):
             raise ValueError(
                 f"{path}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
                 f"{list(class_names)}; got {label}."
             )
-    return {image: [int(value) for value in label] for image, label in labels.items()}
+    twice = [image for image, count in Counter(image for image, _ in labels).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} must label each image once; {twice[:5]} stand there more than once.")
+    return {image: [int(value) for value in label] for image, label in labels}
 
 
-def _datalist_labels(path: Path) -> dict[str, Any]:
+def _datalist_labels(path: Path) -> list[tuple[str, Any]]:
     """The ``label`` of each ``image`` in the list ``training`` of a MONAI datalist, unchecked."""
     try:
-        return {row["image"]: row["label"] for row in json.loads(path.read_text())["training"]}
+        rows = json.loads(path.read_text(encoding="utf-8"))["training"]
+        return [(str(row["image"]), row["label"]) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} must be JSON with a list "training" of {{"image": name, "label": [1, 0, …]}}; {error!r}.'
         ) from error
 
 
-def _table_labels(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
+def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The cells of the class columns for each ``image`` of a CSV table, unchecked."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = {"image", *class_names} - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"{path} must have the columns {['image', *class_names]}; {sorted(missing)} are missing.")
-        return {row["image"]: [(row[name] or "").strip() for name in class_names] for row in reader}
+        return [(row["image"], [(row[name] or "").strip() for name in class_names]) for row in reader]
 
 
 def labelled_images(

@@ -161,16 +161,16 @@ class ResumeHandler:
             self.objects["scaler"] = scaler
         if not self.path.exists():
             return
-        max_epochs = engine.state.max_epochs
         state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name in ("max_epochs", "epoch_length"):
+            saved, asked = state["trainer"][name], getattr(engine.state, name)
+            if saved != asked:
+                raise ValueError(
+                    f"{self.path} must have the `{name}` of this training, {asked}, to go on from it; it has {saved}. "
+                    "Use the same epochs and training images, or train afresh: another `output_dir`, or `redo`."
+                )
         Checkpoint.load_objects(to_load=self.objects, checkpoint=state, strict=True)
-        if engine.state.epoch > max_epochs:
-            raise ValueError(
-                f"{self.path} has {engine.state.epoch} epochs behind it, more than the {max_epochs} asked for; "
-                "ask for more epochs, or train afresh in another `output_dir`."
-            )
-        engine.state.max_epochs = max_epochs
-        logger.info(f"Going on after epoch {engine.state.epoch} of {max_epochs} from {self.path}.")
+        logger.info(f"Going on after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.path}.")
 
     def save(self, engine: Engine) -> None:
         """Write the state."""

@@ -28,6 +28,12 @@ class PixelPairs:
         """From items with masks (1, H, W) of any size to one-hot predictions (N, V) and true values (N,)."""
         pred = torch.cat([item[self.pred_key].flatten() for item in output]).long()
         true = torch.cat([item["label"].flatten() for item in output]).long().to(pred.device)
+        for name, mask in (("pred", pred), ("true", true)):
+            if mask.numel() and not 0 <= mask.min() <= mask.max() < self.num_values:
+                raise ValueError(
+                    f"`{name}` must have mask values in 0..{self.num_values - 1}, got {mask.min()}..{mask.max()}; "
+                    "correct `mask_values` or `segmenter_values`."
+                )
         values = torch.arange(self.num_values, device=pred.device)
         return (pred[:, None] == values).to(torch.uint8), true
 

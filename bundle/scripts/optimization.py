@@ -20,7 +20,7 @@ def parameter_groups(
         lr: learning rate of the weights.
         weight_decay: weight decay of the weights.
         bias_multiplier: factor on ``lr`` for biases; one-dimensional parameters count as such.
-        part_multipliers: factor on ``lr`` for the weights of named parts, e.g. ``{"deep_head": 10}``.
+        part_multipliers: factor on ``lr`` for named parts, e.g. ``{"deep_head": 10}``; of nested ones the inner.
 
     Returns:
         Groups of ``params``, ``lr`` and ``weight_decay`` for a torch optimiser.
@@ -34,7 +34,7 @@ def parameter_groups(
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = next((part for part in part_multipliers if name.startswith(f"{part}.")), None)
+        part = max((part for part in part_multipliers if name.startswith(f"{part}.")), key=len, default=None)
         unused.discard(part)
         is_bias = parameter.ndim == 1
         multiplier = (bias_multiplier if is_bias else 1.0) * part_multipliers.get(part, 1.0)

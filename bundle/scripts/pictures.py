@@ -1,5 +1,6 @@
 """Masks and pictures as PNG files: palette masks, overlays, heat maps, panels and confusion matrices."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,19 +78,19 @@ def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height:
 
 def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
     """A confusion matrix, (V, V) pixel counts with the truth down and the prediction across, as shares of each row."""
-    cell, font = 84, ImageFont.load_default(size=14)
-    label_width = max(80, max(int(font.getlength(name)) for name in names) + 12)
+    cell, header, font = 96, 84, ImageFont.load_default(size=14)
+    wrapped = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in names]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = cell * len(names)
-    picture = Image.new("RGB", (label_width + side, side + 48), "white")
+    picture = Image.new("RGB", (cell + side, side + header), "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((4, 4), "truth ↓  prediction →  (share of the true pixels)", fill="black", font=font)
-    for row, name in enumerate(names):
-        top = 48 + row * cell
-        draw.text((4, top + cell // 2 - 8), name, fill="black", font=font)
-        draw.text((label_width + row * cell + 4, 28), name[:10], fill="black", font=font)
+    draw.text((4, 4), "truth down, prediction across, as shares of the true pixels", fill="black", font=font)
+    for row, name in enumerate(wrapped):
+        top = header + row * cell
+        draw.text((4, top + 24), name, fill="black", font=font)
+        draw.text((cell + row * cell + 4, 30), name, fill="black", font=font)
         for column, share in enumerate(shares[row]):
-            left, shade = label_width + column * cell, round(255 * (1 - share))
+            left, shade = cell + column * cell, round(255 * (1 - share))
             draw.rectangle((left, top, left + cell - 2, top + cell - 2), fill=(shade, shade, 255))
             colour = "white" if share > 0.5 else "black"
             draw.text((left + cell // 2 - 18, top + cell // 2 - 8), f"{share:.3f}", fill=colour, font=font)

@@ -29,12 +29,12 @@ class RandomFlip:
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.5) -> None:
         self.probabilities = {-1: horizontal, -2: vertical}  # by tensor axis
 
-    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Flip ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W) and flipped too."""
         for axis, probability in self.probabilities.items():
             chosen = (torch.rand(len(image), 1, 1, 1) < probability).to(image.device)
             image = torch.where(chosen, image.flip(axis), image)
-            if label.ndim == image.ndim:
+            if label is not None and label.ndim == image.ndim:
                 label = torch.where(chosen, label.flip(axis), label)
         return image, label
 
@@ -51,7 +51,7 @@ class RandomGaussianBlur:
         self.probability = probability
         self.max_sigma_px = max_sigma_px
 
-    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Blur ``image``, (B, 3, H, W) float; ``label`` is left alone."""
         batch, channels, height, width = image.shape
         chosen = torch.rand(batch) < self.probability
@@ -85,7 +85,7 @@ class PrepareBatch:
         image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs).float() / 255
         label = batch.get("label")
         if label is not None:
-            label = label.to(device, non_blocking=non_blocking, **to_kwargs)
+            label = label.to(device, non_blocking=non_blocking)
         for transform in self.transforms:
             image, label = transform(image, label)
         return image, label
@@ -112,6 +112,24 @@ class LoadMaskd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = torch.from_numpy(load_mask(item[key], self.table, item[self.image_key].shape[1:]))[None]
+        return item
+
+
+class RefuseNaNd(MapTransform):
+    """Raise a ``ValueError`` when a network's output is NaN, which an argmax would turn into a class in silence.
+
+    Args:
+        keys: tensors of any shape; infinite values are let through.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            if torch.isnan(item[key]).any():
+                raise ValueError(
+                    f"{key!r} of {item.get('name', 'an image')} must not be NaN; the network's weights or its input "
+                    "are not finite: lower the learning rate, or turn `amp` off."
+                )
         return item
 
 

@@ -1,7 +1,7 @@
 """Load and save weights: bare state dicts, strictly by name and shape, never unpickling code."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import timm
@@ -39,10 +39,9 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         ``network`` itself.
     """
     state = read_state_dict(path)
-    _require_match(network.state_dict(), state, str(path))
-    unexpected = sorted(state.keys() - network.state_dict().keys())
-    if unexpected:
-        raise ValueError(f"{path} must have the names of {type(network).__name__}; it also has {unexpected}.")
+    _require_match(
+        network.state_dict(), state, str(path), unexpected=sorted(state.keys() - network.state_dict().keys())
+    )
     network.load_state_dict(state)
     return network
 
@@ -61,7 +60,10 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
     """
     if weights is None:
         return network
-    target = network.get_submodule(part)
+    try:
+        target = network.get_submodule(part)
+    except AttributeError as error:
+        raise ValueError(f"`part` must name a part of {type(network).__name__}, got {part!r}; {error}.") from error
     if isinstance(weights, Mapping):
         state, source = weights, "the given state dict"
     else:
@@ -77,16 +79,19 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
     return network
 
 
-def _require_match(expected: StateDict, state: StateDict, source: str) -> None:
-    """Raise a ``ValueError`` that lists the names which ``state`` lacks or has in another shape."""
+def _require_match(expected: StateDict, state: StateDict, source: str, unexpected: Sequence[str] = ()) -> None:
+    """Raise a ``ValueError`` that lists the names which ``state`` lacks, has in another shape or should not have."""
     missing = [name for name in expected if name not in state]
     misshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    if missing or misshaped:
-        raise ValueError(f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}.")
+    if missing or misshaped or unexpected:
+        raise ValueError(
+            f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}; unexpected names: "
+            f"{list(unexpected)}."
+        )
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:

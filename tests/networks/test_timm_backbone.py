@@ -49,7 +49,7 @@ def test_refuses_models_without_an_output_stride(name):
         TimmBackbone(name)
 
 
-@pytest.mark.parametrize(("name", "output_stride"), [("resnet18", 3), ("resnet18", 64), ("tf_efficientnet_lite0", 1)])
-def test_refuses_strides_that_the_model_cannot_have(name, output_stride):
-    with pytest.raises(ValueError, match=f"accepts `output_stride` {output_stride}, got '{name}'"):
-        TimmBackbone(name, output_stride)
+@pytest.mark.parametrize("output_stride", [1, 3, 64])
+def test_refuses_strides_that_no_model_has(output_stride):
+    with pytest.raises(ValueError, match=f"`output_stride` must be 8, 16 or 32 pixels, got {output_stride}"):
+        TimmBackbone("resnet18", output_stride)

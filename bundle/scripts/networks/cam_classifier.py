@@ -45,8 +45,10 @@ class CAMClassifier(nn.Module):
     def _freeze(self, frozen: Sequence[str], freeze_batch_norm: bool) -> list[nn.Module]:
         """Stop the training of the named parts; return the batch norms that stay in evaluation mode."""
         parts = []
-        for name in frozen:
+        for name in [frozen] if isinstance(frozen, str) else frozen:
             try:
+                if not name:
+                    raise AttributeError("the whole network cannot be frozen")
                 parts.append(self.get_submodule(name))
             except AttributeError as error:
                 raise ValueError(

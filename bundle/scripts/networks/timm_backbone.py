@@ -25,6 +25,8 @@ class TimmBackbone(nn.Module):
         super().__init__()
         if name not in timm.list_models():
             raise ValueError(f"`name` must be a timm model such as 'resnet50', got {name!r}; see timm.list_models().")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"`output_stride` must be 8, 16 or 32 pixels, got {output_stride}.")
         refusal = (
             f"`name` must be a timm model that accepts `output_stride` {output_stride}, got {name!r}; "
             "take a ResNet or EfficientNet, for instance 'resnet50' or 'tf_efficientnet_lite0'."
