@@ -33,7 +33,7 @@ def running_config() -> dict[str, Any]:
 
 
 def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None = None) -> None:
-    """Run the config's lists ``initialize``, the stage's own and ``finalize`` for each stage that is not complete.
+    """Run the config's list ``initialize`` and the stage's own for each stage that is not complete.
 
     Each stage has a parser of its own, so that nothing of the stage before stays in memory.
 
@@ -54,7 +54,7 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
             continue
         parser = ConfigParser(config=deepcopy(config) | {"redo": again})
         try:
-            for run_id in ("initialize", stage, "finalize"):
+            for run_id in ("initialize", stage):
                 for index in range(len(parser.get(run_id, []))):
                     parser.get_parsed_content(f"{run_id}#{index}")
         except Exception as error:
