@@ -141,3 +141,13 @@ def test_killed_training_resumes_to_the_same_weights(demo_dir, finished_run, tmp
 def test_config_is_looked_up_only_within_a_bundle_run():
     with pytest.raises(RuntimeError, match="must be called from a bundle's config"):
         running_config()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_training_on_a_gpu_with_mixed_precision_resumes(run_bundle, tmp_path):
+    settings = {**TINY, "device": "$torch.device('cuda')", "amp": True}
+    run_bundle("training", tmp_path, **settings)
+    assert list(read_json(tmp_path / "run.json")["stages"]) == STAGES
+    state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 0
