@@ -100,8 +100,11 @@ def test_finds_images_without_a_label_for_each_class(dataset, name):
 
 def test_reads_labels_from_a_file(dataset, tmp_path):
     table = tmp_path / "labels.csv"
-    table.write_text("image,tumor,stroma\na[1 0].png,0,1\nb[1 1].png,1,0\n")
-    assert check(dataset, label_file=table)["train"]["per_combination"] == {"0 1": 1, "1 0": 1}
+    table.write_text("image,tumor,stroma\na[1 0].png,0,1\nb[1 1].png,1,0\nc-[01].png,1,0\n")
+    assert check(dataset, label_file=table)["train"]["per_combination"] == {"1 0": 2, "0 1": 1}
+    table.write_text("image,tumor,stroma\na[1 0].png,0,1\n")
+    with pytest.raises(ValueError, match=r"2 are not there, such as \['b\[1 1\].png', 'c-\[01\].png'\]"):
+        check(dataset, label_file=table)
     table.write_text("image,tumor,stroma\nmissing.png,0,1\n")
     with pytest.raises(ValueError, match="labels.csv names 'missing.png'"):
         check(dataset, label_file=table)

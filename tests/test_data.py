@@ -164,8 +164,8 @@ def test_names_the_columns_that_a_table_lacks(tmp_path, header, missing):
 
 
 def test_labels_from_a_file_override_those_in_names(tmp_path):
-    touch(tmp_path / "train/img", "a[111].png", "b.png")
-    touch(tmp_path / "train/img/sub", "c.png")
+    touch(tmp_path / "train/img", "a[111].png")
+    touch(tmp_path / "train/img/sub", "b.png", "c.png")
     path = write_csv(tmp_path, "image,tumor,stroma,necrosis\na[111].png,0,1,0\nsub/c.png,1,0,0\n")
     assert labelled_images(tmp_path, CLASS_NAMES, path) == [
         {"image": str(tmp_path / "train/img/a[111].png"), "label": [0, 1, 0], "name": "a[111].png"},

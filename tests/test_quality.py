@@ -50,6 +50,7 @@ def test_demo_beats_colour_alone(run_bundle, tmp_path):
     assert masks["segmenter"] >= colour + 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_tissue_is_learnt_from_labels(run_bundle, tmp_path):
     source = os.environ.get("REALDATA_DIR")

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import torch
 from conftest import BUNDLE, LITE, TINY
 from PIL import Image
 
+from scripts.plain_errors import root_cause
 from scripts.workflow import running_config
 
 STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
@@ -71,6 +71,21 @@ def test_finished_stages_are_not_done_again(finished_run, run_bundle):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_a_stage_without_its_result_is_done_again(finished_run, run_bundle, tmp_path):
+    output_dir = tmp_path / "run"
+    shutil.copytree(finished_run, output_dir)
+    shutil.rmtree(output_dir / "pseudo_masks")
+    run_bundle("training", output_dir, **TINY)
+    for path in (finished_run / "pseudo_masks").iterdir():
+        assert (output_dir / "pseudo_masks" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("training", tmp_path / "run", **{**TINY, "classification#batch_size": 9})
+    assert "must hold at least one batch, 9 patches, got 8" in str(root_cause(error.value))
+
+
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", finished_run, **{**TINY, "seed": 1})
@@ -103,10 +118,11 @@ def test_bad_data_stops_with_one_clear_message_before_any_training(demo_dir, tmp
     command = training_command(data_dir, tmp_path / "run")
     result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
     assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-2:]
-    assert "nameless.png" in last[0] and "must carry 3 labels such as '[1 0 0]'" in last[0]
-    assert "Traceback" not in result.stderr and "Traceback" in (tmp_path / "run" / "run.log").read_text()
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Stopped: ") and "nameless.png" in last
+    assert "must carry 3 labels such as '[1 0 0]' in its name, got []; rename it" in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def kill_when(command, condition, log):
@@ -135,7 +151,7 @@ def test_killed_training_resumes_to_the_same_weights(demo_dir, finished_run, tmp
         assert list(stages) == STAGES[:number]
     subprocess.run(command, cwd=BUNDLE, check=True, capture_output=True)
     assert_same_weights(output_dir, finished_run)
-    assert [path for path in output_dir.rglob(".*") if not os.access(path, os.W_OK)] == []
+    assert list(output_dir.rglob("*.partial-*")) == []
 
 
 def test_config_is_looked_up_only_within_a_bundle_run():

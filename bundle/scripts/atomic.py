@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+LEFTOVER = ".partial-"
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary folders that killed processes left anywhere in ``folder``."""
+    for path in Path(folder).rglob(f".*{LEFTOVER}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{LEFTOVER}") as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)

@@ -164,6 +164,7 @@ def check_dataset(
     mask_values: Mapping[str, int],
     label_file: str | Path | None = None,
     value_names: Sequence[str] = (),
+    batch_size: int = 1,
 ) -> dict:
     """Refuse a data set on which a training would fail, or teach nothing, before it starts.
 
@@ -173,6 +174,7 @@ def check_dataset(
         mask_values: our value for each value in the masks (see ``lookup_table``).
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
         value_names: the name of each mask value, for the log.
+        batch_size: patches in a training step, of all processes together.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
@@ -182,6 +184,11 @@ def check_dataset(
         ValueError: with the first ten problems, one a line.
     """
     report, problems = inspect_dataset(dataset_dir, class_names, mask_values, label_file)
+    if 0 < report["train"]["images"] < batch_size:
+        problems.append(
+            f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
+            f"{report['train']['images']}; lower `classification#batch_size`."
+        )
     if not problems:
         logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, value_names)))
         return report
@@ -221,6 +228,7 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
         label_file: training labels, if the file names do not carry them.
     """
     overlay = json.loads(Path(dataset).read_text())
+    label_file = label_file or overlay.get("label_file")
     report, problems = inspect_dataset(str(dataset_dir), overlay["class_names"], overlay["mask_values"], label_file)
     if problems:
         print("\n".join(problems))

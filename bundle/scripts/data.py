@@ -91,6 +91,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no image.
+        ValueError: if two images differ in their suffix alone, since their masks would have one name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -98,6 +99,9 @@ def find_images(folder: str | Path) -> list[Path]:
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise FileNotFoundError(f"{folder} must hold images ({', '.join(IMAGE_SUFFIXES)}); it holds none.")
+    twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
     return images
 
 
@@ -179,6 +183,15 @@ def labelled_images(
         items.append({"image": str(path), "label": label, "name": path.name})
     if not items:
         raise ValueError(f"{label_file} must label at least one image; it has none.")
+    listed = {Path(item["image"]) for item in items}
+    unlisted = sorted(
+        path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path not in listed
+    )
+    if unlisted:
+        raise ValueError(
+            f"{label_file} must label every image of {folder}; {len(unlisted)} are not there, such as "
+            f"{unlisted[:5]}: add them, or move the images away."
+        )
     return items
 
 

@@ -108,13 +108,17 @@ def make_demo_data(
     output_dir = Path(str(output_dir)).resolve()  # Fire reads a folder named 2024 as a number
     if holds_data(output_dir, settings):
         return output_dir
-    with atomic_path(output_dir) as draft:
-        for name in counts:
-            (draft / name).mkdir(parents=True)
-        for split, total in totals.items():
-            for index in range(total):
-                write_example(draft, split, index, *draw_example(seed, split, index, size_px, STAINS[stain]))
-        (draft / "demo.json").write_text(json.dumps(settings))
+    try:
+        with atomic_path(output_dir) as draft:
+            for name in counts:
+                (draft / name).mkdir(parents=True)
+            for split, total in totals.items():
+                for index in range(total):
+                    write_example(draft, split, index, *draw_example(seed, split, index, size_px, STAINS[stain]))
+            (draft / "demo.json").write_text(json.dumps(settings))
+    except OSError:
+        if not holds_data(output_dir, settings):  # another process may have been faster
+            raise
     return output_dir
 
 

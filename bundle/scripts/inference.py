@@ -39,6 +39,9 @@ class SaveMasksHandler:
         self.palette = palette
         self.opacity = opacity
         written = {value: value for value in range(len(palette))} if mask_values is None else inverse(mask_values)
+        unwritable = [value for value in range(len(palette)) if value not in written]
+        if unwritable:
+            raise ValueError(f"`mask_values` must have an entry for each of our values, got none for {unwritable}.")
         self.written_value = np.array([written[value] for value in range(len(palette))], dtype=np.uint8)
         self.written_palette = np.zeros((256, 3), dtype=np.uint8)
         self.written_palette[self.written_value] = palette

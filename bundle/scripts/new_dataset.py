@@ -108,7 +108,12 @@ def describe_dataset(
 
 
 def new_dataset(
-    name: str, dataset_dir: str, class_names: Sequence[str], background: bool = True, colors: Palette | None = None
+    name: str,
+    dataset_dir: str,
+    class_names: Sequence[str],
+    background: bool = True,
+    colors: Palette | None = None,
+    patch_size: int | None = None,
 ) -> Path:
     """Write ``configs/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
 
@@ -118,15 +123,18 @@ def new_dataset(
         class_names: in the order of the labels, separated by commas.
         background: whether pixels may belong to no class; ``--nobackground``: the last class is the rest.
         colors: of the classes, e.g. ``[[205,51,51],[255,165,0]]``.
+        patch_size: side of the training patches in pixels, if they are yet to be cut; default: measured.
 
     Raises:
         FileExistsError: if there is such a config already.
     """
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
-    with Image.open(find_images(Path(str(dataset_dir)) / "train" / "img")[0]) as patch:
-        patch_size = (patch.height, patch.width)
+    size = (patch_size, patch_size)
+    if patch_size is None:
+        with Image.open(find_images(Path(str(dataset_dir)) / "train" / "img")[0]) as patch:
+            size = (patch.height, patch.width)
     class_names = [str(item).strip() for item in names]
-    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, patch_size, colors)
+    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, size, colors)
     path = CONFIG_DIR / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")

@@ -47,11 +47,6 @@ def find_pairs(source: Path, splits: Sequence[str]) -> dict[str, list[dict[str, 
     pairs = {}
     for split in found:
         images = find_images(source / split / "img")
-        stem, count = Counter(path.stem for path in images).most_common(1)[0]
-        if count > 1:
-            raise ValueError(
-                f"{source / split / 'img'} must have one image of a name, got {count} of {stem!r}; rename."
-            )
         pairs[split] = images_with_masks(images, source / split / "mask")
     return pairs
 

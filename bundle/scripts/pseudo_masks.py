@@ -1,8 +1,7 @@
 """Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def write_pseudo_masks(
         device: where the network works.
     """
     mask_dir = Path(mask_dir)
-    paths = _mask_paths(dataset.data, mask_dir)
+    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in dataset.data]
     batches = SameSizeBatches(dataset.data, batch_size)
     unfinished = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
     loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
@@ -72,21 +71,10 @@ def write_pseudo_masks(
     value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
     network.to(device).eval()
     prepare_batch = PrepareBatch()
-    pixels: Counter[int] = Counter()
     for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
         image, label = prepare_batch(batch, torch.device(device))
         labels = label_map(network(image, label), image, background)
         for index, mask in zip(indices, value_of_channel[labels.cpu()]):
-            pixels.update(dict(enumerate(torch.bincount(mask.flatten().long(), minlength=len(palette)).tolist())))
             if not paths[index].exists():
                 write_mask(paths[index], mask.numpy(), palette)
-    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths], "new_pixels_per_value": pixels})
-
-
-def _mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: Path) -> list[Path]:
-    """The file of each item's mask; two images of one name are an error."""
-    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in items]
-    twice = [path.name for path, count in Counter(paths).items() if count > 1]
-    if twice:
-        raise ValueError(f"images must differ in their names without suffix; {twice[:5]} stand for more than one.")
-    return paths
+    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths]})

@@ -14,28 +14,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_json
+from .atomic import remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
-FREE_SETTINGS = {
-    "_meta_",
-    "bundle_root",
-    "dataset_dir",
-    "device",
-    "num_workers",
-    "output_dir",
-    "picture_names",
-    "rank",
-    "redo",
-}
+FREE_SETTINGS = {"dataset_dir", "imports", "label_file", "num_workers", "picture_names"}
+# settings of one session that the saved config has as the bundle's train.json has them
+SESSION_SETTINGS = {"device", "finalize", "initialize", "rank", "redo", "synchronize", "world_size"}
 # settings that inference.json has under the name they have in train.json, but of its own
 OWN_INFERENCE_SETTINGS = {
     "_desc_",
     "dataset_dir",
+    "device",
     "imports",
+    "initialize",
     "network",
     "output_dir",
     "run",
@@ -51,13 +45,44 @@ def read_record(output_dir: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"stages": {}}
 
 
-def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str | Path, new_settings: bool) -> None:
+def is_complete(output_dir: str | Path, stage: str) -> bool:
+    """Whether ``run.json`` says that a stage is complete and its result, moved with the folder or not, is there."""
+    stages = read_record(output_dir)["stages"]
+    if stage not in stages:
+        return False
+    result = Path(stages[stage]["result"])
+    return result.exists() if result.is_absolute() else (Path(output_dir) / result).exists()
+
+
+def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str | Path | None) -> dict[str, Any]:
+    """``config`` as a run folder keeps it: paths that hold anywhere on this machine, and one process on any device."""
+    template = json.loads((BUNDLE_ROOT / "configs" / "train.json").read_text())
+    kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
+    for key in SESSION_SETTINGS:
+        kept.pop(key, None)
+        if key in template:
+            kept[key] = template[key]
+    for section in ("classification", "train"):
+        kept[section]["parallel_network"] = template[section]["parallel_network"]
+    kept |= {"bundle_root": ".", "output_dir": "@bundle_root", "dataset_dir": str(Path(dataset_dir).resolve())}
+    kept["label_file"] = None if label_file is None else str(Path(label_file).resolve())
+    return kept
+
+
+def open_run(
+    output_dir: str | Path,
+    config: Mapping[str, Any],
+    dataset_dir: str | Path,
+    label_file: str | Path | None = None,
+    new_settings: bool = False,
+) -> None:
     """Make ``output_dir`` a bundle with ``config``, or see that it is the folder of a run with the same settings.
 
     Args:
         output_dir: the run folder.
         config: the merged config, references unresolved.
         dataset_dir: the data set's folder, as an expression in ``config`` may not resolve elsewhere.
+        label_file: likewise the file of labels, if there is one.
         new_settings: accept other settings than those the run began with.
 
     Raises:
@@ -65,9 +90,7 @@ def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str
     """
     output_dir = Path(output_dir).resolve()
     path = output_dir / "configs" / "train.json"
-    config = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
-    config |= {"bundle_root": ".", "output_dir": "@bundle_root", "dataset_dir": str(Path(dataset_dir).resolve())}
-    config["redo"] = None
+    config = portable(config, dataset_dir, label_file)
     if path.exists():
         old = json.loads(path.read_text())
         changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
@@ -76,6 +99,7 @@ def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str
                 f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from "
                 "its configs/train.json. Choose another --output_dir, or do its stages again with --redo."
             )
+    remove_leftovers(output_dir)
     if output_dir != BUNDLE_ROOT:
         for folder in ("configs", "scripts"):
             ignored = shutil.ignore_patterns(
@@ -86,9 +110,16 @@ def open_run(output_dir: str | Path, config: Mapping[str, Any], dataset_dir: str
 
 
 def set_aside(output_dir: str | Path, outputs: Sequence[str | Path]) -> None:
-    """Move files and folders of ``output_dir`` into ``previous/N`` in it, since a person may have edited them."""
-    output_dir = Path(output_dir)
-    existing = [Path(path) for path in outputs if Path(path).exists()]
+    """Move files and folders of ``output_dir`` into ``previous/N`` in it, since a person may have edited them.
+
+    Raises:
+        ValueError: if one lies outside ``output_dir``; then nothing is moved.
+    """
+    output_dir = Path(output_dir).resolve()
+    existing = [Path(path).resolve() for path in outputs if Path(path).exists()]
+    for path in existing:
+        if not path.is_relative_to(output_dir):
+            raise ValueError(f"{path} must lie in {output_dir} to be made again; move it away yourself first.")
     if not existing:
         return
     number = 1 + sum(1 for _ in (output_dir / "previous").glob("*"))
@@ -102,6 +133,9 @@ def set_aside(output_dir: str | Path, outputs: Sequence[str | Path]) -> None:
 def record_stage(output_dir: str | Path, stage: str, facts: Mapping[str, Any]) -> None:
     """Write into ``run.json`` that a stage is complete, with ``facts``, versions and the code's revision."""
     record = read_record(output_dir)
+    result = Path(facts["result"])
+    if result.is_relative_to(Path(output_dir).resolve()):
+        facts = {**facts, "result": str(result.relative_to(Path(output_dir).resolve()))}
     record["stages"][stage] = {
         "completed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
@@ -131,13 +165,16 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_inference_config(output_dir: str | Path, value_names: Sequence[str], num_classes: int) -> None:
+def write_inference_config(
+    output_dir: str | Path, value_names: Sequence[str], num_classes: int, patch_size: Sequence[int]
+) -> None:
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 
     Args:
         output_dir: the run folder. Settings that ``inference.json`` shares with ``train.json`` are taken from its.
         value_names: the name of each mask value.
         num_classes: number of channels of the network's output.
+        patch_size: height and width of the training patches in pixels.
     """
     configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
     train = json.loads((configs / "train.json").read_text())
@@ -147,5 +184,8 @@ def write_inference_config(output_dir: str | Path, value_names: Sequence[str], n
     metadata = json.loads((templates / "metadata.json").read_text())
     channel_def = {str(value): name for value, name in enumerate(value_names)}
     metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
-    metadata["network_data_format"]["outputs"]["pred"] |= {"num_channels": num_classes, "channel_def": channel_def}
+    network_data = metadata["network_data_format"]
+    network_data["outputs"]["pred"] |= {"num_channels": num_classes, "channel_def": channel_def}
+    for tensor in (network_data["inputs"]["image"], network_data["outputs"]["pred"]):
+        tensor["spatial_shape"] = list(patch_size)
     write_json(configs / "metadata.json", metadata)

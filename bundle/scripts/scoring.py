@@ -61,7 +61,7 @@ class ScoreHandler:
         if background:
             self.protocols["with_background"] = ("pred_with_background", False)
         self.picture_names = picture_names
-        self.num_pictures = num_pictures
+        self.num_pictures = num_pictures if picture_names is None else len(picture_names)
         self.activation = activation
         self.result: dict[str, Any] = {}
         self._confusions: dict[str, dict[str, torch.Tensor]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from .run_folder import forget_stage, open_run, read_record, record_stage, set_aside
+from .run_folder import forget_stage, is_complete, open_run, record_stage, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -45,47 +45,37 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
     if redo is not None and redo not in stages:
         raise ValueError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
     config = running_config()
-    _log_to_file(output_dir)
     first_again = len(stages) if redo is None else list(stages).index(redo)
     for position, stage in enumerate(stages):
         again = position >= first_again
-        if not again and stage in read_record(output_dir)["stages"]:
+        if not again and is_complete(output_dir, stage):
             logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
             continue
         parser = ConfigParser(config=deepcopy(config) | {"redo": again})
-        try:
-            for run_id in ("initialize", stage):
-                for index in range(len(parser.get(run_id, []))):
-                    parser.get_parsed_content(f"{run_id}#{index}")
-        except Exception as error:
-            logger.debug("The error in full:", exc_info=True)
-            _stop_with_plain_words(stage, error)
-            raise
+        for run_id in ("initialize", stage):
+            for index in range(len(parser.get(run_id, []))):
+                parser.get_parsed_content(f"{run_id}#{index}")
 
 
-def _log_to_file(output_dir: str | Path) -> None:
-    """Keep what is logged, and every error in full, in ``run.log`` too."""
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(Path(output_dir) / "run.log")
+def log_to_file(path: str | Path) -> None:
+    """Keep what is logged, and errors in full, in a file too; called again for the same file, it does nothing."""
+    path = Path(path).resolve()
+    root = logging.getLogger()
+    if any(getattr(handler, "baseFilename", None) == str(path) for handler in root.handlers):
+        return
+    handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-
-
-def _stop_with_plain_words(stage: str, error: Exception) -> None:
-    """End the process with the message of the error at the root, if that is one a person can mend.
-
-    MONAI wraps an error in one of its own for each level of the config; the message would drown in their tracebacks.
-    """
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, (OSError, ValueError, ModuleNotFoundError, FloatingPointError)):
-        raise SystemExit(f"{stage} stopped: {cause}\n(run.log in `output_dir` has the error in full)") from error
+    root.addHandler(handler)
+    logging.getLogger(__package__).setLevel(logging.DEBUG)
 
 
 def begin_stage(
-    stage: str, output_dir: str | Path, dataset_dir: str | Path, outputs: Sequence[str | Path], redo: bool | None = None
+    stage: str,
+    output_dir: str | Path,
+    dataset_dir: str | Path,
+    outputs: Sequence[str | Path],
+    label_file: str | Path | None = None,
+    redo: bool | None = None,
 ) -> dict[str, float]:
     """Open the run folder for a stage.
 
@@ -93,16 +83,18 @@ def begin_stage(
         stage: the stage's run id.
         output_dir: the run folder.
         dataset_dir: the data set's folder.
-        outputs: what the stage writes and what is made from it later; moved aside when it is done again.
+        outputs: what the stage writes and what is made from it later, in that order; moved aside when it is done again.
+        label_file: training labels, if not in the file names.
         redo: do the stage again from its start.
 
     Returns:
         ``{"since": seconds}``, the time for ``finish_stage``.
     """
-    open_run(output_dir, running_config(), dataset_dir, new_settings=bool(redo))
-    if redo:
+    if redo:  # what was made last goes first, so that nothing remains whose origin is gone, whenever this is cut short
+        set_aside(output_dir, list(reversed(outputs)))
         forget_stage(output_dir, stage)
-        set_aside(output_dir, outputs)
+    open_run(output_dir, running_config(), dataset_dir, label_file, new_settings=bool(redo))
+    log_to_file(Path(output_dir) / "run.log")
     logger.info(f"{stage}: results go to {Path(output_dir).resolve()}.")
     return {"since": time.monotonic()}
 
@@ -112,9 +104,20 @@ def finish_stage(
     output_dir: str | Path,
     seed: int,
     begun: Mapping[str, float],
+    result: str | Path,
     scores: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record that a stage is complete, with what it scored and the minutes this session took."""
-    facts = {"seed": seed, "minutes": round((time.monotonic() - begun["since"]) / 60, 2), "scores": scores or {}}
+    """Record that a stage is complete.
+
+    Args:
+        stage: the stage's run id.
+        output_dir: the run folder.
+        seed: the run's seed.
+        begun: what ``begin_stage`` returned.
+        result: the file without which the stage is not complete.
+        scores: what it scored, by split.
+    """
+    minutes = round((time.monotonic() - begun["since"]) / 60, 2)
+    facts = {"seed": seed, "minutes": minutes, "result": str(Path(result).resolve()), "scores": scores or {}}
     record_stage(output_dir, stage, facts)
-    logger.info(f"{stage}: complete after {facts['minutes']} minutes.")
+    logger.info(f"{stage}: complete after {minutes} minutes.")
