@@ -11,7 +11,6 @@ shows which combinations there are to learn from; classes that always occur toge
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
