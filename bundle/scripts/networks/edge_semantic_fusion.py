@@ -1,4 +1,4 @@
-"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025, Sec. 2), with its four parts.
+"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025), with its four parts.
 
 Two identities make the published values cheaper: the Laplacian summed over channels is the Laplacian of the channel
 sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids.
