@@ -357,3 +357,11 @@ def test_an_image_labelled_twice_is_refused(tmp_path):
 def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
     (tmp_path / "labels.csv").write_text("image,a,b\nx.png,1,0\n", encoding="utf-8-sig")
     assert read_label_file(tmp_path / "labels.csv", ["a", "b"]) == {"x.png": [1, 0]}
+
+
+def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
+    touch(tmp_path / "train/img/x", "p.png")
+    touch(tmp_path / "train/img/y", "p.png")
+    path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\ny/p.png,1,0,0\n")
+    with pytest.raises(ValueError, match=r"labels.csv must have one image of a name, whatever its suffix; \['p'\]"):
+        labelled_images(tmp_path, CLASS_NAMES, path)

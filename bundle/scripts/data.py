@@ -99,10 +99,15 @@ def find_images(folder: str | Path) -> list[Path]:
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise FileNotFoundError(f"{folder} must hold images ({', '.join(IMAGE_SUFFIXES)}); it holds none.")
+    _require_different_stems(images, folder)
+    return images
+
+
+def _require_different_stems(images: Sequence[Path], source: str | Path) -> None:
+    """Raise a ``ValueError`` if two images differ in suffix or folder alone, since their masks would have one name."""
     twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twice:
-        raise ValueError(f"{folder} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
-    return images
+        raise ValueError(f"{source} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
 
 
 def image_items(folder: str | Path) -> list[dict[str, str]]:
@@ -183,7 +188,8 @@ def labelled_images(
         items.append({"image": str(path), "label": label, "name": path.name})
     if not items:
         raise ValueError(f"{label_file} must label at least one image; it has none.")
-    listed = {Path(item["image"]) for item in items}
+    listed = [Path(item["image"]) for item in items]
+    _require_different_stems(listed, label_file)
     unlisted = sorted(
         path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path not in listed
     )

@@ -7,6 +7,8 @@ from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
+PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
+
 
 def install() -> None:
     """Report errors that a person can mend in plain words from now on; all others keep their traceback."""
@@ -26,7 +28,7 @@ def is_plain(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     raised_here = trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
-    return isinstance(error, OSError) or raised_here
+    return isinstance(error, OSError) or (isinstance(error, PLAIN_ERRORS) and raised_here)
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -66,6 +66,8 @@ def write_pseudo_masks(
     paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in dataset.data]
     batches = SameSizeBatches(dataset.data, batch_size)
     unfinished = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
+    if unfinished:
+        (mask_dir / "manifest.json").unlink(missing_ok=True)
     loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
     logger.info(f"Pseudo masks: {len(paths)} images, {len(unfinished)} of {len(batches)} batches to do, in {mask_dir}.")
     value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background

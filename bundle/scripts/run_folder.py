@@ -122,7 +122,7 @@ def set_aside(output_dir: str | Path, outputs: Sequence[str | Path]) -> None:
             raise ValueError(f"{path} must lie in {output_dir} to be made again; move it away yourself first.")
     if not existing:
         return
-    number = 1 + sum(1 for _ in (output_dir / "previous").glob("*"))
+    number = 1 + max((int(path.name) for path in (output_dir / "previous").glob("[0-9]*")), default=0)
     for path in existing:
         target = output_dir / "previous" / str(number) / path.relative_to(output_dir)
         target.parent.mkdir(parents=True, exist_ok=True)
