@@ -30,6 +30,14 @@ def demo_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def few_shot_dir(tmp_path_factory):
+    """The same in another stain, other patches, with masks of the train patches too."""
+    counts = {"num_train": 8, "num_val": 3, "num_test": 2}
+    folder = tmp_path_factory.mktemp("data") / "demo_lab_b"
+    return make_demo_data(folder, 2, 64, **counts, stain="lab_b", train_masks=True)
+
+
+@pytest.fixture(scope="session")
 def run_bundle(demo_dir):
     """Run a run id of the bundle in this process, from its folder, with configs and overrides."""
 

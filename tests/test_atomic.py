@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from scripts.atomic import atomic_path, write_checkpoint, write_json
+from scripts.atomic import atomic_path, write_checkpoint, write_csv, write_json
 
 
 class PowerCutError(Exception):
@@ -110,3 +110,8 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     with pytest.raises(Exception, match="pickle"):
         write_checkpoint(path, {"epoch": 2, "function": lambda: None})
     assert torch.load(path, weights_only=True) == {"epoch": 1} and names(tmp_path) == ["checkpoint.pt"]
+
+
+def test_csv_has_empty_cells_for_none(tmp_path):
+    write_csv(tmp_path / "a" / "table.csv", ["name", "iou"], [["tumor, solid", 0.5], ["rest", None]])
+    assert (tmp_path / "a" / "table.csv").read_text().splitlines() == ["name,iou", '"tumor, solid",0.5', "rest,"]

@@ -11,7 +11,9 @@ from conftest import BUNDLE, LITE, TINY
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
+from scripts.new_dataset import describe_dataset
 from scripts.plain_errors import root_cause
+from scripts.prepare import prepare
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
@@ -34,7 +36,7 @@ def test_configs_are_json_with_four_spaces(path):
 
 def test_inference_repeats_the_definitions_of_training():
     train, inference = load("train.json"), load("inference.json")
-    same = ["segmenter_def", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
+    same = ["segmenter_def", "pspnet", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
     same += ["background", "value_names", "mask_values", "network_def"]
     assert {name: inference[name] for name in same} == {name: train[name] for name in same}
 
@@ -46,16 +48,27 @@ def test_luad_overlay_is_the_explicit_default():
     }
 
 
+def test_esfan_overlay_is_the_explicit_default():
+    parser, esfan = ConfigParser(load("train.json")), load("method_esfan.json")
+    del esfan["_desc_"]
+    assert {name: parser.get(name) for name in esfan} == esfan
+
+
+def test_methods_settle_the_same_things():
+    esfan, ibdr = load("method_esfan.json"), load("method_ibdr.json")
+    assert ibdr.keys() - esfan.keys() == {"iicb"} and esfan.keys() <= ibdr.keys()
+
+
 def test_metadata_names_the_default_tissues():
     channel_def = load("metadata.json")["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert channel_def == dict(zip("01234", ["background", *load("train.json")["class_names"]]))
 
 
 @pytest.mark.parametrize("overlays", [[], ["lite.json"]], ids=["paper", "lite"])
-@pytest.mark.parametrize("num_classes", [2, 7])
-def test_networks_build_for_any_number_of_classes(in_bundle, overlays, num_classes):
+@pytest.mark.parametrize(("method", "num_classes"), [("esfan", 2), ("esfan", 7), ("ibdr", 2), ("ibdr", 4)])
+def test_networks_build_for_any_number_of_classes(in_bundle, overlays, method, num_classes):
     parser = ConfigParser()
-    parser.read_config([f"configs/{name}" for name in ("train.json", *overlays)])
+    parser.read_config([f"configs/{name}" for name in ("train.json", f"method_{method}.json", *overlays)])
     parser["num_classes"] = num_classes
     segmenter = parser.get_parsed_content("segmenter_def").eval()
     with torch.inference_mode():
@@ -73,10 +86,11 @@ def test_data_set_overlays_are_consistent(path):
     assert meanings == set(range(len(overlay["palette"]))) == meanings | set(overlay["classifier_values"])
 
 
-@pytest.mark.parametrize("name", ["dataset_luad.json", "dataset_bcss.json", "dataset_luad_tissue.json"])
-def test_data_set_overlays_run_up_to_their_data(in_bundle, name, tmp_path):
+@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+@pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("dataset_*.json")), ids=lambda path: path.stem)
+def test_data_set_overlays_run_up_to_their_data(in_bundle, method, path, tmp_path):
     parser = ConfigParser()
-    parser.read_config(["configs/train.json", "configs/lite.json", f"configs/{name}"])
+    parser.read_config(["configs/train.json", f"configs/method_{method}.json", "configs/lite.json", str(path)])
     parser["dataset_dir"] = str(tmp_path)
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("check")
@@ -138,20 +152,78 @@ def test_masks_of_any_folder_are_gated_by_predicted_labels(finished_run, run_bun
     assert confusion.tolist() == scores["protocols"]["with_background"]["confusion"]
 
 
-def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path):
+@pytest.mark.parametrize("class_names", [["tumor", "rest"], ["tumor", "stroma", "lymphocytes", "rest"]], ids=len)
+@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+def test_each_method_runs_end_to_end_on_two_and_four_classes(run_bundle, few_shot_dir, tmp_path, method, class_names):
+    overlay = describe_dataset("x", tmp_path / "data", class_names, False)
+    overlay["source"] = {"mask_values": {str(value): value % len(class_names) for value in range(4)}}
+    if len(class_names) == 2:
+        overlay["source"]["mask_values"] |= {"2": 0, "3": 0}
+    (tmp_path / "dataset_x.json").write_text(json.dumps(overlay))
+    prepare(str(few_shot_dir), str(tmp_path / "data"), str(tmp_path / "dataset_x.json"), 64)
+    configs = ["configs/train.json", f"configs/method_{method}.json", "configs/lite.json", tmp_path / "dataset_x.json"]
+    run_bundle("training", tmp_path / "run", configs, dataset_dir=str(tmp_path / "data"), **TINY)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    assert len(list((tmp_path / "run" / "pseudo_masks").glob("*.png"))) == 8
+    for stage in ("train_classifier", "run"):
+        scores = record["stages"][stage]["scores"]["val"]["protocols"]
+        assert list(scores) == ["published"]  # without background there is one protocol
+        assert set(scores["published"]["classes"]) == set(class_names)
+        assert sum(map(sum, scores["published"]["confusion"])) == 3 * 64 * 64
+    names = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True).keys()
+    assert any("hdfm" in name for name in names) == (method == "ibdr")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    command += ["--dataset_dir", str(few_shot_dir / "test" / "img"), "--output_dir", str(tmp_path / "out")]
+    subprocess.run(command, cwd=tmp_path / "run", check=True, capture_output=True)
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("pixel_masks", "freeze"), [(True, True), (False, False)])
+def test_a_trained_network_adapts_to_another_stain(
+    finished_run, run_bundle, few_shot_dir, tmp_path, pixel_masks, freeze
+):
+    settings = {"source_dir": str(finished_run), "num_images": 3, "freeze_encoder": freeze, "train#epochs": 2}
+    configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
+    data = {"dataset_dir": str(few_shot_dir), "pixel_masks": pixel_masks}
+    run_bundle("adapt", tmp_path, configs, **settings, **data)
+    record = json.loads((tmp_path / "run.json").read_text())["stages"]
+    assert list(record) == ["score_source", "copy_pixel_masks" if pixel_masks else "generate_pseudo_masks", "run"]
+    masks = sorted((tmp_path / "pseudo_masks").glob("*.png"))
+    assert len(masks) == 3
+    same = [np.array_equal(Image.open(path), Image.open(few_shot_dir / "train" / "mask" / path.name)) for path in masks]
+    assert all(same) == pixel_masks
+    before, after = (torch.load(d / "models" / "model.pt", weights_only=True) for d in (finished_run, tmp_path))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed and any(".encoder." in name for name in changed) != freeze
+    state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)
+    assert state["trainer"]["epoch_length"] == 1
+    assert all(torch.equal(after[name], state["network"][name]) for name in after)  # the last epoch's weights
+    rows = (tmp_path / "scores" / "adaptation.csv").read_text().splitlines()
+    means = [
+        scores["protocols"]["published"]["mean_iou"]
+        for scores in (record["score_source"]["scores"]["val"], record["run"]["scores"]["val"])
+    ]
+    assert any(row.startswith(f"val,published,mean,{means[0]},{means[1]},") for row in rows)
+
+
+@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path, method):
     settings = {"classification#epochs": 1, "train#epochs": 1, "backbone_weights": "$None", "encoder_weights": "$None"}
     settings |= {"classification#batch_size": 4, "train#batch_size": 4}
-    run_bundle("training", tmp_path, ["configs/train.json", "configs/dataset_demo.json"], **settings)
+    configs = ["configs/train.json", f"configs/method_{method}.json", "configs/dataset_demo.json"]
+    run_bundle("training", tmp_path, configs, **settings)
     record = json.loads((tmp_path / "run.json").read_text())
     assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
     classifier = torch.load(tmp_path / "models" / "classifier" / "model.pt", weights_only=True)
-    assert classifier["fusion.fusion_conv.weight"].shape == (2048, 2048, 3, 3)
+    last = {"esfan": "fusion_conv", "ibdr": "out_conv"}[method]
+    assert classifier[f"fusion.{last}.weight"].shape == (2048, 2048, 3, 3)
     assert classifier["deep_head.weight"].shape == (3, 4096, 1, 1)
     for name in ("classifier", "segmenter"):
         state = torch.load(tmp_path / "checkpoints" / f"{name}.pt", weights_only=True, mmap=True)
         assert state["trainer"]["epoch_length"] == 2 and state["lr_scheduler"]["last_epoch"] == 2
     segmenter = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    assert "network.encoder.model.layer2.23.conv3.weight" in segmenter
+    assert any(name.endswith("encoder.model.layer2.23.conv3.weight") for name in segmenter)
 
 
 def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):

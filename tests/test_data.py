@@ -16,6 +16,7 @@ from scripts.data import (
     images_with_masks,
     labelled_images,
     parse_label,
+    patch_size,
     read_label_file,
     require_rgb,
     split_items,
@@ -365,3 +366,8 @@ def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
     path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\ny/p.png,1,0,0\n")
     with pytest.raises(ValueError, match=r"labels.csv must have one image of a name, whatever its suffix; \['p'\]"):
         labelled_images(tmp_path, CLASS_NAMES, path)
+
+
+def test_patch_size_is_height_and_width_of_the_training_patches(tmp_path):
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    assert patch_size([{"image": str(tmp_path / "a.png")}, {"image": "never opened"}]) == [5, 7]

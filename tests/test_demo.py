@@ -146,3 +146,16 @@ def test_command_prints_one_line(tmp_path):
     result = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
     assert result.stdout == f"{folder}: 2 train, 1 val, 0 test patches of 32 px, seed 7, lab_b\n"
     assert len(list(folder.rglob("*.png"))) == 4
+
+
+def test_train_patches_have_masks_on_request_and_are_the_same(data_dir, tmp_path):
+    with_masks = make_demo_data(tmp_path / "demo", **SETTINGS, train_masks=True)
+    images = sorted((with_masks / "train" / "img").iterdir())
+    for index, path in enumerate(images):
+        assert path.read_bytes() == (data_dir / "train" / "img" / path.name).read_bytes()
+        expected = demo.draw_example(SETTINGS["seed"], "train", index, 64, STAINS["lab_a"])[1]
+        assert (np.asarray(Image.open(with_masks / "train" / "mask" / path.name)) == expected).all()
+    assert not (data_dir / "train" / "mask").exists()
+    assert make_demo_data(tmp_path / "demo", **SETTINGS, train_masks=True) == with_masks
+    with pytest.raises(ValueError, match="must hold demo data of"):
+        make_demo_data(tmp_path / "demo", **SETTINGS)

@@ -15,6 +15,7 @@ from torch.utils.data import DistributedSampler
 
 from scripts.handlers import (
     BestModelHandler,
+    GradientClippingHandler,
     LinearScheduleHandler,
     ProgressHandler,
     RandomSeedHandler,
@@ -367,3 +368,24 @@ def test_logs_what_is_about_to_be_trained_and_how_long_it_will_take(log):
     size, time = log.messages
     assert "segmenter: 11 patches, 2 epochs of 3 steps, 1.5 million parameters, 0.5 of them trained, on cpu" in size
     assert "s per step: the segmenter will take about 0:00:00 h" in time
+
+
+# --- gradient clipping
+
+
+@pytest.mark.parametrize(("gradient", "max_norm", "factor"), [([3.0, 4.0], 1.0, 0.2), ([0.3, 0.4], 1.0, 1.0)])
+def test_gradients_are_scaled_to_the_largest_norm_of_all_together(gradient, max_norm, factor):
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in gradient]
+    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
+    GradientClippingHandler(optimizer, max_norm).attach(Engine(lambda engine, batch: None))
+    for parameter, value in zip(parameters, gradient):
+        parameter.grad = torch.tensor([value])
+    optimizer.step()
+    for parameter, value in zip(parameters, gradient):
+        assert parameter.item() == pytest.approx(-factor * value, rel=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [0, -1, float("nan")])
+def test_refuses_to_clip_to_nothing(max_norm):
+    with pytest.raises(ValueError, match="`max_norm` must be above 0"):
+        GradientClippingHandler(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), max_norm)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from test_data import write_png_with_16_bits
 
 from scripts.mask_values import inverse, lookup_table, read_mask, to_ours
 
@@ -77,7 +78,39 @@ def test_reads_a_bilevel_mask_as_0_and_1(tmp_path):
     assert mask.tolist() == [[1, 0, 1]] and mask.dtype == np.uint8
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_reads_grey_stored_as_colour(tmp_path, suffix):
+    mask = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    Image.fromarray(np.stack([mask] * 3, axis=-1)).save(tmp_path / f"mask{suffix}")
+    assert read_mask(tmp_path / f"mask{suffix}").tolist() == mask.tolist()
+
+
+def test_reads_a_jpeg_of_grey_stored_as_colour_like_the_one_stored_as_grey(tmp_path):
+    mask = np.zeros((37, 50), dtype=np.uint8)
+    mask[5:21, 9:30] = 255
+    Image.fromarray(mask).save(tmp_path / "grey.jpg")
+    Image.fromarray(mask).convert("RGB").save(tmp_path / "colour.jpg")
+    grey, colour = (read_mask(tmp_path / name) for name in ("grey.jpg", "colour.jpg"))
+    assert grey.shape == colour.shape == mask.shape and len(np.unique(grey)) > 2  # JPEG blurs the edge
+    assert np.array_equal(grey, colour) and np.array_equal(grey > 127, mask > 0)
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_refuses_colour_even_in_one_channel_of_one_pixel(tmp_path, channel):
+    mask = np.full((4, 5, 3), 7, dtype=np.uint8)
+    mask[3, 4, channel] += 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="or RGB whose .* are equal.*, got mode RGB with channels that differ; save"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_refuses_colour_with_16_bits_which_would_be_cut(tmp_path):
+    write_png_with_16_bits(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="mask.png must be a mask .* got mode RGB with 16 bits per colour; save it as"):
+        read_mask(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "F", "CMYK"])
 def test_refuses_masks_of_colours(tmp_path, mode):
     path = tmp_path / "mask.tif"
     Image.new(mode, (4, 4)).save(path)

@@ -7,7 +7,6 @@ from pathlib import Path
 import fire
 import numpy as np
 import pytest
-from PIL import Image
 from skimage.color import rgb2lab
 
 from scripts import new_dataset as command
@@ -19,11 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch):
-    for name in ("x", "y", "data", "glands"):
-        patches = tmp_path / "work" / name / "train" / "img"
-        patches.mkdir(parents=True)
-        Image.new("RGB", (80, 64)).save(patches / "a[1].png")
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "CONFIG_DIR", tmp_path / "configs")
     return tmp_path / "configs"
 
@@ -39,7 +34,6 @@ def test_with_background_the_classes_are_1_to_k(configs):
     assert overlay["classifier_values"] == overlay["segmenter_values"] == [1, 2, 3]
     assert overlay["mask_values"] == {"0": 0, "1": 1, "2": 2, "3": 3}
     assert overlay["palette"] == [[255, 255, 255], [230, 159, 0], [86, 180, 233], [0, 158, 115]]
-    assert overlay["patch_size"] == [64, 80]
     assert overlay["level_weights"] == [0.2, 0.3, 0.5] and overlay["threshold"] == 0.5
     assert overlay["dataset_name"] == "own" and overlay["dataset_dir"] == str(Path.cwd() / "data")
 
@@ -49,7 +43,7 @@ def test_without_background_the_last_class_is_0_as_in_glas(configs):
     assert overlay["classifier_values"] == [1, 0] and overlay["segmenter_values"] == [0, 1]  # METHODS.md, section 5
     assert overlay["mask_values"] == {"0": 0, "1": 1}
     assert overlay["palette"] == [[239, 239, 239], [230, 159, 0]]
-    three = describe_dataset("x", "x", ["a", "b", "rest"], False, (64, 64))
+    three = describe_dataset("x", "x", ["a", "b", "rest"], False)
     assert three["classifier_values"] == [1, 2, 0] and three["segmenter_values"] == [0, 1, 2]
 
 
@@ -80,14 +74,10 @@ def test_overlay_has_the_keys_and_the_layout_of_the_others(configs):
     assert [line[:5] for line in path.read_text().splitlines()[1:-1]] == ['    "'] * len(own)
 
 
-def test_patches_may_be_yet_to_cut(configs):
-    assert run("own --dataset-dir nowhere --class-names a,b --patch-size 96")["patch_size"] == [96, 96]
-
-
 @pytest.mark.parametrize("background", [True, False])
 def test_each_class_has_a_mask_value_and_a_colour(background):
     names = [f"class {index}" for index in range(30)]
-    overlay = describe_dataset("x", "x", names, background, (64, 64))
+    overlay = describe_dataset("x", "x", names, background)
     values = [*range(31)] if background else [*range(30)]
     assert np.flatnonzero(lookup_table(overlay["mask_values"]) >= 0).tolist() == values
     assert sorted(overlay["classifier_values"]) == overlay["segmenter_values"] == values[-30:]
@@ -122,11 +112,6 @@ def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_name
 def test_refuses_colours_that_do_not_fit(configs, colors):
     with pytest.raises(ValueError, match="`colors` must be 2 RGB colours"):
         new_dataset("x", "x", "a,b", colors=colors)
-
-
-def test_refuses_a_data_set_without_patches(configs):
-    with pytest.raises(FileNotFoundError, match="nowhere/train/img must be a folder of images"):
-        new_dataset("own", "nowhere", ["a"])
 
 
 def test_refuses_to_overwrite(configs):

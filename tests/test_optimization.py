@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.optimization import parameter_groups
+from scripts.optimization import freeze, parameter_groups
 
 
 class TinyClassifier(nn.Module):
@@ -70,3 +70,31 @@ def test_refuses_parts_without_a_trainable_parameter(part):
     network.norm.requires_grad_(False)
     with pytest.raises(ValueError, match=rf"`part_multipliers` must name parts .*; \['{part}'\] have none"):
         parameter_groups(network, 0.1, 0.1, part_multipliers={part: 2, "squeeze": 2})
+
+
+def test_a_frozen_part_stays_as_it_is_while_the_rest_learns():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    network = nn.Sequential(block, nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    assert freeze(network, ["0"]) is network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    image = torch.rand(2, 3, 6, 6)
+    for _ in range(2):
+        network.train()  # as a trainer does before every step
+        network(image).square().sum().backward()
+        optimizer.step()
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    learning = {"1.weight", "1.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    assert changed <= learning and {"1.weight", "2.bias", "2.num_batches_tracked"} <= changed
+    torch.testing.assert_close(block(image), block(image), rtol=0, atol=0)  # no dropout
+
+
+def test_nothing_is_frozen_unless_named():
+    network = freeze(TinyClassifier(), [])
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_refuses_to_freeze_what_is_not_there():
+    with pytest.raises(ValueError, match="`parts` must name parts of TinyClassifier, got 'encoder'"):
+        freeze(TinyClassifier(), ["encoder"])

@@ -1,10 +1,11 @@
 """Write files so that a reader, or a run after a crash, sees the whole file or none of it."""
 
+import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     text = json.dumps(content, indent=4, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table as CSV; ``None`` becomes an empty cell."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_checkpoint(path: str | os.PathLike, content: Any) -> None:

@@ -201,6 +201,12 @@ def labelled_images(
     return items
 
 
+def patch_size(items: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Height and width in pixels of the first of the training ``items``, and so of all of them (see ``check``)."""
+    with Image.open(items[0]["image"]) as image:
+        return [image.height, image.width]
+
+
 def images_with_masks(images: Sequence[str | Path], mask_dir: str | Path) -> list[dict[str, str]]:
     """Pair images with the masks of ``mask_dir`` that have the same file name up to the suffix.
 

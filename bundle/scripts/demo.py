@@ -36,11 +36,11 @@ def draw_example(seed: int, split: str, index: int, size_px: int, stain: Stain) 
 
 
 def write_example(folder: Path, split: str, index: int, image: np.ndarray, mask: np.ndarray) -> None:
-    """Write a patch under ``folder / split``: a train patch with its label in the name, the others with their mask."""
+    """Write a patch, a train patch with its label in the name, and in a split with a folder ``mask`` its mask."""
     label = " ".join(str(int((mask == value).mean() >= MIN_SHARE)) for value in sorted(TISSUES))
     name = f"demo-{split}-{index:04d}-[{label}].png" if split == "train" else f"demo-{split}-{index:04d}.png"
     Image.fromarray(image).save(folder / split / "img" / name)
-    if split != "train":
+    if (folder / split / "mask").is_dir():
         mask_picture(mask, PALETTE).save(folder / split / "mask" / name)
 
 
@@ -73,6 +73,7 @@ def make_demo_data(
     num_val: int = 60,
     num_test: int = 60,
     stain: str = "lab_a",
+    train_masks: bool = False,
 ) -> Path:
     """Write a data set in the published layout; patch ``i`` of a split depends on seed, size, stain and ``i`` alone.
 
@@ -88,6 +89,7 @@ def make_demo_data(
         num_val: number of validation patches.
         num_test: number of test patches.
         stain: ``"lab_a"`` or ``"lab_b"``, the same tissue in another laboratory's colours.
+        train_masks: whether train patches have masks too, for few-shot adaptation.
 
     Returns:
         ``output_dir``.
@@ -103,7 +105,7 @@ def make_demo_data(
     if stain not in STAINS:
         raise ValueError(f"`stain` must be one of {list(STAINS)}, got {stain!r}; add a `Stain` to `STAINS` for others.")
     counts = {f"{split}/img": total for split, total in totals.items()}
-    counts |= {f"{split}/mask": totals[split] for split in ("val", "test")}
+    counts |= {f"{split}/mask": totals[split] for split in SPLITS if split != "train" or train_masks}
     settings = {"generator": GENERATOR, "seed": seed, "size_px": size_px, "stain": stain, "counts": counts}
     output_dir = Path(str(output_dir)).resolve()  # Fire reads a folder named 2024 as a number
     if holds_data(output_dir, settings):

@@ -42,6 +42,29 @@ def loss_value(output: Mapping[str, Any]) -> float:
     return output["loss"].item()
 
 
+class GradientClippingHandler:
+    """Scale the gradients of all parameters down to a largest Euclidean norm before each step of an optimiser.
+
+    Args:
+        optimizer: the optimiser.
+        max_norm: the largest norm of all gradients together, above 0.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        if not max_norm > 0:
+            raise ValueError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer's optimiser, which with mixed precision comes after the gradients are unscaled."""
+        self.optimizer.register_step_pre_hook(self)
+
+    def __call__(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
 class StopOnNaNHandler:
     """Raise an error when the loss is not finite, instead of training on with ruined weights."""
 

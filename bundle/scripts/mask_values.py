@@ -66,18 +66,28 @@ def inverse(mask_values: Mapping[str, int]) -> dict[int, int]:
 def read_mask(path: str | Path) -> np.ndarray:
     """The values of the mask file ``path``, (H, W) integers; of a palette image the indices, not the colours.
 
+    A mask of grey values that is stored as RGB, its three channels equal, is read as the greyscale mask it is.
+
     Raises:
         ValueError: if the file is no readable image, or has more than one number per pixel.
     """
     try:
         with Image.open(path) as picture:
-            mode, mask = picture.mode, np.asarray(picture)
+            mode = picture.mode
+            if mode == "RGB" and ";16" in str(getattr(picture, "tile", [])):  # PIL cuts these to 8 bits
+                mode = "RGB with 16 bits per colour"
+            mask = np.asarray(picture)
     except Exception as error:  # damaged files make PIL raise errors of many kinds
         raise ValueError(f"{path} must be a readable image, got {error!r}; replace the file.") from error
+    if mode == "RGB":
+        if (mask == mask[..., :1]).all():
+            return mask[..., 0]
+        mode = "RGB with channels that differ"
     if mode not in MASK_MODES:
         raise ValueError(
-            f"{path} must be a mask of one whole number per pixel (modes {', '.join(MASK_MODES)}), got mode {mode}; "
-            "save it as a greyscale or palette PNG whose pixels are the class values."
+            f"{path} must be a mask of one whole number per pixel (modes {', '.join(MASK_MODES)}, or RGB whose three "
+            f"channels are equal), got mode {mode}; save it as a greyscale or palette PNG whose pixels are the class "
+            "values."
         )
     return mask.astype(np.uint8) if mode == "1" else mask
 

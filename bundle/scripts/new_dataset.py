@@ -10,12 +10,10 @@ from pathlib import Path
 
 import fire
 import numpy as np
-from PIL import Image
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 
 from .atomic import atomic_path
-from .data import find_images
 from .pictures import Palette
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -69,7 +67,6 @@ def describe_dataset(
     dataset_dir: str | Path,
     class_names: Sequence[str],
     background: bool,
-    patch_size: Sequence[int],
     colors: Palette | None = None,
 ) -> dict:
     """The overlay of a data set whose masks hold our values.
@@ -82,7 +79,6 @@ def describe_dataset(
         dataset_dir: its folder.
         class_names: the K classes in label order.
         background: whether pixels may belong to no class.
-        patch_size: height and width of the training patches in pixels.
         colors: RGB colour of each class; default: the ones of ``distinct_colors``, light grey for the rest.
     """
     require_names(name, class_names, background)
@@ -101,7 +97,6 @@ def describe_dataset(
         "segmenter_values": sorted(values),
         "mask_values": {str(value): value for value in sorted(color_of)},
         "palette": [list(color_of[value]) for value in sorted(color_of)],
-        "patch_size": list(patch_size),
         "level_weights": [0.2, 0.3, 0.5],
         "threshold": 0.5,
     }
@@ -113,7 +108,6 @@ def new_dataset(
     class_names: Sequence[str],
     background: bool = True,
     colors: Palette | None = None,
-    patch_size: int | None = None,
 ) -> Path:
     """Write ``configs/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
 
@@ -123,18 +117,13 @@ def new_dataset(
         class_names: in the order of the labels, separated by commas.
         background: whether pixels may belong to no class; ``--nobackground``: the last class is the rest.
         colors: of the classes, e.g. ``[[205,51,51],[255,165,0]]``.
-        patch_size: side of the training patches in pixels, if they are yet to be cut; default: measured.
 
     Raises:
         FileExistsError: if there is such a config already.
     """
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
-    size = (patch_size, patch_size)
-    if patch_size is None:
-        with Image.open(find_images(Path(str(dataset_dir)) / "train" / "img")[0]) as patch:
-            size = (patch.height, patch.width)
     class_names = [str(item).strip() for item in names]
-    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, size, colors)
+    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, colors)
     path = CONFIG_DIR / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")

@@ -1,6 +1,6 @@
-"""Parameter groups with the learning rates and weight decays that the papers give to weights, biases and heads."""
+"""What an optimiser trains: parameter groups as the papers have them, and parts that stay as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -42,3 +42,30 @@ def parameter_groups(
     if unused:
         raise ValueError(f"`part_multipliers` must name parts with trainable parameters; {sorted(unused)} have none.")
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> nn.Module:
+    """Keep parts of a network as they are: no parameter trains, and batch norms and dropout stay in evaluation mode.
+
+    Args:
+        network: the network.
+        parts: names of its parts, for instance ``["network.encoder.model"]``.
+
+    Returns:
+        ``network`` itself.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    for name in parts:
+        try:
+            part = network.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(f"`parts` must name parts of {type(network).__name__}, got {name!r}; {error}.") from error
+        part.requires_grad_(False)
+        part.register_forward_pre_hook(_evaluation_mode)
+    return network
+
+
+def _evaluation_mode(module: nn.Module, inputs: tuple) -> None:
+    module.eval()

@@ -3,6 +3,9 @@
     python -m scripts.prepare --source DIR --output DIR --dataset configs/dataset_x.json
         [--patch-size 128] [--stride 64] [--min-share 0.05] [--published-values] [--splits train,val,test]
 
+The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
+``"source"`` describes (see ``scripts.releases``); which of its images went to which split is in ``prepare.json``.
+
 A training mask decides which classes a patch shows, and nothing else: it is not written. ``min_share`` is the share of
 a patch from which a class counts as present, and so decides what can be learned: if it is low, most patches show most
 classes and labels hardly tell patches apart; if it is high, labels call slivers of tissue absent, and patches in which
@@ -24,12 +27,17 @@ from .check import count_labels, format_counts, read_pair_mask
 from .data import find_images, images_with_masks
 from .mask_values import inverse, lookup_table, to_ours
 from .pictures import Palette, mask_picture
+from .releases import SPLITS, Release, read_flat_folder, read_release
 
-SPLITS = ("train", "val", "test")
+
+def is_flat(source: Path, release: Release) -> bool:
+    """Whether ``source`` is to be read as a flat folder: it has no ``{split}/img``, and ``release`` a mask suffix."""
+    layout = any((source / split / "img").is_dir() for split in SPLITS)
+    return source.is_dir() and not layout and release.mask_suffix is not None
 
 
-def find_pairs(source: Path, splits: Sequence[str]) -> dict[str, list[dict[str, str]]]:
-    """Images and masks of each split that ``source`` has, from ``{split}/img`` and ``{split}/mask``.
+def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[str, list[dict[str, str]]]:
+    """Images and masks of each split that ``source`` has, from ``{split}/img`` and ``{split}/mask`` or a flat folder.
 
     Returns:
         Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``images_with_masks``).
@@ -40,9 +48,20 @@ def find_pairs(source: Path, splits: Sequence[str]) -> dict[str, list[dict[str, 
     """
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+    if is_flat(source, release):
+        pairs = read_flat_folder(source, release)
+        found = [split for split in splits if pairs[split]]
+        if not found:
+            raise FileNotFoundError(
+                f"{source} must hold images of {' or '.join(splits)}; correct `source` or `splits`."
+            )
+        return {split: pairs[split] for split in found}
     found = [split for split in splits if (source / split).is_dir()]
     if not found or "train" in set(splits) - set(found):
-        raise FileNotFoundError(f"{source} must hold folders {'/img and '.join(splits)}/img; check `source`.")
+        raise FileNotFoundError(
+            f"{source} must hold folders {'/img and '.join(splits)}/img, or images with their masks beside them if the "
+            "data set's overlay has `mask_suffix` in its section `source`; check `source`."
+        )
     pairs = {}
     for split in found:
         images = find_images(source / split / "img")
@@ -152,29 +171,35 @@ def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int,
     if misread:
         raise ValueError(
             f"`mask_values` must read masks in our values as they are, but reads {misread}; give `published_values`, "
-            "or move it to `source_mask_values` in the overlay and let `mask_values` map each value to itself."
+            "or move it into `source` in the overlay and let `mask_values` map each value to itself."
         )
     return {ours: ours for ours in written}
 
 
-def require_cut(patch_size: int, stride: int, min_share: float) -> None:
-    """Raise a ValueError unless patches of these settings cover every pixel and can have a label."""
+def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
+    """The settings of ``cut_patches``; ``stride`` defaults to half of ``patch_size``.
+
+    Raises:
+        ValueError: unless patches of these settings cover every pixel and can have a label.
+    """
     if type(patch_size) is not int or patch_size < 1:
         raise ValueError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
+    stride = max(1, patch_size // 2) if stride is None else stride
     if type(stride) is not int or not 1 <= stride <= patch_size:
         raise ValueError(
             f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
         )
     if not 0 < min_share <= 1:
         raise ValueError(f"`min_share` must lie in (0, 1], got {min_share}; give a share, not a percentage.")
+    return {"patch_size": patch_size, "stride": stride, "min_share": min_share}
 
 
 def prepare(
     source: str,
     output: str,
     dataset: str,
-    patch_size: int = 128,
-    stride: int = 64,
+    patch_size: int | None = None,
+    stride: int | None = None,
     min_share: float = 0.05,
     published_values: bool = False,
     splits: Sequence[str] = SPLITS,
@@ -182,32 +207,36 @@ def prepare(
     """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
 
     Args:
-        source: has ``{train,val,test}/{img,mask}``, image and mask of the same name; val and test may be missing.
+        source: has ``{train,val,test}/{img,mask}``, image and mask of the same name, of which val and test may be
+            missing; or is a release, images and masks in one folder, as the overlay's ``source`` describes it.
         output: the folder to make.
-        dataset: the data set's overlay; ``source_mask_values``, or else ``mask_values``, reads the masks of ``source``.
-        patch_size: side of a training patch in px.
-        stride: distance of neighbouring patches in px, up to ``patch_size``.
+        dataset: the data set's overlay; its section ``source`` (see ``Release``) says how to read ``source``.
+        patch_size: side of a training patch in px; default: the overlay's ``source``, or else 128.
+        stride: distance of neighbouring patches in px, up to ``patch_size``; default: half of it.
         min_share: share of a patch from which a class counts as present.
         published_values: write masks in the file values of ``mask_values`` instead of ours.
         splits: which ones to prepare.
 
     Returns:
-        The report, which is also in ``prepare.json``: the settings and what there is by split.
+        The report, which is also in ``prepare.json``: the settings and what there is by split, and the names of each
+        split's images if ``source`` is a flat folder.
 
     Raises:
         FileExistsError: if ``output`` exists.
         ValueError: for an argument out of range, or a file that is not as it must be.
     """
-    require_cut(patch_size, stride, min_share)
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
     overlay = json.loads(Path(dataset).read_text())
-    table = lookup_table(overlay.get("source_mask_values", overlay["mask_values"]))
+    release = read_release(overlay)
+    settings = cut_settings(release.patch_size if patch_size is None else patch_size, stride, min_share)
+    table = lookup_table(release.mask_values)
     written = written_values(overlay["mask_values"], published_values)
-    pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits))
-    settings = {"patch_size": patch_size, "stride": stride, "min_share": min_share}
+    pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
+    if is_flat(source, release):
+        report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
     with atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)

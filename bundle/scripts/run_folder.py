@@ -180,6 +180,7 @@ def write_inference_config(
     train = json.loads((configs / "train.json").read_text())
     inference = json.loads((templates / "inference.json").read_text())
     inference |= {key: train[key] for key in inference.keys() & train.keys() if key not in OWN_INFERENCE_SETTINGS}
+    inference["patch_size"] = list(patch_size)
     write_json(configs / "inference.json", inference)
     metadata = json.loads((templates / "metadata.json").read_text())
     channel_def = {str(value): name for value, name in enumerate(value_names)}

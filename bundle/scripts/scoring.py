@@ -1,6 +1,5 @@
 """Score a network on the splits that have masks: JSON, tables, a confusion matrix and pictures."""
 
-import csv
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from .atomic import atomic_path, write_json
+from .atomic import write_csv, write_json
 from .metrics import confusion_matrix, summary
 from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_png
 
@@ -125,7 +124,7 @@ class ScoreHandler:
             for protocol, result in self.result["protocols"].items()
             for name, scores in [*result["classes"].items(), ("mean", _means(result))]
         ]
-        _write_csv(
+        write_csv(
             self.output_dir / "scores" / f"{self.title}.csv",
             ["protocol", "class", "iou", "dice", "recall", "pixels"],
             rows,
@@ -146,7 +145,7 @@ class ScoreHandler:
             ]
             rows.append([name, *scores])
         header = ["image", *(f"mean_iou_{protocol}" for protocol in self.protocols)]
-        _write_csv(self.output_dir / "scores" / f"{self.title}_images.csv", header, rows)
+        write_csv(self.output_dir / "scores" / f"{self.title}_images.csv", header, rows)
 
     def _write_sheet(self) -> None:
         """The sheet of pictures, as PNG and in TensorBoard."""
@@ -159,13 +158,6 @@ class ScoreHandler:
 def _means(result: Mapping[str, Any]) -> dict[str, Any]:
     pixels = sum(scores["pixels"] for scores in result["classes"].values())
     return {"iou": result["mean_iou"], "dice": result["mean_dice"], "recall": result["mean_accuracy"], "pixels": pixels}
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def score_splits(

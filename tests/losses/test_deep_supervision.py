@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.losses import DeepSupervisionLoss
+
+from scripts.losses import IntraInterClassLoss
 
 CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "train.json"
 LEVEL_WEIGHTS = (0.2, 0.3, 0.5)
@@ -48,3 +51,20 @@ def test_gradient_is_the_weighted_error_of_the_probabilities(criterion, logits, 
             for k in range(4):
                 expected = weight * (sigmoid(level[patch, k].item()) - label[patch, k].item()) / (5 * 4)
                 assert level.grad[patch, k].item() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_two_paths_of_segmentation_logits_add_up(dtype):
+    generator = torch.Generator().manual_seed(0)
+    main, auxiliary = (torch.randn(2, 3, 4, 5, generator=generator).requires_grad_() for _ in range(2))
+    pseudo_mask = torch.randint(0, 4, (2, 1, 4, 5), generator=generator).to(dtype)
+    two_paths = DeepSupervisionLoss(loss=IntraInterClassLoss(), weights=[1.0, 0.4])
+    value = two_paths((main, auxiliary), pseudo_mask)
+    gradients = torch.autograd.grad(value, (main, auxiliary))
+
+    parts = [IntraInterClassLoss()(path, pseudo_mask) for path in (main, auxiliary)]
+    assert parts[0].item() != pytest.approx(parts[1].item(), rel=1e-3)
+    assert value.item() == pytest.approx(parts[0].item() + 0.4 * parts[1].item(), rel=1e-6)
+    torch.testing.assert_close(gradients[0], torch.autograd.grad(parts[0], main)[0])
+    torch.testing.assert_close(gradients[1], 0.4 * torch.autograd.grad(parts[1], auxiliary)[0])
+    assert torch.equal(two_paths(main, pseudo_mask), parts[0])  # evaluation: the main path alone

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.networks import CAMClassifier
+from scripts.networks import CAMClassifier, ImplicitBoundaryMining
 
 NUM_CLASSES = 3
 
@@ -208,6 +208,55 @@ def test_side_outputs_follow_the_logits_in_training():
     assert len(network.eval()(images())) == 3
     cams, prob = network.train().cams(images())
     assert len(cams) == 3 and prob.shape == (2, NUM_CLASSES)
+
+
+class WideBackbone(TinyBackbone):
+    """The fusion block acts on 16 channels."""
+
+    fusion_channels = 16
+
+    def __init__(self):
+        super().__init__()
+        self.deep = nn.Conv2d(6, 16, 1)
+        self.last = nn.Sequential(nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8))
+
+
+def make_with_ibm():
+    torch.manual_seed(0)
+    return CAMClassifier(WideBackbone(), NUM_CLASSES, fusion=ImplicitBoundaryMining)
+
+
+@torch.no_grad()
+def test_with_ibm_a_boundary_map_and_an_embedding_follow_the_logits_in_training():
+    network = make_with_ibm().train()
+    network.dropout.eval()
+    outputs = network(images())
+    x = network.backbone.levels(images())[2]
+    fused, boundary, embedding = network.fusion(x)
+    assert len(outputs) == 5
+    torch.testing.assert_close(outputs[2], network.deep_head(network.backbone.deepest(fused)).mean(dim=(2, 3)))
+    torch.testing.assert_close(outputs[3:], (boundary, embedding))
+    assert outputs[3].shape == (2, 1, *x.shape[2:]) and outputs[4].shape == (2, 8, *x.shape[2:])
+    calm = network.eval()(images())
+    assert len(calm) == 3
+    torch.testing.assert_close(calm, outputs[:3])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_cams_do_not_depend_on_ibm_s_side_branches(training):
+    network = make_with_ibm().train(training)
+    cams, prob = network.cams(images())
+    (sum(cam.sum() for cam in cams) + prob.sum()).backward()
+    side = {name for name, _ in network.named_parameters() if name.startswith(("fusion.boundary", "fusion.embedding"))}
+    assert len(side) == 6
+    for name, parameter in network.named_parameters():
+        if name in side:
+            assert parameter.grad is None
+            parameter.data.normal_()
+        elif name.startswith("fusion."):
+            assert parameter.grad.abs().max() > 0
+    again, prob_again = network.cams(images())
+    assert all(torch.equal(a, b) for a, b in zip((*cams, prob), (*again, prob_again)))
 
 
 def test_refuses_no_class():

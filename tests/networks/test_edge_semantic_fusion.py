@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from scripts.networks import EdgeSemanticFusion
 from scripts.networks.edge_semantic_fusion import (
     AdaptiveFusionGate,
-    ContextChannelAmplifier,
     HybridEdgeAwareTransformer,
     PyramidContextIntegrator,
 )
@@ -57,7 +56,7 @@ def literal_heat(x, p, prefix=""):
     return sigmoid(F.conv2d(torch.cat([x, literal_laplacian(x)], dim=1), weight, bias, padding=1))
 
 
-def literal_coca(x, p, prefix=""):
+def literal_coca(x, p, prefix):
     squeeze, excite = p[f"{prefix}squeeze.weight"], p[f"{prefix}excite.weight"]
     hidden = (global_mean(x) @ squeeze.T).clamp(min=0)
     return sigmoid(hidden @ excite.T)[:, :, None, None]
@@ -119,7 +118,6 @@ def literal_esf(x, p):
 
 PARTS = [
     (HybridEdgeAwareTransformer, literal_heat),
-    (ContextChannelAmplifier, literal_coca),
     (AdaptiveFusionGate, literal_afg),
     (PyramidContextIntegrator, literal_pci),
     (EdgeSemanticFusion, literal_esf),
@@ -188,5 +186,5 @@ def test_pci_batch_norm_starts_as_the_identity():
 
 
 def test_refuses_fewer_channels_than_the_reduction():
-    with pytest.raises(ValueError, match=r"`channels` must be at least `reduction` \(16\), got 15"):
+    with pytest.raises(ValueError, match="`hidden_channels` must be at least 1, got 0 for 15 channels.* 16 or more"):
         EdgeSemanticFusion(15)

@@ -43,6 +43,23 @@ def test_replicates_the_border_and_crops_the_answer(size):
     np.testing.assert_allclose(logits.numpy(), literal(image, 4), atol=1e-6)
 
 
+class TwoPaths(BlockMeans):
+    """The block means, and of their first channel the double."""
+
+    def forward(self, image):
+        means = super().forward(image)
+        return means, 2 * means[:, :1]
+
+
+@pytest.mark.parametrize("size", [(8, 4), (5, 7), (4, 9), (1, 1), (3, 11)])
+def test_crops_each_answer_of_a_network_with_several(size):
+    image = torch.rand(2, 3, *size)
+    paths = PadAndCrop(TwoPaths(4), divisor=4)(image)
+    assert isinstance(paths, tuple) and len(paths) == 2
+    np.testing.assert_allclose(paths[0].numpy(), literal(image, 4), atol=1e-6)
+    np.testing.assert_allclose(paths[1].numpy(), 2 * literal(image, 4)[:, :1], atol=1e-6)
+
+
 def test_leaves_sizes_that_fit_untouched():
     image = torch.rand(1, 3, 8, 12)
     network = BlockMeans(4)

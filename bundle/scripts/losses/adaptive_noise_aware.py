@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-EPSILON = 1e-6
+from .pixel_terms import EPSILON, one_hot, roughness, uncertainty
+
 BACKGROUND_LOGIT = 100.0
 
 
@@ -41,15 +42,7 @@ class AdaptiveNoiseAwareLoss(nn.Module):
         Raises:
             ValueError: if batch or size of the two differ.
         """
-        batch, num_classes, height, width = logits.shape
-        if target.shape not in ((batch, height, width), (batch, 1, height, width)):
-            raise ValueError(
-                f"`target` must be (B, H, W) or (B, 1, H, W) as `logits` {tuple(logits.shape)} say, got "
-                f"{tuple(target.shape)}."
-            )
-        target = target.reshape(batch, 1, height, width)
-        channels = torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
-        onehot = (target == channels).to(logits.dtype)  # (B, K, H, W), all zero where background
+        onehot = one_hot(target, logits)  # (B, K, H, W), all zero where background
         if self.background:
             is_background = 1 - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)
             onehot = torch.cat([onehot, is_background], dim=1)
@@ -58,15 +51,6 @@ class AdaptiveNoiseAwareLoss(nn.Module):
         confidence = prob.amax(dim=1, keepdim=True)  # (B, 1, H, W)
         keep = (confidence > self.tau).to(prob.dtype)
         cross_entropy = -(keep * onehot * torch.log(prob + EPSILON)).mean()
-        doubt = 1 - confidence
-        uncertainty = -(doubt * torch.log(doubt + EPSILON)).mean()
-        return self.alpha * cross_entropy + self.beta * uncertainty + self.gamma * roughness(prob)
-
-
-def roughness(prob: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of ``prob``, (B, C, H, W), between vertical plus between horizontal neighbours.
-
-    A side of one pixel has no neighbours and adds nothing. Returns a scalar.
-    """
-    vertical, horizontal = prob.diff(dim=2).abs(), prob.diff(dim=3).abs()
-    return sum((term.mean() for term in (vertical, horizontal) if term.numel()), prob.new_zeros(()))
+        everywhere = torch.ones_like(keep)
+        doubt, rough = uncertainty(confidence, everywhere), roughness(prob, everywhere)
+        return self.alpha * cross_entropy + self.beta * doubt + self.gamma * rough

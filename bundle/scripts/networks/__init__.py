@@ -1,10 +1,25 @@
 """Networks: CAM classifiers, their backbones and fusion blocks, and what a segmentation network needs around it."""
 
+from .attention import ChannelAttention, SpatialAttention
 from .cam_classifier import CAMClassifier
+from .dual_path_refinement import DualPathRefinement, HierarchicalDualFeatureModule
 from .edge_semantic_fusion import EdgeSemanticFusion
+from .implicit_boundary_mining import ImplicitBoundaryMining
 from .input_normalization import InputNormalization
 from .pad_and_crop import PadAndCrop
 from .resnet38d import ResNet38d
 from .timm_backbone import TimmBackbone
 
-__all__ = ["CAMClassifier", "EdgeSemanticFusion", "InputNormalization", "PadAndCrop", "ResNet38d", "TimmBackbone"]
+__all__ = [
+    "CAMClassifier",
+    "ChannelAttention",
+    "DualPathRefinement",
+    "EdgeSemanticFusion",
+    "HierarchicalDualFeatureModule",
+    "ImplicitBoundaryMining",
+    "InputNormalization",
+    "PadAndCrop",
+    "ResNet38d",
+    "SpatialAttention",
+    "TimmBackbone",
+]

@@ -1,4 +1,4 @@
-"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025), with its four parts.
+"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025); its part COCA is ``ChannelAttention``.
 
 Two identities make the published values cheaper: the Laplacian summed over channels is the Laplacian of the channel
 sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids.
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from .attention import ChannelAttention
 
 
 class HybridEdgeAwareTransformer(nn.Module):
@@ -28,29 +30,6 @@ class HybridEdgeAwareTransformer(nn.Module):
         """Map ``x``, (B, C, H, W), to the edge attention ``A``, (B, 1, H, W) in (0, 1)."""
         edges = F.conv2d(x.sum(dim=1, keepdim=True), self.laplacian, padding=1)  # (B, 1, H, W)
         return torch.sigmoid(self.edge_conv(torch.cat([x, edges], dim=1)))
-
-
-class ContextChannelAmplifier(nn.Module):
-    """COCA: a weight for each channel, from the channels' means.
-
-    Differs from the published code: its two linear layers are trained (there they are in no optimiser group).
-
-    Args:
-        channels: number of channels ``C`` of the features, at least ``reduction``.
-        reduction: factor by which the hidden layer is narrower.
-    """
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        if channels < reduction:
-            raise ValueError(f"`channels` must be at least `reduction` ({reduction}), got {channels}.")
-        self.squeeze = nn.Linear(channels, channels // reduction, bias=False)
-        self.excite = nn.Linear(channels // reduction, channels, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``x``, (B, C, H, W), to the channel weights ``w``, (B, C, 1, 1) in (0, 1)."""
-        mean = x.mean(dim=(2, 3))  # (B, C)
-        return torch.sigmoid(self.excite(F.relu(self.squeeze(mean))))[:, :, None, None]
 
 
 class AdaptiveFusionGate(nn.Module):
@@ -105,7 +84,7 @@ class EdgeSemanticFusion(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heat = HybridEdgeAwareTransformer(channels)
-        self.coca = ContextChannelAmplifier(channels)
+        self.coca = ChannelAttention(channels, channels // 16)
         self.afg = AdaptiveFusionGate(channels)
         self.pci = PyramidContextIntegrator(channels)
         self.fusion_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)

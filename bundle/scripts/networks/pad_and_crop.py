@@ -11,7 +11,7 @@ class PadAndCrop(nn.Module):
     The image's border is replicated to the right and below; sizes that already fit pass through untouched.
 
     Args:
-        network: maps (B, C, H, W) to (B, K, H, W) for H and W divisible by ``divisor``.
+        network: maps (B, C, H, W) to (B, K, H, W), or to a tuple of such, for H and W divisible by ``divisor``.
         divisor: the network's stride in pixels.
         normalization: first layer that brings RGB in [0, 1] to what the network was pretrained with; ``None`` for none.
     """
@@ -24,11 +24,13 @@ class PadAndCrop(nn.Module):
         self.normalization = nn.Identity() if normalization is None else normalization
         self.divisor = divisor
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map ``image``, (B, 3, H, W) in [0, 1], to logits (B, K, H, W)."""
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Map ``image``, (B, 3, H, W) in [0, 1], to logits (B, K, H, W), or to a tuple of them as the network does."""
         height, width = image.shape[-2], image.shape[-1]
         bottom, right = -height % self.divisor, -width % self.divisor
         if bottom > 0 or right > 0:
             image = F.pad(image, [0, right, 0, bottom], mode="replicate")
         logits = self.network(self.normalization(image))
+        if isinstance(logits, tuple):
+            return tuple(path[..., :height, :width] for path in logits)
         return logits[..., :height, :width]

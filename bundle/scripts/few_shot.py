@@ -1,0 +1,126 @@
+"""Few-shot adaptation: a few labelled images of another data set, and what training on them changed."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .atomic import write_csv, write_json
+from .data import find_images, images_with_masks, labelled_images
+from .mask_values import load_mask, lookup_table
+from .pictures import Palette, write_mask
+
+logger = logging.getLogger(__name__)
+
+
+def source_file(source_dir: str | Path | None, name: str) -> Path:
+    """The file ``name`` of the run that is adapted.
+
+    Raises:
+        ValueError: if no run is named.
+        FileNotFoundError: if the run has no such file.
+    """
+    if source_dir is None:
+        raise ValueError("`source_dir` must be the folder of the run to adapt, got null; give `--source_dir RUN`.")
+    path = Path(source_dir) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"`source_dir` must be a finished run's folder, got {source_dir}; {path} is missing.")
+    return path
+
+
+def has_pixel_masks(dataset_dir: str | Path) -> bool:
+    """Whether a data set has masks of training images, in ``train/mask``."""
+    return (Path(dataset_dir) / "train" / "mask").is_dir()
+
+
+def draw_images(
+    dataset_dir: str | Path,
+    num_images: int,
+    seed: int,
+    pixel_masks: bool,
+    class_names: Sequence[str],
+    label_file: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Draw training images at random; of one seed, a smaller number is the beginning of a larger one.
+
+    Args:
+        dataset_dir: the data set's folder.
+        num_images: how many.
+        seed: of the draw, not negative.
+        pixel_masks: draw among the images that have a mask in ``train/mask``; else among those with image-level labels.
+        class_names, label_file: as for ``data.labelled_images``.
+
+    Returns:
+        ``{"image": path, "label": mask path or multi-hot label, "name": file name}`` per image.
+
+    Raises:
+        ValueError: if there are not so many images.
+    """
+    if pixel_masks:
+        folder = Path(dataset_dir) / "train"
+        with_mask = {path.stem for path in find_images(folder / "mask")}
+        images = [path for path in find_images(folder / "img") if path.stem in with_mask]
+        items = images_with_masks(images, folder / "mask")
+    else:
+        items = labelled_images(dataset_dir, class_names, label_file)
+    if type(num_images) is not int or not 1 <= num_images <= len(items):
+        kind = "a mask in train/mask" if pixel_masks else "an image-level label"
+        raise ValueError(
+            f"`num_images` must lie in 1..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
+        )
+    return [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
+
+
+def write_pixel_masks(
+    items: Sequence[Mapping[str, str]], mask_dir: str | Path, mask_values: Mapping[str, int], palette: Palette
+) -> None:
+    """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
+
+    Args:
+        items: have the paths of an image and its mask, ``"image"`` and ``"label"``.
+        mask_dir: where to write, and at the end ``manifest.json``.
+        mask_values: our value for each value, or range of values, in the masks.
+        palette: colour of each of our values.
+    """
+    mask_dir, table = Path(mask_dir), lookup_table(mask_values)
+    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in items]
+    for item, path in zip(items, paths):
+        if not path.exists():
+            with Image.open(item["image"]) as image:
+                size = (image.height, image.width)
+            write_mask(path, load_mask(item["label"], table, size), palette)
+    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths]})
+
+
+def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:
+    """Put the scores of two stages side by side, in ``scores/adaptation.csv`` and in the log.
+
+    Args:
+        output_dir: the run folder, with ``scores/STAGE_SPLIT.json`` of both stages.
+        before, after: the stages.
+
+    Returns:
+        Rows of split, protocol, class (or ``"mean"``), then IoU and Dice before and after.
+    """
+    folder, rows = Path(output_dir) / "scores", []
+    for path in sorted(folder.glob(f"{before}_*.json")):
+        split = path.stem.removeprefix(f"{before}_")
+        old, new = (json.loads((folder / f"{s}_{split}.json").read_text())["protocols"] for s in (before, after))
+        for protocol in old:
+            for name in old[protocol]["classes"]:
+                pair = [stage[protocol]["classes"][name] for stage in (old, new)]
+                rows.append([split, protocol, name, *(scores[key] for key in ("iou", "dice") for scores in pair)])
+            means = [stage[protocol][key] for key in ("mean_iou", "mean_dice") for stage in (old, new)]
+            rows.append([split, protocol, "mean", *means])
+    header = ["split", "protocol", "class", "iou_before", "iou_after", "dice_before", "dice_after"]
+    write_csv(folder / "adaptation.csv", header, rows)
+    lines = [f"{'split':<6} {'protocol':<16} {'class':<28} {'IoU':>17} {'Dice':>17}"]
+    for split, protocol, name, *numbers in rows:
+        cells = ["      -" if number is None else f"{number:7.4f}" for number in numbers]
+        lines.append(f"{split:<6} {protocol:<16} {name:<28} {cells[0]} → {cells[1]} {cells[2]} → {cells[3]}")
+    logger.info("Before → after the adaptation:\n" + "\n".join(lines))
+    return rows

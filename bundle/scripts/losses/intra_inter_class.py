@@ -1,0 +1,109 @@
+"""IICB, the stage-2 loss of IBDR on noisy pseudo masks: intra- and inter-class terms beside cross-entropy and Dice."""
+
+import torch
+from torch import nn
+
+from .pixel_terms import EPSILON, one_hot, roughness, uncertainty
+
+
+class IntraInterClassLoss(nn.Module):
+    """IICB: ``alpha * CE + beta * U + gamma * S + delta * (intra + inter) + eta * Dice`` on probabilities ``p``.
+
+    * CE: cross-entropy of the pixels whose confidence ``max p`` is above ``tau``, over their number times ``K``.
+    * U: uncertainty, the mean of ``-(1 - max p) log(1 - max p)``.
+    * S: smoothness, the mean absolute difference of ``p`` between neighbours.
+    * intra: mean over the classes of the variance of ``p`` within the class, over pixels and channels.
+    * inter: mean cosine similarity ``c`` of the classes' mean probabilities, over all pairs of classes in the batch.
+    * Dice: mean over the classes ``k >= 1`` in the batch of one minus the soft Dice of ``p_k``.
+
+    A class is given by the pseudo mask, its pixels are pooled over the batch. Pixels of no class (background) take no
+    part in any term; a term without pixels is 0.
+
+    Differs from the published code, whose form ``published`` selects: there inter is ``1 - c``, which pulls the classes
+    together, and Dice is taken of class indices, ``2 sum(a t) / (sum a + sum t)`` with ``a = argmax p``, which has no
+    gradient.
+
+    Args:
+        published: use the published inter-class and Dice terms.
+        alpha, beta, gamma, delta, eta: weights of the terms.
+        tau: confidence in [0, 1] above which a pixel's pseudo label is trusted.
+    """
+
+    def __init__(
+        self,
+        published: bool = False,
+        alpha: float = 1.0,
+        beta: float = 0.2,
+        gamma: float = 0.1,
+        delta: float = 0.1,
+        eta: float = 0.1,
+        tau: float = 0.4,
+    ) -> None:
+        super().__init__()
+        self.published = published
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.delta = delta
+        self.eta = eta
+        self.tau = tau
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare ``logits``, (B, K, H, W), with channel indices ``target``, (B, H, W) or (B, 1, H, W) integers.
+
+        Values of ``target`` outside 0..K-1 are background.
+
+        Returns:
+            The loss, a float32 scalar.
+
+        Raises:
+            ValueError: if batch or size of the two differ.
+        """
+        with torch.autocast(logits.device.type, enabled=False):  # sums over a batch's pixels overflow half precision
+            prob = torch.softmax(logits.float(), dim=1)
+            onehot = one_hot(target, prob)  # (B, K, H, W), all zero where background
+            valid = onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W), 1 where there is a class
+            confidence = prob.amax(dim=1, keepdim=True)
+            keep = (confidence > self.tau).float() * valid
+            cross_entropy = -(keep * onehot * torch.log(prob + EPSILON)).sum()
+            cross_entropy = cross_entropy / (prob.shape[1] * keep.sum() + EPSILON)
+            intra, similarity = _class_terms(prob, onehot)
+            inter = 1 - similarity if self.published else similarity
+            dice = _index_dice(prob, onehot, valid) if self.published else _soft_dice(prob, onehot, valid)
+            return (
+                self.alpha * cross_entropy
+                + self.beta * uncertainty(confidence, valid)
+                + self.gamma * roughness(prob, valid)
+                + self.delta * (intra + inter)
+                + self.eta * dice
+            )
+
+
+def _class_terms(prob: torch.Tensor, onehot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The intra-class variance, and the mean cosine similarity of the class means, of ``prob``, (B, K, H, W)."""
+    num_classes = prob.shape[1]
+    pixels = onehot.sum(dim=(0, 2, 3))  # (K,)
+    means = torch.einsum("bkhw,bchw->kc", onehot, prob) / pixels.clamp(min=1)[:, None]  # (K, K), class by channel
+    deviation = prob - torch.einsum("bkhw,kc->bchw", onehot, means)  # from the mean of the pixel's own class
+    squares = torch.einsum("bkhw,bhw->k", onehot, deviation.square().sum(dim=1))
+    variance = squares / (pixels * num_classes).clamp(min=1) * (pixels >= 2)
+    directions = means / torch.linalg.vector_norm(means, dim=1, keepdim=True).clamp(min=EPSILON)
+    present = (pixels > 0).float()
+    pairs = torch.triu(present[:, None] * present, diagonal=1)  # (K, K), 1 for each pair of classes in the batch
+    similarity = (directions @ directions.T * pairs).sum() / pairs.sum().clamp(min=1)
+    return variance.mean(), similarity
+
+
+def _soft_dice(prob: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """One minus the soft Dice, mean over the classes ``k >= 1`` in the batch; 0 if there is none."""
+    overlap = (prob * onehot).sum(dim=(0, 2, 3))[1:]
+    predicted, pixels = (prob * valid).sum(dim=(0, 2, 3))[1:], onehot.sum(dim=(0, 2, 3))[1:]
+    dice = (2 * overlap + EPSILON) / (predicted + pixels + EPSILON)
+    present = (pixels > 0).float()
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+
+
+def _index_dice(prob: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The published Dice term, of class indices as numbers; it has no gradient."""
+    pred, index = prob.argmax(dim=1, keepdim=True) * valid, onehot.argmax(dim=1, keepdim=True) * valid
+    return 1 - (2 * (pred * index).sum() + EPSILON) / (pred.sum() + index.sum() + EPSILON)

@@ -1,0 +1,44 @@
+"""What the losses on noisy pseudo masks share: targets as one-hot channels, uncertainty and spatial smoothness."""
+
+import torch
+
+EPSILON = 1e-6
+
+
+def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """One-hot channels of ``target``, (B, H, W) or (B, 1, H, W) integers, for ``logits``, (B, K, H, W).
+
+    Returns:
+        (B, K, H, W) of 0 and 1 in the type of ``logits``; all 0 where ``target`` is outside 0..K-1, background.
+
+    Raises:
+        ValueError: if batch or size of the two differ.
+    """
+    batch, num_classes, height, width = logits.shape
+    if target.shape not in ((batch, height, width), (batch, 1, height, width)):
+        raise ValueError(
+            f"`target` must be (B, H, W) or (B, 1, H, W) as `logits` {tuple(logits.shape)} say, got "
+            f"{tuple(target.shape)}."
+        )
+    channels = torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
+    return (target.reshape(batch, 1, height, width) == channels).to(logits.dtype)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of ``values``, (B, C, H, W), over channels and the positions where ``mask``, (B, 1, H, W), is 1; else 0."""
+    return (values * mask).sum() / (values.shape[1] * mask.sum()).clamp(min=1)
+
+
+def uncertainty(confidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of ``-(1 - confidence) log(1 - confidence)`` over ``mask``; both are (B, 1, H, W). Returns a scalar."""
+    doubt = 1 - confidence
+    return masked_mean(-doubt * torch.log(doubt + EPSILON), mask)
+
+
+def roughness(prob: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of ``prob``, (B, C, H, W), between vertical plus between horizontal neighbours.
+
+    Pairs count in which both pixels are in ``mask``, (B, 1, H, W); without such pairs it is 0. Returns a scalar.
+    """
+    vertical = masked_mean(prob.diff(dim=2).abs(), mask[:, :, 1:] * mask[:, :, :-1])
+    return vertical + masked_mean(prob.diff(dim=3).abs(), mask[..., 1:] * mask[..., :-1])

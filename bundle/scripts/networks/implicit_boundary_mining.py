@@ -1,0 +1,49 @@
+"""IBM, the implicit boundary mining block of IBDR."""
+
+import torch
+from torch import nn
+
+from .attention import ChannelAttention, SpatialAttention
+
+
+class ImplicitBoundaryMining(nn.Module):
+    """IBM: convolutions of three sizes, sharpened by an edge map and by channel and spatial attention.
+
+    ``m = fuse([conv1(x); conv3(x); conv5(x)])``, ``h = m * (1 + E(x))``, then channel and spatial attention on ``h``,
+    then ``conv3x3(h + x)``. Two branches on the result, which exist for their regularisers alone, predict boundaries
+    and an embedding of each pixel (see ``losses.BoundaryRegularizedLoss``).
+
+    Args:
+        channels: number of channels ``C`` of the features, at least 16.
+        embedding_channels: length of a pixel's embedding.
+    """
+
+    def __init__(self, channels: int, embedding_channels: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv5 = nn.Conv2d(channels, channels, 5, padding=2)
+        self.fuse = nn.Conv2d(3 * channels, channels, 1, bias=False)
+        self.edge = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
+        self.channel_attention = ChannelAttention(channels, channels // 16)
+        self.spatial_attention = SpatialAttention()
+        self.out_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.boundary_branch = nn.Sequential(
+            nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
+        )
+        self.embedding_branch = nn.Conv2d(channels, embedding_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Fuse ``x``, (B, C, H, W).
+
+        Returns:
+            The fused features (B, C, H, W); in training followed by the boundary map (B, 1, H, W) and the embedding
+            (B, 8, H, W), both unbounded.
+        """
+        mixed = self.fuse(torch.cat([self.conv1(x), self.conv3(x), self.conv5(x)], dim=1))
+        edge = torch.sigmoid(self.edge(x))  # (B, 1, H, W)
+        mixed = mixed * (1 + edge)
+        mixed = mixed * self.channel_attention(mixed)
+        mixed = mixed * self.spatial_attention(mixed)
+        fused = self.out_conv(mixed + x)
+        return (fused, self.boundary_branch(fused), self.embedding_branch(fused)) if self.training else fused

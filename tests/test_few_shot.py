@@ -1,0 +1,117 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.atomic import write_json
+from scripts.data import labelled_images
+from scripts.few_shot import draw_images, has_pixel_masks, source_file, write_comparison, write_pixel_masks
+
+CLASSES = ["gland", "rest"]
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    """10 labelled training images; 6 of them have masks, of a file type of their own."""
+    for kind in ("img", "mask"):
+        (tmp_path / "data" / "train" / kind).mkdir(parents=True)
+    for index in range(10):
+        name = f"p{index}[{index % 2} 1]"
+        Image.new("RGB", (7, 5), (index, 0, 0)).save(tmp_path / "data" / "train" / "img" / f"{name}.png")
+        if index < 6:
+            mask = np.full((5, 7), 0, dtype=np.uint8)
+            mask[:, :index] = 40 * index
+            Image.fromarray(mask).save(tmp_path / "data" / "train" / "mask" / f"{name}.bmp")
+    return tmp_path / "data"
+
+
+def draw(dataset_dir, num_images, seed=0, pixel_masks=True):
+    return draw_images(dataset_dir, num_images, seed, pixel_masks, CLASSES)
+
+
+@pytest.mark.parametrize("pixel_masks", [True, False])
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one(dataset_dir, pixel_masks):
+    largest = draw(dataset_dir, 6, 0, pixel_masks)
+    names = [item["name"] for item in largest]
+    assert len(set(names)) == 6 and names != sorted(names)
+    assert all(draw(dataset_dir, count, 0, pixel_masks) == largest[:count] for count in range(1, 6))
+    assert draw(dataset_dir, 6, 1, pixel_masks) != largest
+
+
+def test_only_images_with_masks_are_drawn_to_learn_from_pixels(dataset_dir):
+    for item in draw(dataset_dir, 6):
+        assert item["label"] == str(dataset_dir / "train" / "mask" / item["name"].replace(".png", ".bmp"))
+    assert {item["name"][:2] for item in draw(dataset_dir, 6)} == {f"p{index}" for index in range(6)}
+
+
+def test_labels_of_all_images_are_drawn_otherwise(dataset_dir):
+    drawn = draw(dataset_dir, 10, pixel_masks=False)
+    assert sorted(drawn, key=lambda item: item["name"]) == labelled_images(dataset_dir, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "pixel_masks", "rule"),
+    [(0, True, "1..6, the images of .* with a mask"), (7, True, "1..6"), (11, False, "1..10, .* image-level label")]
+    + [(2.0, True, "1..6"), ("5", False, "1..10")],
+)
+def test_refuses_more_images_than_there_are(dataset_dir, num_images, pixel_masks, rule):
+    with pytest.raises(ValueError, match=f"`num_images` must lie in {rule}"):
+        draw(dataset_dir, num_images, pixel_masks=pixel_masks)
+
+
+def test_pixel_masks_are_found_where_they_are(dataset_dir, tmp_path):
+    assert has_pixel_masks(dataset_dir) and not has_pixel_masks(tmp_path)
+
+
+def test_pixel_masks_are_written_in_our_values_and_edited_ones_kept(dataset_dir, tmp_path):
+    items, palette = draw(dataset_dir, 6), [[239, 239, 239], [190, 61, 42]]
+    write_pixel_masks(items[:2], tmp_path / "masks", {"0": 0, "1-255": 1}, palette)
+    edited = tmp_path / "masks" / items[0]["name"]
+    edited.write_bytes(b"edited")
+    write_pixel_masks(items, tmp_path / "masks", {"0": 0, "1-255": 1}, palette)
+    assert edited.read_bytes() == b"edited"
+    for item in items[1:]:
+        with Image.open(tmp_path / "masks" / item["name"]) as mask:
+            assert mask.mode == "P"
+            assert (np.asarray(mask) == (np.arange(7) < int(item["name"][1]))[None]).all()
+    manifest = json.loads((tmp_path / "masks" / "manifest.json").read_text())
+    assert manifest == {"masks": [item["name"] for item in items]}
+
+
+def test_a_mask_value_without_a_meaning_is_an_error(dataset_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"p\d.* masks must hold values that `mask_values` lists"):
+        write_pixel_masks(draw(dataset_dir, 6), tmp_path / "masks", {"0": 0, "1": 1}, [[0, 0, 0], [1, 1, 1]])
+
+
+def test_the_source_must_be_a_finished_run(tmp_path):
+    with pytest.raises(ValueError, match="`source_dir` must be the folder of the run to adapt, got null"):
+        source_file(None, "models/model.pt")
+    with pytest.raises(FileNotFoundError, match="models/model.pt is missing"):
+        source_file(tmp_path, "models/model.pt")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").touch()
+    assert source_file(str(tmp_path), "models/model.pt") == tmp_path / "models" / "model.pt"
+
+
+def scores(gland_iou, rest_iou):
+    classes = {"gland": {"iou": gland_iou, "dice": 0.5}, "rest": {"iou": rest_iou, "dice": None}}
+    return {"protocols": {"published": {"classes": classes, "mean_iou": 0.25, "mean_dice": 0.75}}}
+
+
+def test_scores_before_and_after_stand_side_by_side(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name, content in {"source_val": scores(0.2, None), "segmenter_val": scores(0.6, 0.1)}.items():
+        write_json(tmp_path / "scores" / f"{name}.json", content)
+    rows = write_comparison(tmp_path, "source", "segmenter")
+    assert rows == [
+        ["val", "published", "gland", 0.2, 0.6, 0.5, 0.5],
+        ["val", "published", "rest", None, 0.1, None, None],
+        ["val", "published", "mean", 0.25, 0.25, 0.75, 0.75],
+    ]
+    with open(tmp_path / "scores" / "adaptation.csv", newline="") as file:
+        table = list(csv.reader(file))
+    assert table[1:] == [["" if cell is None else str(cell) for cell in row] for row in rows]
+    assert table[0] == ["split", "protocol", "class", "iou_before", "iou_after", "dice_before", "dice_after"]
+    assert "0.2000 →  0.6000" in caplog.text and "- →  0.1000" in caplog.text
