@@ -74,12 +74,13 @@ def test_an_embedding_of_zeros_has_a_finite_gradient():
     assert value.item() == 0 and not embedding.grad.any()
 
 
-def test_half_precision_maps_do_not_overflow():
+@pytest.mark.parametrize(("weights", "expected"), [((1, 0), 300.0**2), ((0, 1), 3e4 * math.sqrt(8))])
+def test_half_precision_maps_do_not_overflow(weights, expected):
     *logits, boundary, embedding = outputs(dtype=torch.float16)
-    boundary, embedding = torch.full_like(boundary, 300.0), torch.full_like(embedding, 300.0)
-    value = BoundaryRegularizedLoss(no_loss)((*logits, boundary, embedding), label())
+    maps = (*logits, torch.full_like(boundary, 300.0), torch.full_like(embedding, 3e4))
+    value = BoundaryRegularizedLoss(no_loss, *weights)(maps, label())
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(0.01 * 300**2 + 0.01 * 300 * math.sqrt(8))
+    assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kept", [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4], [3, 4, 0]])
