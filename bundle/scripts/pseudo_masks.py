@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .atomic import write_json
 from .cam import CAMSegmenter, label_map
 from .data import SameSizeBatches, image_items, labelled_images
-from .pictures import Palette, write_mask
+from .pictures import Palette, overlay, uint8_image, write_mask, write_png
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def write_pseudo_masks(
     batch_size: int = 16,
     num_workers: int = 0,
     device: str | torch.device = "cpu",
+    overlay_dir: str | Path | None = None,
 ) -> None:
     """Write a palette PNG with the mask of each image, named as the image, and at the end ``manifest.json``.
 
@@ -61,6 +62,7 @@ def write_pseudo_masks(
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images.
         device: where the network works.
+        overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
     """
     mask_dir = Path(mask_dir)
     paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in dataset.data]
@@ -76,7 +78,10 @@ def write_pseudo_masks(
     for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
         image, label = prepare_batch(batch, torch.device(device))
         labels = label_map(network(image, label), image, background)
-        for index, mask in zip(indices, value_of_channel[labels.cpu()]):
-            if not paths[index].exists():
-                write_mask(paths[index], mask.numpy(), palette)
+        for index, mask, rgb in zip(indices, value_of_channel[labels.cpu()].numpy(), image):
+            if paths[index].exists():
+                continue
+            if overlay_dir is not None:
+                write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
+            write_mask(paths[index], mask, palette)
     write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths]})

@@ -26,6 +26,8 @@ SESSION_SETTINGS = {"device", "finalize", "initialize", "rank", "redo", "synchro
 # settings that inference.json has under the name they have in train.json, but of its own
 OWN_INFERENCE_SETTINGS = {
     "_desc_",
+    "classification",
+    "classifier_def",
     "dataset_dir",
     "device",
     "imports",
@@ -34,6 +36,7 @@ OWN_INFERENCE_SETTINGS = {
     "output_dir",
     "run",
     "segmenter_path",
+    "train",
     "trained_segmenter",
 }
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")

@@ -1,13 +1,24 @@
-"""Load and save weights: bare state dicts, strictly by name and shape, never unpickling code."""
+"""Load, save and import weights: bare state dicts, strictly by name and shape, never unpickling code.
+
+    python -m scripts.weights import --source FILE --kind KIND --num-classes K --output models/x.pt
+
+turns the weights that others published into those of our networks. Kinds: ``esfan_stage1``, ``esfan_stage2``,
+``ibdr_stage1`` and ``ibdr_stage2``, the authors' checkpoints, and ``resnet38d_imagenet``, ResNet38d's MXNet file, which
+needs no ``--num-classes``.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import fire
 import timm
 import torch
 from torch import nn
 
 from .atomic import write_checkpoint
+from .mxnet_params import read_params
+from .published_weights import CHECKPOINTS, from_checkpoint, from_imagenet
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -19,16 +30,29 @@ def read_state_dict(path: str | Path) -> StateDict:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a state dict: names with tensors and nothing else.
     """
-    path = Path(path)
+    return _require_state_dict(_read(Path(path)), path)
+
+
+def read_checkpoint(path: str | Path) -> StateDict:
+    """Read a state dict that is bare or the item ``"state_dict"`` of a checkpoint; errors as ``read_state_dict``."""
+    content = _read(Path(path))
+    nested = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
+    return _require_state_dict(content["state_dict"] if nested else content, path)
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a file of weights; it does not exist.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for foreign files
         raise ValueError(f"{path} must be a state dict written by torch.save; it cannot be read: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(state).__name__}.")
-    return state
+
+
+def _require_state_dict(content: Any, path: str | Path) -> StateDict:
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
+    return content
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -120,3 +144,39 @@ def efficientnet_lite0_imagenet() -> StateDict:
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
         raise ValueError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
     return dict(zip(expected, state.values()))
+
+
+def import_weights(source: str, kind: str, output: str, num_classes: int | None = None) -> Path:
+    """Turn a published file of weights into a state dict of our network; see the module's docstring.
+
+    Args:
+        source: the published file.
+        kind: what it is.
+        output: the file to write.
+        num_classes: number of tissue classes of the authors' checkpoint.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        ValueError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
+            listed.
+    """
+    source, output = str(source), Path(str(output))  # Fire reads a file named 2024 as a number
+    kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
+    if kind not in kinds:
+        raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
+    if output.exists():
+        raise FileExistsError(f"`output` must be a new file, got {output}; remove it or give another name.")
+    if kind not in CHECKPOINTS:
+        write_checkpoint(output, from_imagenet(read_params(source), source))
+        return output
+    if type(num_classes) is not int or num_classes < 1:
+        raise ValueError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
+    write_checkpoint(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
+    return output
+
+
+if __name__ == "__main__":
+    fire.Fire({"import": import_weights}, serialize=lambda path: f"The weights are in {path}.")
