@@ -23,6 +23,15 @@ os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 torch.set_num_threads(2)
 
 
+@pytest.fixture()
+def one_thread():
+    """On maps of a few pixels a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def demo_dir(tmp_path_factory):
     """8 + 3 + 2 patches of 64 px."""

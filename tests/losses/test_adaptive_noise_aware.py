@@ -165,3 +165,11 @@ def test_refuses_targets_of_another_shape(shape):
     logits = torch.zeros(2, 3, 3, 4)
     with pytest.raises(ValueError, match=r"`target` must be \(B, H, W\) or .* `logits` \(2, 3, 3, 4\) say, got"):
         AdaptiveNoiseAwareLoss()(logits, torch.zeros(shape, dtype=torch.long))
+
+
+def test_half_precision_does_not_overflow():
+    logits = torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(0))  # more pixels than float16 counts
+    target = torch.zeros(1, 300, 300, dtype=torch.long)
+    half = AdaptiveNoiseAwareLoss()(logits.half(), target)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, AdaptiveNoiseAwareLoss()(logits.half().float(), target))

@@ -8,6 +8,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from scripts.losses import IntraInterClassLoss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = {"alpha": 0.9, "beta": 0.35, "gamma": 0.25, "delta": 0.3, "eta": 0.45, "tau": 0.55}
 METHOD = {"alpha": 1.0, "beta": 0.2, "gamma": 0.1, "delta": 0.1, "eta": 0.1, "tau": 0.4}  # as published
 NOTHING = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0, "eta": 0.0}

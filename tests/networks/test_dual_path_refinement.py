@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from scripts.networks import DualPathRefinement, HierarchicalDualFeatureModule, PadAndCrop
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def randomize(module, seed=0):
     """Parameters and batch norm statistics that are not the initial ones; HDFM's hidden unit is alive."""

@@ -3,6 +3,8 @@ import torch
 
 from scripts.networks import ImplicitBoundaryMining
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHANNELS = 32
 SIZES = [(5, 7), (8, 6), (2, 3), (1, 1)]
 

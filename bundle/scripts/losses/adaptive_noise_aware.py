@@ -42,6 +42,7 @@ class AdaptiveNoiseAwareLoss(nn.Module):
         Raises:
             ValueError: if batch or size of the two differ.
         """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of pixels overflow half precision
         onehot = one_hot(target, logits)  # (B, K, H, W), all zero where background
         if self.background:
             is_background = 1 - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)

@@ -17,7 +17,7 @@ class IntraInterClassLoss(nn.Module):
     * Dice: mean over the classes ``k >= 1`` in the batch of one minus the soft Dice of ``p_k``.
 
     A class is given by the pseudo mask, its pixels are pooled over the batch. Pixels of no class (background) take no
-    part in any term; a term without pixels is 0.
+    part in any term; a term without pixels, and ``c`` without a pair, is 0.
 
     Differs from the published code, whose form ``published`` selects: there inter is ``1 - c``, which pulls the classes
     together, and Dice is taken of class indices, ``2 sum(a t) / (sum a + sum t)`` with ``a = argmax p``, which has no
@@ -86,7 +86,7 @@ def _class_terms(prob: torch.Tensor, onehot: torch.Tensor) -> tuple[torch.Tensor
     means = torch.einsum("bkhw,bchw->kc", onehot, prob) / pixels.clamp(min=1)[:, None]  # (K, K), class by channel
     deviation = prob - torch.einsum("bkhw,kc->bchw", onehot, means)  # from the mean of the pixel's own class
     squares = torch.einsum("bkhw,bhw->k", onehot, deviation.square().sum(dim=1))
-    variance = squares / (pixels * num_classes).clamp(min=1) * (pixels >= 2)
+    variance = squares / (pixels * num_classes).clamp(min=1)
     directions = means / torch.linalg.vector_norm(means, dim=1, keepdim=True).clamp(min=EPSILON)
     present = (pixels > 0).float()
     pairs = torch.triu(present[:, None] * present, diagonal=1)  # (K, K), 1 for each pair of classes in the batch
