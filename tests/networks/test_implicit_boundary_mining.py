@@ -127,3 +127,35 @@ def test_length_of_the_embedding_can_be_chosen():
 def test_refuses_fewer_channels_than_the_reduction():
     with pytest.raises(ValueError, match="`hidden_channels` must be at least 1, got 0 for 15 channels.* 16 or more"):
         ImplicitBoundaryMining(15)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_folded_convolution_gives_the_values_of_the_four(size):
+    block = randomized(ImplicitBoundaryMining(CHANNELS)).float().eval()
+    names = set(block.state_dict())
+    x = torch.randn(2, CHANNELS, *size, generator=torch.Generator().manual_seed(0))
+    four = block(x).detach()
+    with torch.inference_mode():
+        one = block(x)
+    torch.testing.assert_close(one, four, rtol=1e-4, atol=1e-4 * four.abs().max().item())
+    assert set(block.state_dict()) == names  # what is folded is not saved
+
+
+def test_the_folded_convolution_follows_the_parameters():
+    block = randomized(ImplicitBoundaryMining(CHANNELS)).float().eval()
+    x = torch.randn(1, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(block.parameters(), lr=1e-3)
+    for change in (
+        lambda: optimizer.step(),
+        lambda: block.load_state_dict(randomized(ImplicitBoundaryMining(CHANNELS), seed=1).state_dict()),
+        lambda: setattr(block, "conv3", torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)),
+        lambda: block.double(),
+    ):
+        with torch.no_grad():
+            block(x)
+        block(x).square().sum().backward()
+        change()
+        x = x.to(block.fuse.weight.dtype)
+        with torch.no_grad():
+            folded = block(x)
+        torch.testing.assert_close(folded, block(x).detach(), rtol=1e-4, atol=1e-3)
