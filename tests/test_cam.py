@@ -372,6 +372,20 @@ def test_channels_come_in_the_order_asked_for():
     assert torch.equal(ordered, torch.stack([plain[:, 2], plain[:, 0], plain[:, 1]], dim=1))
 
 
+def test_a_tie_goes_to_the_classifier_s_first_channel_in_any_order():
+    class Undecided(torch.nn.Module):
+        def cams(self, image):
+            cam = image.new_tensor([[0.0, 0.0], [0.7, 0.7], [0.2, 0.7]]).T.reshape(1, 2, 1, 3)  # two ties, then 1 wins
+            return (cam, cam, cam), image.new_ones(1, 2)
+
+    image = torch.zeros(1, 3, 1, 3)
+    plain = CAMSegmenter(Undecided(), (1, 1, 1), 0.5)(image)
+    swapped = CAMSegmenter(Undecided(), (1, 1, 1), 0.5, channel_order=[1, 0])(image)
+    assert plain.argmax(dim=1).flatten().tolist() == [0, 0, 1]
+    assert swapped.argmax(dim=1).flatten().tolist() == [1, 1, 0]  # the same classes
+    torch.testing.assert_close(swapped.flip(1), plain, rtol=1e-6, atol=1e-12)
+
+
 def test_true_labels_gate_in_the_classifier_s_order():
     label = torch.tensor([[1, 0, 0], [0, 1, 1]])
     segmenter = CAMSegmenter(ColourClassifier((0.1, 0.1, 0.9)), (1, 1, 1), 0.5, channel_order=[2, 1, 0])

@@ -369,5 +369,8 @@ def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
 
 
 def test_patch_size_is_height_and_width_of_the_training_patches(tmp_path):
-    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
-    assert patch_size([{"image": str(tmp_path / "a.png")}, {"image": "never opened"}]) == [5, 7]
+    assert patch_size(tmp_path, (3, 4)) == [3, 4]
+    (tmp_path / "train" / "img" / "slide").mkdir(parents=True)
+    assert patch_size(tmp_path, (3, 4)) == [3, 4]
+    Image.new("RGB", (7, 5)).save(tmp_path / "train" / "img" / "slide" / "a.png")
+    assert patch_size(str(tmp_path), (3, 4)) == [5, 7]

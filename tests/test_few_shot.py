@@ -7,7 +7,15 @@ from PIL import Image
 
 from scripts.atomic import write_json
 from scripts.data import labelled_images
-from scripts.few_shot import draw_images, has_pixel_masks, source_file, write_comparison, write_pixel_masks
+from scripts.few_shot import (
+    draw_images,
+    has_pixel_masks,
+    require_same_classes,
+    require_scored_split,
+    source_file,
+    write_comparison,
+    write_pixel_masks,
+)
 
 CLASSES = ["gland", "rest"]
 
@@ -36,7 +44,7 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one(dataset_dir, pixel_mask
     largest = draw(dataset_dir, 6, 0, pixel_masks)
     names = [item["name"] for item in largest]
     assert len(set(names)) == 6 and names != sorted(names)
-    assert all(draw(dataset_dir, count, 0, pixel_masks) == largest[:count] for count in range(1, 6))
+    assert all(draw(dataset_dir, count, 0, pixel_masks) == largest[:count] for count in range(2, 6))
     assert draw(dataset_dir, 6, 1, pixel_masks) != largest
 
 
@@ -53,8 +61,8 @@ def test_labels_of_all_images_are_drawn_otherwise(dataset_dir):
 
 @pytest.mark.parametrize(
     ("num_images", "pixel_masks", "rule"),
-    [(0, True, "1..6, the images of .* with a mask"), (7, True, "1..6"), (11, False, "1..10, .* image-level label")]
-    + [(2.0, True, "1..6"), ("5", False, "1..10")],
+    [(1, True, "2..6, the images of .* with a mask"), (7, True, "2..6"), (11, False, "2..10, .* image-level label")]
+    + [(2.0, True, "2..6"), ("5", False, "2..10")],
 )
 def test_refuses_more_images_than_there_are(dataset_dir, num_images, pixel_masks, rule):
     with pytest.raises(ValueError, match=f"`num_images` must lie in {rule}"):
@@ -63,6 +71,42 @@ def test_refuses_more_images_than_there_are(dataset_dir, num_images, pixel_masks
 
 def test_pixel_masks_are_found_where_they_are(dataset_dir, tmp_path):
     assert has_pixel_masks(dataset_dir) and not has_pixel_masks(tmp_path)
+    (tmp_path / "train" / "mask").mkdir(parents=True)
+    assert not has_pixel_masks(tmp_path)  # an empty folder
+
+
+def test_images_of_two_sizes_are_an_error(dataset_dir):
+    Image.new("RGB", (6, 5)).save(dataset_dir / "train" / "img" / "p3[1 1].png")
+    with pytest.raises(ValueError, match="training images must be of one size, got .*'p3"):
+        draw(dataset_dir, 6)
+
+
+def test_something_must_be_there_to_score_on(tmp_path):
+    with pytest.raises(ValueError, match="must have val or test"):
+        require_scored_split(tmp_path)
+    (tmp_path / "test").mkdir()
+    require_scored_split(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["rest", "gland"], ""), (["rest", "lesion"], "gland → lesion"), (["gland", "rest"], None)]
+)
+def test_channels_must_mean_what_they_meant(tmp_path, caplog, names, message):
+    caplog.set_level("INFO")
+    settings = {
+        "class_names": CLASSES,
+        "classifier_values": [1, 0],
+        "segmenter_values": [0, 1],
+    }  # channels: rest, gland
+    write_json(tmp_path / "configs" / "train.json", settings)
+    if message is None:
+        with pytest.raises(ValueError, match=r"in the order of .*\['rest', 'gland'\], got \['gland', 'rest'\]"):
+            require_same_classes(tmp_path, names)
+    else:
+        require_same_classes(tmp_path, names)
+        assert message in caplog.text
+    require_same_classes(None, names)
+    require_same_classes(tmp_path / "weights only", names)
 
 
 def test_pixel_masks_are_written_in_our_values_and_edited_ones_kept(dataset_dir, tmp_path):

@@ -50,10 +50,10 @@ def test_names_ten_unknown_values_at_most():
         to_ours(np.arange(256).reshape(16, 16), lookup_table({"0": 0}))
 
 
-def test_inverse_undoes_the_table_and_takes_the_highest_value_of_several():
+def test_inverse_undoes_the_table_and_takes_the_lowest_value_of_several():
     assert inverse(PUBLISHED) == {1: 0, 2: 1, 0: 4}
-    assert inverse({"0": 0, "1-255": 1}) == {0: 0, 1: 255}
-    assert inverse({"0": 0, "3": 1, "4": 0}) == {0: 4, 1: 3}
+    assert inverse({"0": 0, "1-255": 1}) == {0: 0, 1: 1}
+    assert inverse({"0": 0, "3": 1, "4": 0}) == {0: 0, 1: 3}
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [("L", np.uint8), ("I;16", np.uint16), ("I", np.int32)])

@@ -152,10 +152,10 @@ def test_published_values_write_the_masks_as_the_source_has_them(source, tmp_pat
         assert (np.asarray(picture.convert("RGB")) == np.array(OVERLAY["palette"])[OURS[values]]).all()
 
 
-def test_published_values_of_a_range_are_its_highest(source, tmp_path):
+def test_published_values_of_a_range_are_its_lowest(source, tmp_path):
     overlay = write_overlay(tmp_path, mask_values={"0": 0, "1-254": 1, "255": 2})
     prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16, published_values=True)
-    expected = np.array([0, 254, 255])[OURS[read(source / "val/mask/s0.png")]]
+    expected = np.array([0, 1, 255])[OURS[read(source / "val/mask/s0.png")]]
     assert (read(tmp_path / "out/val/mask/s0.png") == expected).all()
 
 
@@ -333,7 +333,7 @@ def test_reads_the_release_of_digestpath(tmp_path, mode):
     prepare(str(source), str(published), str(dataset), splits="test", published_values=True)
     assert sorted(path.name for path in published.iterdir()) == ["prepare.json", "test"]
     written = read(published / "test/mask" / f"{names[9]}.png")
-    assert np.array_equal(written, 255 * truth[1][names[9]]) and set(written.ravel()) == {0, 255}
+    assert np.array_equal(written, truth[1][names[9]]) and set(written.ravel()) == {0, 1}
 
 
 @pytest.mark.parametrize(("name", "mask_suffix", "patch_size"), [("glas", "_anno", 112), ("digestpath", "_mask", 224)])

@@ -88,10 +88,13 @@ def test_the_last_fifth_of_glas_validates():
     }
 
 
-def test_slides_of_digestpath_stay_whole():
+@pytest.mark.parametrize(
+    "pattern", ["{}_2019-05-07 23_56_2{}-lv1-34675", "20_{}_1-3_2019-02-25 21_45_0{}-lv1-3", "{}-lv1-{}"]
+)
+def test_slides_of_digestpath_stay_whole(pattern):
     source = json.loads((BUNDLE / "configs" / "dataset_digestpath.json").read_text())["source"]
     sizes = {"17-1A": 4, "17-2B": 1, "18-9C": 2, "18-10D": 2, "19-1E": 3}  # 12 images: 2.4 to test, then 2.4 to val
-    slides = {slide: [f"{slide}_2019-05-07 {n}-lv1-3" for n in range(size)] for slide, size in sizes.items()}
+    slides = {slide: [pattern.format(slide, n) for n in range(size)] for slide, size in sizes.items()}
     assert split_names(shuffled(sum(slides.values(), [])), release(**source)) == {
         "train": slides["17-1A"] + slides["17-2B"] + slides["18-9C"],
         "val": slides["18-10D"],

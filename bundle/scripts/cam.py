@@ -162,9 +162,15 @@ class CAMSegmenter(nn.Module):
                 ones. An image whose label is all 0 falls back to its most probable class.
 
         Returns:
-            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate leaves out.
+            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate leaves out. So that in another channel order
+            too the classifier's first channel wins a tie, those that tie with it are lower by the least step there is.
         """
         cam, prob = self._averaged(image)
         present = present_classes(prob, self.threshold, label)
         scores = gate_and_normalize(cam, present)
-        return scores if self.channel_order is None else scores[:, self.channel_order]
+        if self.channel_order is None:
+            return scores
+        winner = scores.argmax(dim=1, keepdim=True)
+        tied = (scores == scores.gather(1, winner)).scatter(1, winner, False)
+        lower = scores.nextafter(torch.full_like(scores, -torch.inf))
+        return torch.where(tied, lower, scores)[:, self.channel_order]

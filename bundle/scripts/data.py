@@ -201,10 +201,14 @@ def labelled_images(
     return items
 
 
-def patch_size(items: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Height and width in pixels of the first of the training ``items``, and so of all of them (see ``check``)."""
-    with Image.open(items[0]["image"]) as image:
-        return [image.height, image.width]
+def patch_size(dataset_dir: str | Path, default: Sequence[int]) -> list[int]:
+    """Height and width in pixels of a data set's training patches, or ``default`` if it has none."""
+    folder = Path(dataset_dir) / "train" / "img"
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            with Image.open(path) as image:
+                return [image.height, image.width]
+    return list(default)
 
 
 def images_with_masks(images: Sequence[str | Path], mask_dir: str | Path) -> list[dict[str, str]]:

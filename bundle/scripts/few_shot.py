@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .atomic import write_csv, write_json
-from .data import find_images, images_with_masks, labelled_images
+from .data import find_images, images_with_masks, labelled_images, value_names
 from .mask_values import load_mask, lookup_table
 from .pictures import Palette, write_mask
 
@@ -32,9 +32,36 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
     return path
 
 
+def require_scored_split(dataset_dir: str | Path) -> None:
+    """Raise a ValueError unless a data set has ``val`` or ``test``, since nothing else says what adaptation changed."""
+    if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
+        raise ValueError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
+
+
+def require_same_classes(source_dir: str | Path | None, channel_names: Sequence[str]) -> None:
+    """Compare the classes of the run that is adapted with those of the new data set, channel by channel.
+
+    Raises:
+        ValueError: if they are the same classes in another order; other names are taken to mean the same tissues, and
+            logged.
+    """
+    path = Path(source_dir or "") / "configs" / "train.json"
+    if source_dir is None or not path.is_file():  # weights without a run
+        return
+    source = json.loads(path.read_text())
+    names = value_names(source["class_names"], source["classifier_values"])
+    source_names = [names[value] for value in source["segmenter_values"]]
+    if source_names != list(channel_names) and sorted(source_names) == sorted(channel_names):
+        raise ValueError(
+            f"the data set's classes must be in the order of {path}, {source_names}, got {list(channel_names)}; "
+            "reorder its overlay's `class_names`, values and labels."
+        )
+    logger.info("Channels: " + ", ".join(f"{old} → {new}" for old, new in zip(source_names, channel_names)))
+
+
 def has_pixel_masks(dataset_dir: str | Path) -> bool:
     """Whether a data set has masks of training images, in ``train/mask``."""
-    return (Path(dataset_dir) / "train" / "mask").is_dir()
+    return any((Path(dataset_dir) / "train" / "mask").glob("*"))
 
 
 def draw_images(
@@ -51,14 +78,14 @@ def draw_images(
         dataset_dir: the data set's folder.
         num_images: how many.
         seed: of the draw, not negative.
-        pixel_masks: draw among the images that have a mask in ``train/mask``; else among those with image-level labels.
+        pixel_masks: draw among the images that have a mask in ``train/mask``; else among all, which must have labels.
         class_names, label_file: as for ``data.labelled_images``.
 
     Returns:
         ``{"image": path, "label": mask path or multi-hot label, "name": file name}`` per image.
 
     Raises:
-        ValueError: if there are not so many images.
+        ValueError: if there are not so many images, or those drawn differ in size.
     """
     if pixel_masks:
         folder = Path(dataset_dir) / "train"
@@ -67,12 +94,16 @@ def draw_images(
         items = images_with_masks(images, folder / "mask")
     else:
         items = labelled_images(dataset_dir, class_names, label_file)
-    if type(num_images) is not int or not 1 <= num_images <= len(items):
+    if type(num_images) is not int or not 2 <= num_images <= len(items):  # batch norm needs two
         kind = "a mask in train/mask" if pixel_masks else "an image-level label"
         raise ValueError(
-            f"`num_images` must lie in 1..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
+            f"`num_images` must lie in 2..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
         )
-    return [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
+    drawn = [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
+    sizes = {item["name"]: Image.open(item["image"]).size for item in drawn}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"training images must be of one size, got {sizes}; cut patches with scripts.prepare.")
+    return drawn
 
 
 def write_pixel_masks(

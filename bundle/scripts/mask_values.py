@@ -58,9 +58,9 @@ def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def inverse(mask_values: Mapping[str, int]) -> dict[int, int]:
-    """The file value of each of our values; the highest one where several mean the same."""
+    """The file value of each of our values; the lowest one where several mean the same."""
     table = lookup_table(mask_values)
-    return {int(ours): int(np.flatnonzero(table == ours)[-1]) for ours in np.unique(table[table >= 0])}
+    return {int(ours): int(np.flatnonzero(table == ours)[0]) for ours in np.unique(table[table >= 0])}
 
 
 def read_mask(path: str | Path) -> np.ndarray:

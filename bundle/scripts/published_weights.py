@@ -6,7 +6,7 @@ MXNet file. Names are looked up from ours to theirs, so that an error names what
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,9 @@ STAGE_2 = {
     r"network\.auxiliary_head\.": "aux_head.conv.",
     r"network\.": "",
 }
+LAPLACIAN_NAME = (
+    "ESF.laplacian_kernel.weight"  # a constant, of each channel; our network has it once, and not as a weight
+)
 LAPLACIAN = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
 BATCH_NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
@@ -70,9 +73,9 @@ class Kind:
     ignored: str = "(?!)"
 
 
-# the Laplacian is a constant of our network; older files have layers of the encoder that DPR and PSPNet never use
+# files in the older spelling have layers of the encoder that PSPNet never uses
 CHECKPOINTS = {
-    "esfan_stage1": Kind("method_esfan.json", "classifier_def", STAGE_1, r"ESF\.laplacian_kernel\.weight"),
+    "esfan_stage1": Kind("method_esfan.json", "classifier_def", STAGE_1),
     "esfan_stage2": Kind("method_esfan.json", "segmenter_def", STAGE_2, r"encoder\.layer[34]\."),
     "ibdr_stage1": Kind("method_ibdr.json", "classifier_def", STAGE_1),
     "ibdr_stage2": Kind("method_ibdr.json", "segmenter_def", STAGE_2, r"PSPNet\.encoder\.layer[34]\."),
@@ -113,15 +116,22 @@ def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) 
     """
     facts, expected = CHECKPOINTS[kind], expected_state(kind, num_classes)
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
-    published = {name: rename(name, facts.renaming) for name in expected}
-    if not any("encoder.model." in name for name in state):
-        published = {name: theirs.replace("encoder.model.", "encoder.") for name, theirs in published.items()}
-    published = {name: prefix + theirs for name, theirs in published.items()}
-    laplacian = state.get(f"{prefix}ESF.laplacian_kernel.weight")
-    if laplacian is not None and not (laplacian == torch.tensor(LAPLACIAN)).all():
-        logger.warning(f"{source}: ESF.laplacian_kernel is not the Laplacian {LAPLACIAN}, which ours always is.")
+    encoder = "encoder.model." if any("encoder.model." in name for name in state) else "encoder."
+    theirs = {name: prefix + rename(name, facts.renaming).replace("encoder.model.", encoder) for name in expected}
+    shapes = {theirs[name]: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in expected:
+        if "hdfm.channel_attention" in name and name.endswith("weight"):  # published as 1x1 convolutions
+            shapes[theirs[name]] += (1, 1)
+    laplacian = prefix + LAPLACIAN_NAME
+    if kind == "esfan_stage1":
+        shapes[laplacian] = (1, expected["fusion.fusion_conv.weight"].shape[0], 3, 3)
     ignored = re.compile(re.escape(prefix) + f"(?:{facts.ignored})")
-    return match(expected, state, published, lambda name: ignored.match(name) is not None, source)
+    require_names(state, shapes, ignored, source)
+    if laplacian in state and not (state[laplacian] == torch.tensor(LAPLACIAN)).all():
+        logger.warning(f"{source}: {laplacian} is not the Laplacian {LAPLACIAN}, which ours always is.")
+    return {
+        name: state[theirs[name]].reshape(tensor.shape).to(tensor.dtype).clone() for name, tensor in expected.items()
+    }
 
 
 def from_imagenet(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, torch.Tensor]:
@@ -136,8 +146,10 @@ def from_imagenet(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, to
         for name, tensor in network.items()
         if not name.startswith(("bn45.", "bn52.")) and not name.endswith("num_batches_tracked")
     }
-    published = {name: mxnet_name(name) for name in expected}
-    return network | match(expected, state, published, lambda name: name.startswith("arg:linear1000_"), source)
+    theirs = {name: mxnet_name(name) for name in expected}
+    shapes = {theirs[name]: tuple(tensor.shape) for name, tensor in expected.items()}
+    require_names(state, shapes, re.compile("arg:linear1000_(weight|bias)$"), source)
+    return network | {name: state[theirs[name]].float() for name in expected}
 
 
 def mxnet_name(name: str) -> str:
@@ -159,46 +171,31 @@ def mxnet_name(name: str) -> str:
     return f"{'aux' if part.startswith('moving') else 'arg'}:{layer}_{part}"
 
 
-def match(
-    expected: StateDict, state: StateDict, published: Mapping[str, str], is_ignored: Callable[[str], bool], source: str
-) -> dict[str, torch.Tensor]:
-    """The tensors of ``state`` under our names, in our shapes.
+def require_names(
+    state: StateDict, shapes: Mapping[str, tuple[int, ...]], ignored: re.Pattern[str], source: str
+) -> None:
+    """Raise a ValueError that lists the names which ``state`` lacks, has in another shape or should not have.
 
     Args:
-        expected: our names, with tensors of the shapes wanted.
-        state: the published names, with their tensors.
-        published: the published name of each of ours.
-        is_ignored: whether a published name may be left out.
+        state: tensors by name.
+        shapes: the shape of each name that must be there.
+        ignored: names that begin so may be there or not.
         source: where ``state`` comes from, for messages.
-
-    Raises:
-        ValueError: if names of ``state`` are missing, of another shape, unexpected or not finite; it lists them.
     """
-    known = set(published.values())
-    pairs = {theirs: expected[name] for name, theirs in published.items()}
     problems = {
-        "missing": [theirs for theirs in pairs if theirs not in state],
+        "missing": [name for name in shapes if name not in state],
         "misshaped": [
-            f"{theirs} {tuple(state[theirs].shape)} instead of {tuple(tensor.shape)}"
-            for theirs, tensor in pairs.items()
-            if theirs in state and not fits(state[theirs].shape, tensor.shape)
+            f"{name} {tuple(state[name].shape)} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in state and state[name].shape != shape
         ],
-        "unexpected": [name for name in state if name not in known and not is_ignored(name)],
+        "unexpected": [name for name in state if name not in shapes and not ignored.match(name)],
     }
     if not any(problems.values()):
-        problems["not finite"] = [theirs for theirs in pairs if not torch.isfinite(state[theirs]).all()]
+        problems["not finite"] = [name for name in shapes if not torch.isfinite(state[name]).all()]
     if any(problems.values()):
         raise ValueError(
             f"{source} must hold exactly the weights of this kind of network; "
             + "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
             + ". Check `kind` and `num_classes`."
         )
-    return {
-        name: state[theirs].reshape(expected[name].shape).to(expected[name].dtype).clone()
-        for name, theirs in published.items()
-    }
-
-
-def fits(shape: torch.Size, wanted: torch.Size) -> bool:
-    """Whether weights of ``shape`` serve where ``wanted`` is; a 1x1 convolution does what a linear layer does."""
-    return shape == wanted or (len(wanted) == 2 and shape == (*wanted, 1, 1))

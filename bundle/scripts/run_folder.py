@@ -69,6 +69,8 @@ def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str
         kept[section]["parallel_network"] = template[section]["parallel_network"]
     kept |= {"bundle_root": ".", "output_dir": "@bundle_root", "dataset_dir": str(Path(dataset_dir).resolve())}
     kept["label_file"] = None if label_file is None else str(Path(label_file).resolve())
+    if isinstance(kept.get("source_dir"), str):
+        kept["source_dir"] = str(Path(kept["source_dir"]).resolve())
     return kept
 
 
@@ -92,16 +94,9 @@ def open_run(
         ValueError: if the folder has a run with other settings.
     """
     output_dir = Path(output_dir).resolve()
-    path = output_dir / "configs" / "train.json"
     config = portable(config, dataset_dir, label_file)
-    if path.exists():
-        old = json.loads(path.read_text())
-        changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
-        if changed and not new_settings:
-            raise ValueError(
-                f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from "
-                "its configs/train.json. Choose another --output_dir, or do its stages again with --redo."
-            )
+    if not new_settings:
+        require_same_settings(output_dir, config)
     remove_leftovers(output_dir)
     if output_dir != BUNDLE_ROOT:
         for folder in ("configs", "scripts"):
@@ -109,7 +104,21 @@ def open_run(
                 "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json"
             )
             shutil.copytree(BUNDLE_ROOT / folder, output_dir / folder, ignore=ignored, dirs_exist_ok=True)
-    write_json(path, config)
+    write_json(output_dir / "configs" / "train.json", config)
+
+
+def require_same_settings(output_dir: Path, config: Mapping[str, Any]) -> None:
+    """Raise a ValueError if ``output_dir`` has a run with other settings than ``config``, as ``portable`` gives it."""
+    path = output_dir / "configs" / "train.json"
+    if not path.exists():
+        return
+    old = json.loads(path.read_text())
+    changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
+    if changed:
+        raise ValueError(
+            f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from its "
+            "configs/train.json. Choose another --output_dir, or do its stages again with --redo."
+        )
 
 
 def set_aside(output_dir: str | Path, outputs: Sequence[str | Path]) -> None:

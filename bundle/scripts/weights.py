@@ -50,7 +50,9 @@ def _read(path: Path) -> Any:
 
 
 def _require_state_dict(content: Any, path: str | Path) -> StateDict:
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
     return content
 

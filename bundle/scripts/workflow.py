@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from .run_folder import forget_stage, is_complete, open_run, record_stage, set_aside
+from .run_folder import forget_stage, is_complete, open_run, portable, record_stage, require_same_settings, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
     if redo is not None and redo not in stages:
         raise ValueError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
     config = running_config()
+    if redo is None:  # a stage that is complete must be the one that is asked for
+        require_same_settings(Path(output_dir).resolve(), portable(config, "", None))
     first_again = len(stages) if redo is None else list(stages).index(redo)
     for position, stage in enumerate(stages):
         again = position >= first_again

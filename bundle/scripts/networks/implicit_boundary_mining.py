@@ -1,7 +1,7 @@
 """IBM, the implicit boundary mining block of IBDR.
 
-An identity makes the published values cheaper at inference: three parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1
-convolution that mixes them are one convolution of 5x5. Its weight is computed once and kept until the parameters change.
+An identity makes the published values cheaper at inference: the parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1
+convolution that mixes them are one of 5x5. Its weight is computed once and kept until the parameters change.
 """
 
 import torch
