@@ -54,6 +54,48 @@ def test_esfan_overlay_is_the_explicit_default():
     assert {name: parser.get(name) for name in esfan} == esfan
 
 
+PUBLISHED = {  # METHODS of the two papers' code, said a second time so that a slip shows
+    "luad": ([0.47, 0.06, 0.47], 0.3, [[255, 255, 255], [205, 51, 51], [0, 255, 0], [65, 105, 225], [255, 165, 0]]),
+    "bcss": ([0.11, 0.78, 0.11], 0.7, [[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [153, 0, 255]]),
+    "glas": ([1, 1, 1], 0.25, [[239, 239, 239], [190, 61, 42]]),
+    "digestpath": ([1, 1, 1], 0.25, [[239, 239, 239], [63, 125, 88]]),
+    "hph": ([1, 1, 1], 0.25, [[239, 239, 239], [66, 27, 155]]),
+    "wien": ([1, 1, 1], 0.25, [[239, 239, 239], [255, 250, 141]]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_data_sets_have_the_published_numbers(name):
+    overlay = load(f"dataset_{name}.json")
+    assert (overlay["level_weights"], overlay["threshold"], overlay["palette"]) == PUBLISHED[name]
+    four, two = ([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 0], [0, 1])
+    values = overlay["classifier_values"], overlay["segmenter_values"]
+    assert values == (four if name in ("luad", "bcss") else two)
+    published_masks = {"0": 1, "1": 2, "2": 3, "3": 4, "4": 0} if values == four else {"0": 0, "1-255": 1}
+    assert overlay["mask_values"] == published_masks
+
+
+def test_methods_have_the_published_numbers(in_bundle):
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", "configs/method_ibdr.json"])
+    settings = {
+        "classification#epochs": 10,
+        "classification#batch_size": 20,
+        "classification#lr": 0.01,
+        "classification#max_gradient_norm": 5,
+        "train#epochs": 10,
+        "train#batch_size": 16,
+        "train#lr": 0.01,
+    }
+    assert {name: parser[name] for name in settings} == settings
+    loss = parser.get_parsed_content("segmenter_loss")
+    assert loss.weights == [1.0, 0.4] and not loss.loss.published
+    weights = [getattr(loss.loss, name) for name in ("alpha", "beta", "gamma", "delta", "eta", "tau")]
+    assert weights == [1, 0.2, 0.1, 0.1, 0.1, 0.4]
+    loss = parser.get_parsed_content("classifier_loss")
+    assert (loss.boundary_weight, loss.embedding_weight, loss.loss.weights) == (0.01, 0.01, [0.2, 0.3, 0.5])
+
+
 def test_methods_settle_the_same_things():
     esfan, ibdr = load("method_esfan.json"), load("method_ibdr.json")
     assert ibdr.keys() - esfan.keys() == {"iicb"} and esfan.keys() <= ibdr.keys()
@@ -86,15 +128,29 @@ def test_data_set_overlays_are_consistent(path):
     assert meanings == set(range(len(overlay["palette"]))) == meanings | set(overlay["classifier_values"])
 
 
-@pytest.mark.parametrize("method", ["esfan", "ibdr"])
 @pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("dataset_*.json")), ids=lambda path: path.stem)
-def test_data_set_overlays_run_up_to_their_data(in_bundle, method, path, tmp_path):
+def test_data_set_overlays_run_up_to_their_data(in_bundle, path, tmp_path):
     parser = ConfigParser()
-    parser.read_config(["configs/train.json", f"configs/method_{method}.json", "configs/lite.json", str(path)])
+    parser.read_config(["configs/train.json", "configs/lite.json", str(path)])
     parser["dataset_dir"] = str(tmp_path)
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("check")
     assert f"{tmp_path}/train/img must be a folder of images; it does not exist" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+@pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("dataset_*.json")), ids=lambda path: path.stem)
+def test_any_method_learns_from_any_data_set_s_classes(in_bundle, method, path):
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", f"configs/method_{method}.json", "configs/lite.json", str(path)])
+    classes = len(parser["class_names"])
+    image, target = torch.rand(2, 3, 32, 32), torch.randint(0, classes + 1, (2, 1, 32, 32))
+    for stage, wanted in (("classifier", (target[:, 0, 0, :classes] > 0).float()), ("segmenter", target)):
+        network = parser.get_parsed_content(f"{stage}_def").train()
+        loss = parser.get_parsed_content(f"{stage}_loss")(network(image), wanted)
+        loss.backward()
+        assert torch.isfinite(loss) and loss.item() > 0
+    assert parser.get_parsed_content("background") == (0 not in parser["segmenter_values"])
 
 
 def test_every_property_that_monai_asks_for_is_there(in_bundle, finished_run, demo_dir):
@@ -205,6 +261,31 @@ def test_a_trained_network_adapts_to_another_stain(
         for scores in (record["score_source"]["scores"]["val"], record["run"]["scores"]["val"])
     ]
     assert any(row.startswith(f"val,published,mean,{means[0]},{means[1]},") for row in rows)
+
+
+def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bundle, few_shot_dir, tmp_path):
+    configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
+    settings = {"source_dir": str(finished_run), "num_images": 2, "train#epochs": 1, "dataset_dir": str(few_shot_dir)}
+    run_bundle("adapt", tmp_path, configs, **settings)
+    before = (tmp_path / "models" / "model.pt").read_bytes()
+    run_bundle("adapt", tmp_path, configs, **settings)
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("adapt", tmp_path, configs, **settings | {"freeze_encoder": True})
+    assert "['freeze_encoder'] differ from its configs/train.json" in str(root_cause(error.value))
+    assert (tmp_path / "models" / "model.pt").read_bytes() == before
+
+
+def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_shot_dir, tmp_path):
+    shutil.copytree(few_shot_dir, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val")
+    configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
+    settings = {"source_dir": str(finished_run), "num_images": 3, "train#epochs": 1}
+    run_bundle("adapt", tmp_path / "run", configs, **settings, dataset_dir=str(tmp_path / "data"))
+    state = torch.load(tmp_path / "run" / "checkpoints" / "segmenter.pt", weights_only=True)["network"]
+    kept = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
+    table = (tmp_path / "run" / "scores" / "adaptation.csv").read_text().splitlines()
+    assert len(table) > 1 and all(row.startswith("test,") for row in table[1:])
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])

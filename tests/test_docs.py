@@ -1,7 +1,49 @@
+import ast
+import inspect
 import re
+import shlex
+from importlib import import_module
 
 import pytest
 from conftest import BUNDLE
+from monai.bundle import ConfigParser
+
+PAGES = [BUNDLE.parent / "README.md", BUNDLE / "docs" / "README.md", BUNDLE / "models" / "README.md"]
+
+
+def commands(start):
+    """The words after ``start`` in each command of the pages."""
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            for part in re.split(r"&&|`", line):
+                if start in part and "..." not in part:
+                    yield pytest.param(shlex.split(part.split(start, 1)[1]), id=part.strip()[:100])
+
+
+@pytest.mark.parametrize("words", commands("-m monai.bundle run"))
+def test_the_runs_of_the_pages_name_what_there_is(words, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    run_id = words.pop(0) if not words[0].startswith("--") else "run"
+    options = dict(zip(words[::2], words[1::2]))
+    files = options.pop("--config_file").replace("dataset_mydata", "dataset_demo")  # which the reader makes
+    parser = ConfigParser()
+    parser.read_config(ast.literal_eval(files) if files.startswith("[") else files)
+    assert isinstance(parser[run_id], list)
+    for name in options:
+        assert name.startswith("--") and name[2:] in parser, name
+
+
+@pytest.mark.parametrize("words", commands("python -m scripts."))
+def test_the_commands_of_the_pages_have_their_arguments(words):
+    module = import_module(f"scripts.{words[0]}")
+    function = {
+        "weights": lambda: module.import_weights,
+        "check": lambda: module.main,
+    }.get(words[0], lambda: getattr(module, words[0]))()
+    allowed = inspect.signature(function).parameters
+    for word in words[1:]:
+        if word.startswith("--"):
+            assert word[2:].replace("-", "_").removeprefix("no") in {n.removeprefix("no") for n in allowed}, word
 
 
 def test_the_examples_of_the_api_page_run_as_they_stand(tmp_path, monkeypatch, capsys):

@@ -152,6 +152,25 @@ def test_published_values_write_the_masks_as_the_source_has_them(source, tmp_pat
         assert (np.asarray(picture.convert("RGB")) == np.array(OVERLAY["palette"])[OURS[values]]).all()
 
 
+@pytest.mark.parametrize("published_values", [False, True])
+def test_masks_of_training_patches_are_cut_with_them_on_request(source, tmp_path, published_values):
+    overlay = write_overlay(
+        tmp_path, mask_values={"0": 0, "1": 1, "2": 2} if not published_values else {"5": 0, "7": 1, "9": 2}
+    )
+    settings = {"patch_size": 16, "stride": 8, "published_values": published_values}
+    prepare(str(source), str(tmp_path / "out"), overlay, **settings, train_masks=True)
+    patches = sorted((tmp_path / "out/train/img").iterdir())
+    assert [path.name for path in patches] == sorted(path.name for path in (tmp_path / "out/train/mask").iterdir())
+    written = np.array([5, 7, 9] if published_values else [0, 1, 2])
+    for path in patches:
+        stem, left, top = re.fullmatch(r"(.+)_x(\d+)_y(\d+)\[.*", path.name).groups()
+        window = np.s_[int(top) : int(top) + 16, int(left) : int(left) + 16]
+        truth = OURS[read(source / "train/mask" / f"{stem}.png")][window]
+        assert (read(tmp_path / "out/train/mask" / path.name) == written[truth]).all()
+    prepare(str(source), str(tmp_path / "without"), overlay, **settings)
+    assert not (tmp_path / "without/train/mask").exists()
+
+
 def test_published_values_of_a_range_are_its_lowest(source, tmp_path):
     overlay = write_overlay(tmp_path, mask_values={"0": 0, "1-254": 1, "255": 2})
     prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16, published_values=True)

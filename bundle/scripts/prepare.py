@@ -1,12 +1,14 @@
 """Make a data set in the published layout from images with masks: labelled patches to train, whole images to score.
 
     python -m scripts.prepare --source DIR --output DIR --dataset configs/dataset_x.json
-        [--patch-size 128] [--stride 64] [--min-share 0.05] [--published-values] [--splits train,val,test]
+        [--patch-size 128] [--stride 64] [--min-share 0.05] [--train-masks]
+        [--published-values] [--splits train,val,test]
 
 The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
 ``"source"`` describes (see ``scripts.releases``); which of its images went to which split is in ``prepare.json``.
 
-A training mask decides which classes a patch shows, and nothing else: it is not written. ``min_share`` is the share of
+A training mask decides which classes a patch shows, and nothing else: it is not written (but with ``train_masks`` it
+is, cut like its image, for few-shot adaptation). ``min_share`` is the share of
 a patch from which a class counts as present, and so decides what can be learned: if it is low, most patches show most
 classes and labels hardly tell patches apart; if it is high, labels call slivers of tissue absent, and patches in which
 nothing reaches the share are lost. The table printed at the end (patches per class and per combination of classes)
@@ -14,7 +16,7 @@ shows which combinations there are to learn from; classes that always occur toge
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import fire
@@ -95,8 +97,9 @@ def cut_patches(
     patch_size: int,
     stride: int,
     min_share: float,
+    draw_mask: Callable[[np.ndarray], Image.Image] | None = None,
 ) -> dict:
-    """Write labelled patches, ``<stem>_x<left>_y<top>[1 0 1].png``, into ``folder``.
+    """Write labelled patches, ``<stem>_x<left>_y<top>[1 0 1].png``, into ``folder / "img"``.
 
     Args:
         items: images and masks (see ``find_pairs``).
@@ -106,6 +109,7 @@ def cut_patches(
         patch_size: side of a patch in px.
         stride: distance of neighbouring patches in px.
         min_share: share of a patch from which a class is present.
+        draw_mask: makes the picture of a mask, which then goes into ``folder / "mask"``; ``None`` for no masks.
 
     Returns:
         The number of images, patches and what was left out, and the counts of ``count_labels``.
@@ -123,7 +127,9 @@ def cut_patches(
                 empty_patches += 1
                 continue
             name = f"{Path(item['name']).stem}_x{left}_y{top}[{' '.join(map(str, label))}].png"
-            Image.fromarray(image[window]).save(folder / name)
+            Image.fromarray(image[window]).save(folder / "img" / name)
+            if draw_mask is not None:
+                draw_mask(mask[window]).save(folder / "mask" / name)
             labels.append(label)
     return {
         "images": len(items),
@@ -134,8 +140,25 @@ def cut_patches(
     }
 
 
+def mask_drawer(written: Mapping[int, int], palette: Palette) -> Callable[[np.ndarray], Image.Image]:
+    """A function that makes the palette image of a mask in our values.
+
+    Args:
+        written: the value to write for each of ours.
+        palette: colour of each of our values.
+    """
+    table = lookup_table({str(ours): value for ours, value in written.items()})
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for ours, value in written.items():
+        colours[value] = palette[ours]
+    return lambda mask: mask_picture(to_ours(mask, table), colours)
+
+
 def copy_pairs(
-    items: Sequence[Mapping[str, str]], folder: Path, table: np.ndarray, written: Mapping[int, int], palette: Palette
+    items: Sequence[Mapping[str, str]],
+    folder: Path,
+    table: np.ndarray,
+    draw_mask: Callable[[np.ndarray], Image.Image],
 ) -> None:
     """Write images as RGB PNG into ``folder / "img"`` and masks as palette PNG into ``folder / "mask"``.
 
@@ -143,18 +166,13 @@ def copy_pairs(
         items: images and masks (see ``find_pairs``).
         folder: where to write.
         table: our value for each value in the masks (see ``lookup_table``).
-        written: the value to write for each of ours.
-        palette: colour of each of our values.
+        draw_mask: makes the picture of a mask in our values.
     """
-    written_table = lookup_table({str(ours): value for ours, value in written.items()})
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for ours, value in written.items():
-        colours[value] = palette[ours]
     for item in tqdm(items, desc=folder.name):
-        mask = to_ours(read_pair_mask(item["image"], item["label"], table), written_table)
+        mask = read_pair_mask(item["image"], item["label"], table)
         name = f"{Path(item['name']).stem}.png"
         Image.open(item["image"]).save(folder / "img" / name)
-        mask_picture(mask, colours).save(folder / "mask" / name)
+        draw_mask(mask).save(folder / "mask" / name)
 
 
 def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
@@ -203,6 +221,7 @@ def prepare(
     min_share: float = 0.05,
     published_values: bool = False,
     splits: Sequence[str] = SPLITS,
+    train_masks: bool = False,
 ) -> dict:
     """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
 
@@ -216,6 +235,7 @@ def prepare(
         min_share: share of a patch from which a class counts as present.
         published_values: write masks in the file values of ``mask_values`` instead of ours.
         splits: which ones to prepare.
+        train_masks: write the masks of the training patches too, for few-shot adaptation; training never reads them.
 
     Returns:
         The report, which is also in ``prepare.json``: the settings and what there is by split, and the names of each
@@ -233,6 +253,7 @@ def prepare(
     settings = cut_settings(release.patch_size if patch_size is None else patch_size, stride, min_share)
     table = lookup_table(release.mask_values)
     written = written_values(overlay["mask_values"], published_values)
+    draw_mask = mask_drawer(written, overlay["palette"])
     pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
@@ -240,11 +261,13 @@ def prepare(
     with atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)
-            if split == "train":
-                report[split] = cut_patches(items, folder / split / "img", overlay, table, **settings)
-            else:
+            if split != "train" or train_masks:
                 (folder / split / "mask").mkdir()
-                copy_pairs(items, folder / split, table, written, overlay["palette"])
+            if split == "train":
+                drawer = draw_mask if train_masks else None
+                report[split] = cut_patches(items, folder / split, overlay, table, **settings, draw_mask=drawer)
+            else:
+                copy_pairs(items, folder / split, table, draw_mask)
                 report[split] = {"images": len(items)}
         write_json(folder / "prepare.json", report)
     return report

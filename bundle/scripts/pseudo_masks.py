@@ -71,7 +71,8 @@ def write_pseudo_masks(
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)
     loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
-    logger.info(f"Pseudo masks: {len(paths)} images, {len(unfinished)} of {len(batches)} batches to do, in {mask_dir}.")
+    kept = sum(path.exists() for path in paths)
+    logger.info(f"Pseudo masks: {len(paths)} images, {kept} have masks already, which are kept, in {mask_dir}.")
     value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
     network.to(device).eval()
     prepare_batch = PrepareBatch()
