@@ -20,7 +20,7 @@ def commands(start):
                     yield pytest.param(shlex.split(part.split(start, 1)[1]), id=part.strip()[:100])
 
 
-@pytest.mark.parametrize("words", commands("-m monai.bundle run"))
+@pytest.mark.parametrize("words", list(commands("-m monai.bundle run")))
 def test_the_runs_of_the_pages_name_what_there_is(words, monkeypatch):
     monkeypatch.chdir(BUNDLE)
     run_id = words.pop(0) if not words[0].startswith("--") else "run"
@@ -33,7 +33,7 @@ def test_the_runs_of_the_pages_name_what_there_is(words, monkeypatch):
         assert name.startswith("--") and name[2:] in parser, name
 
 
-@pytest.mark.parametrize("words", commands("python -m scripts."))
+@pytest.mark.parametrize("words", list(commands("python -m scripts.")))
 def test_the_commands_of_the_pages_have_their_arguments(words):
     module = import_module(f"scripts.{words[0]}")
     function = {

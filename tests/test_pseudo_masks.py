@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 import scripts.pseudo_masks
-from scripts.pseudo_masks import mask_items, write_pseudo_masks
+from scripts.pseudo_masks import mask_items, write_manifest, write_pseudo_masks
 
 PALETTE = [[255, 255, 255], [205, 51, 51], [0, 255, 0]]
 VALUES = [2, 1]  # of channels 0 and 1
@@ -63,6 +63,7 @@ def random_images(sizes):
 def write(dataset, mask_dir, network=None, background=False, batch_size=2):
     network = network or FakeSegmenter().train()
     write_pseudo_masks(network, dataset, mask_dir, VALUES, PALETTE, background, batch_size)
+    write_manifest(dataset, mask_dir)
     return network
 
 
@@ -122,6 +123,21 @@ def test_true_labels_gate_the_classes(images, tmp_path):
     gated = expected_masks(images, BATCHES, labels)
     assert gated != expected_masks(images, BATCHES)
     assert {index: read(tmp_path / "masks" / f"p{9 - index}.v1.png").tolist() for index in range(5)} == gated
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_whole_batches_and_come_to_the_same_masks(uninterrupted, tmp_path, world_size):
+    dataset, whole = uninterrupted
+    shapes = []
+    for rank in range(world_size):
+        with pytest.raises(FileNotFoundError, match="must have a mask of every image"):
+            write_manifest(dataset, tmp_path)
+        network = FakeSegmenter()
+        write_pseudo_masks(network, dataset, tmp_path, VALUES, PALETTE, False, 2, rank=rank, world_size=world_size)
+        shapes += network.shapes
+    write_manifest(dataset, tmp_path)
+    assert contents(tmp_path) == whole
+    assert sorted(shapes) == sorted([(2, 3, 9, 8), (1, 3, 9, 8), (2, 3, 6, 7)])  # nothing twice
 
 
 def test_masks_that_are_there_are_kept(uninterrupted, tmp_path):

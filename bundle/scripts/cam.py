@@ -127,6 +127,7 @@ class CAMSegmenter(nn.Module):
         channel_order: Sequence[int] | None = None,
         flips: bool = False,
         scales: Sequence[float] = (1.0,),
+        dtype: str = "float32",
     ) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
@@ -137,6 +138,7 @@ class CAMSegmenter(nn.Module):
         self.channel_order = None if channel_order is None else list(channel_order)
         self.mirrored_axes = [(), (3,), (2,), (2, 3)] if flips else [()]
         self.scales = tuple(scales)
+        self.dtype = getattr(torch, dtype)
 
     def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and mirror images."""
@@ -147,8 +149,9 @@ class CAMSegmenter(nn.Module):
             if scale != 1:
                 scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False, antialias=True)
             for axes in self.mirrored_axes:
-                cams, prob = self.classifier.cams(scaled.flip(axes) if axes else scaled)
-                cam = combine_cams(cams, size, self.level_weights)
+                with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                    cams, prob = self.classifier.cams(scaled.flip(axes) if axes else scaled)
+                cam = combine_cams([cam.float() for cam in cams], size, self.level_weights)
                 cam_sum = cam_sum + (cam.flip(axes) if axes else cam)
                 prob_sum = prob_sum + prob
         return cam_sum / count, prob_sum / count

@@ -45,11 +45,14 @@ def write_pseudo_masks(
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     overlay_dir: str | Path | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> None:
-    """Write a palette PNG with the mask of each image, named as the image, and at the end ``manifest.json``.
+    """Write a palette PNG with the mask of each image, named as the image.
 
     Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
-    images, so an interrupted run goes on to the same masks.
+    images, so an interrupted run goes on to the same masks, and several processes, which share out whole batches, come
+    to those of one.
 
     Args:
         network: the CAMs as a segmentation network; its output channels are those of ``values``.
@@ -63,11 +66,12 @@ def write_pseudo_masks(
         num_workers: processes that read images.
         device: where the network works.
         overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
+        rank, world_size: number of this process and of all.
     """
     mask_dir = Path(mask_dir)
-    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in dataset.data]
-    batches = SameSizeBatches(dataset.data, batch_size)
-    unfinished = [batch for batch in batches if not all(paths[index].exists() for index in batch)]
+    paths = mask_paths(dataset, mask_dir)
+    own_batches = list(SameSizeBatches(dataset.data, batch_size))[rank::world_size]
+    unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)
     loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
@@ -85,4 +89,21 @@ def write_pseudo_masks(
             if overlay_dir is not None:
                 write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
             write_mask(paths[index], mask, palette)
-    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths]})
+
+
+def mask_paths(dataset: Dataset, mask_dir: str | Path) -> list[Path]:
+    """Where the mask of each image of ``dataset`` belongs."""
+    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in dataset.data]
+
+
+def write_manifest(dataset: Dataset, mask_dir: str | Path) -> None:
+    """Write ``manifest.json``, the list of all masks, which says that they are complete.
+
+    Raises:
+        FileNotFoundError: if a mask is missing.
+    """
+    paths = mask_paths(dataset, mask_dir)
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
+    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})

@@ -7,7 +7,7 @@ MXNet file. Names are looked up from ours to theirs, so that an error names what
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -49,9 +49,6 @@ STAGE_2 = {
     r"network\.auxiliary_head\.": "aux_head.conv.",
     r"network\.": "",
 }
-LAPLACIAN_NAME = (
-    "ESF.laplacian_kernel.weight"  # a constant, of each channel; our network has it once, and not as a weight
-)
 LAPLACIAN = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
 BATCH_NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
@@ -64,18 +61,25 @@ class Kind:
         method: overlay of the method.
         definition: the config's definition of the network.
         renaming: from our names to the published ones; the first expression that fits counts.
-        ignored: regular expression of published names that hold nothing our network needs.
+        ignored: regular expression of published names that may be there and hold nothing our network needs.
+        constants: names and shapes of the published Laplacians, which are constants and no weights in our network.
     """
 
     method: str
     definition: str
     renaming: Renaming
     ignored: str = "(?!)"
+    constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 # files in the older spelling have layers of the encoder that PSPNet never uses
 CHECKPOINTS = {
-    "esfan_stage1": Kind("method_esfan.json", "classifier_def", STAGE_1),
+    "esfan_stage1": Kind(
+        "method_esfan.json",
+        "classifier_def",
+        STAGE_1,
+        constants={"ESF.laplacian_kernel.weight": (1, 2048, 3, 3)},
+    ),
     "esfan_stage2": Kind("method_esfan.json", "segmenter_def", STAGE_2, r"encoder\.layer[34]\."),
     "ibdr_stage1": Kind("method_ibdr.json", "classifier_def", STAGE_1),
     "ibdr_stage2": Kind("method_ibdr.json", "segmenter_def", STAGE_2, r"PSPNet\.encoder\.layer[34]\."),
@@ -122,13 +126,12 @@ def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) 
     for name in expected:
         if "hdfm.channel_attention" in name and name.endswith("weight"):  # published as 1x1 convolutions
             shapes[theirs[name]] += (1, 1)
-    laplacian = prefix + LAPLACIAN_NAME
-    if kind == "esfan_stage1":
-        shapes[laplacian] = (1, expected["fusion.fusion_conv.weight"].shape[0], 3, 3)
+    shapes |= {prefix + name: shape for name, shape in facts.constants.items()}
     ignored = re.compile(re.escape(prefix) + f"(?:{facts.ignored})")
     require_names(state, shapes, ignored, source)
-    if laplacian in state and not (state[laplacian] == torch.tensor(LAPLACIAN)).all():
-        logger.warning(f"{source}: {laplacian} is not the Laplacian {LAPLACIAN}, which ours always is.")
+    for name in facts.constants:
+        if not (state[prefix + name] == torch.tensor(LAPLACIAN)).all():
+            logger.warning(f"{source}: {name} is not the Laplacian {LAPLACIAN}, which ours always is.")
     return {
         name: state[theirs[name]].reshape(tensor.shape).to(tensor.dtype).clone() for name, tensor in expected.items()
     }

@@ -181,3 +181,23 @@ def test_shortcut_is_raw_unless_the_shape_changes(channels, stride, changes_shap
     x = torch.randn(2, channels[0], 7, 10)
     expected = residual(x, block.state_dict(), "", stride, dilations, changes_shape)
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointing_gives_the_same_values_and_gradients():
+    torch.manual_seed(0)
+    image, gradients = torch.rand(1, 3, 16, 16), []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        network = ResNet38d(checkpointing).train()
+        network.conv1a.requires_grad_(False)
+        torch.manual_seed(2)  # dropout
+        *levels, deep = network.levels(image)
+        loss = sum(level.square().mean() for level in (*levels, network.deepest(deep)))
+        loss.backward()
+        gradients.append(
+            {name: p.grad for name, p in network.named_parameters() if p.grad is not None} | {"loss": loss}
+        )
+    plain, again = gradients
+    assert plain.keys() == again.keys() and "conv1a.weight" not in plain
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-6, msg=name)

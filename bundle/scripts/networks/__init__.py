@@ -1,6 +1,7 @@
 """Networks: CAM classifiers, their backbones and fusion blocks, and what a segmentation network needs around it."""
 
 from .attention import ChannelAttention, SpatialAttention
+from .autocast import Autocast
 from .cam_classifier import CAMClassifier
 from .dual_path_refinement import DualPathRefinement, HierarchicalDualFeatureModule
 from .edge_semantic_fusion import EdgeSemanticFusion
@@ -11,6 +12,7 @@ from .resnet38d import ResNet38d
 from .timm_backbone import TimmBackbone
 
 __all__ = [
+    "Autocast",
     "CAMClassifier",
     "ChannelAttention",
     "DualPathRefinement",

@@ -5,9 +5,12 @@ dilated as the backbone of ESFAN and IBDR. The layers keep the names of the rele
 (``bn_branch2a``, ``conv_branch2b1``, ...).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class ResidualBlock(nn.Module):
@@ -91,13 +94,18 @@ class ResNet38d(nn.Module):
 
     ``levels`` stops before the last block (b7), where a fusion block of 2048 channels may act; ``deepest`` goes on.
     It takes RGB in [0, 1] without further normalisation, as published.
+
+    Args:
+        checkpointing: keep no activations within the residual blocks in training and compute them again for the
+            gradients: the same values from less memory, in more time.
     """
 
     channels = (512, 1024, 4096)
     fusion_channels = 2048
 
-    def __init__(self) -> None:
+    def __init__(self, checkpointing: bool = False) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.b2 = _residual_stage(3, 64, 128, 128, stride=2)
         self.b3 = _residual_stage(3, 128, 256, 256, stride=2)
@@ -111,12 +119,19 @@ class ResNet38d(nn.Module):
 
     def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map ``image``, (B, 3, H, W) in [0, 1], to the features f1 and f2 and to b6's output, at stride 8."""
-        x = self.b4(self.b3(self.b2(self.conv1a(image))))
+        x = self._run([*self.b2, *self.b3, *self.b4], self.conv1a(image))
         shallow = F.relu(self.bn45(x))  # (B, 512, H/8, W/8)
-        x = self.b5(x)
+        x = self._run(self.b5, x)
         middle = F.relu(self.bn52(x))  # (B, 1024, H/8, W/8)
-        return shallow, middle, self.b6(x)  # (B, 2048, H/8, W/8)
+        return shallow, middle, self._run([self.b6], x)  # (B, 2048, H/8, W/8)
 
     def deepest(self, x: torch.Tensor) -> torch.Tensor:
         """Map b6's output, (B, 2048, h, w) and possibly fused, to the feature f3, (B, 4096, h, w)."""
-        return F.relu(self.bn7(self.b7(x)))
+        return F.relu(self.bn7(self._run([self.b7], x)))
+
+    def _run(self, blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
+        """Map ``x`` through the blocks one after the other."""
+        for block in blocks:
+            again = self.checkpointing and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
