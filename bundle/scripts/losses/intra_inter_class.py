@@ -63,13 +63,18 @@ class IntraInterClassLoss(nn.Module):
             prob = torch.softmax(logits.float(), dim=1)
             onehot = one_hot(target, prob)  # (B, K, H, W), all zero where background
             valid = onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W), 1 where there is a class
-            confidence = prob.amax(dim=1, keepdim=True)
+            confidence = prob.max(dim=1, keepdim=True).values
             keep = (confidence > self.tau).float() * valid
-            cross_entropy = -(keep * onehot * torch.log(prob + EPSILON)).sum()
-            cross_entropy = cross_entropy / (prob.shape[1] * keep.sum() + EPSILON)
-            intra, similarity = _class_terms(prob, onehot)
+            index = target.reshape(valid.shape).long().clamp(0, prob.shape[1] - 1)
+            own = prob.gather(1, index)  # (B, 1, H, W), the probability of the pseudo label
+            cross_entropy = -(keep * torch.log(own + EPSILON)).sum() / (prob.shape[1] * keep.sum() + EPSILON)
+            pixels = onehot.sum(dim=(0, 2, 3))  # (K,)
+            members = onehot.flatten(2)  # (B, K, H * W); the products below copy nothing, as an einsum would
+            sums = (members @ prob.flatten(2).mT).sum(dim=0)  # (K, K), class by channel
+            squares = (members @ prob.square().sum(dim=1).flatten(1)[..., None]).sum(dim=(0, 2))  # (K,)
+            intra, similarity = _class_terms(pixels, sums, squares)
             inter = 1 - similarity if self.published else similarity
-            dice = _index_dice(prob, onehot, valid) if self.published else _soft_dice(prob, onehot, valid)
+            dice = _index_dice(prob, index, valid) if self.published else _soft_dice(pixels, sums)
             return (
                 self.alpha * cross_entropy
                 + self.beta * uncertainty(confidence, valid)
@@ -79,14 +84,17 @@ class IntraInterClassLoss(nn.Module):
             )
 
 
-def _class_terms(prob: torch.Tensor, onehot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The intra-class variance, and the mean cosine similarity of the class means, of ``prob``, (B, K, H, W)."""
-    num_classes = prob.shape[1]
-    pixels = onehot.sum(dim=(0, 2, 3))  # (K,)
-    means = torch.einsum("bkhw,bchw->kc", onehot, prob) / pixels.clamp(min=1)[:, None]  # (K, K), class by channel
-    deviation = prob - torch.einsum("bkhw,kc->bchw", onehot, means)  # from the mean of the pixel's own class
-    squares = torch.einsum("bkhw,bhw->k", onehot, deviation.square().sum(dim=1))
-    variance = squares / (pixels * num_classes).clamp(min=1)
+def _class_terms(pixels: torch.Tensor, sums: torch.Tensor, squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The intra-class variance, and the mean cosine similarity of the class means.
+
+    Args:
+        pixels: number of pixels of each class, (K,).
+        sums: sum of the probabilities of each class's pixels in each channel, (K, K).
+        squares: sum of their squares over all channels, (K,).
+    """
+    counts = pixels.clamp(min=1)
+    means = sums / counts[:, None]  # (K, K)
+    variance = (squares / counts - means.square().sum(dim=1)) / len(pixels)
     directions = means / torch.linalg.vector_norm(means, dim=1, keepdim=True).clamp(min=EPSILON)
     present = (pixels > 0).float()
     pairs = torch.triu(present[:, None] * present, diagonal=1)  # (K, K), 1 for each pair of classes in the batch
@@ -94,16 +102,15 @@ def _class_terms(prob: torch.Tensor, onehot: torch.Tensor) -> tuple[torch.Tensor
     return variance.mean(), similarity
 
 
-def _soft_dice(prob: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """One minus the soft Dice, mean over the classes ``k >= 1`` in the batch; 0 if there is none."""
-    overlap = (prob * onehot).sum(dim=(0, 2, 3))[1:]
-    predicted, pixels = (prob * valid).sum(dim=(0, 2, 3))[1:], onehot.sum(dim=(0, 2, 3))[1:]
-    dice = (2 * overlap + EPSILON) / (predicted + pixels + EPSILON)
-    present = (pixels > 0).float()
+def _soft_dice(pixels: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    """One minus the soft Dice, mean over the classes ``k >= 1`` in the batch; 0 if there is none (see above)."""
+    overlap, predicted = sums.diagonal()[1:], sums.sum(dim=0)[1:]
+    dice = (2 * overlap + EPSILON) / (predicted + pixels[1:] + EPSILON)
+    present = (pixels[1:] > 0).float()
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
-def _index_dice(prob: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def _index_dice(prob: torch.Tensor, index: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The published Dice term, of class indices as numbers; it has no gradient."""
-    pred, index = prob.argmax(dim=1, keepdim=True) * valid, onehot.argmax(dim=1, keepdim=True) * valid
+    pred, index = prob.argmax(dim=1, keepdim=True) * valid, index * valid
     return 1 - (2 * (pred * index).sum() + EPSILON) / (pred.sum() + index.sum() + EPSILON)

@@ -40,5 +40,6 @@ def roughness(prob: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     Pairs count in which both pixels are in ``mask``, (B, 1, H, W); without such pairs it is 0. Returns a scalar.
     """
-    vertical = masked_mean(prob.diff(dim=2).abs(), mask[:, :, 1:] * mask[:, :, :-1])
-    return vertical + masked_mean(prob.diff(dim=3).abs(), mask[..., 1:] * mask[..., :-1])
+    vertical, horizontal = (prob.diff(dim=axis).abs().mean(dim=1, keepdim=True) for axis in (2, 3))
+    vertical = masked_mean(vertical, mask[:, :, 1:] * mask[:, :, :-1])
+    return vertical + masked_mean(horizontal, mask[..., 1:] * mask[..., :-1])
