@@ -153,6 +153,20 @@ def test_any_method_learns_from_any_data_set_s_classes(in_bundle, method, path):
     assert parser.get_parsed_content("background") == (0 not in parser["segmenter_values"])
 
 
+@pytest.mark.parametrize("section", ["classification", "train", "validate"])
+def test_files_are_decoded_once_for_all_epochs(in_bundle, finished_run, demo_dir, monkeypatch, section):
+    parser = ConfigParser()
+    parser.read_config(LITE)
+    parser["dataset_dir"], parser["output_dir"], parser["device"] = str(demo_dir), str(finished_run), "cpu"
+    parser["classification#batch_size"] = parser["train#batch_size"] = 2
+    loader = parser.get_parsed_content(f"{section}#dataloader")
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(args))
+    for _ in range(2):
+        assert sum(len(batch["image"]) for batch in loader) == (3 if section == "validate" else 8)
+    assert opened == []
+
+
 def test_every_property_that_monai_asks_for_is_there(in_bundle, finished_run, demo_dir):
     shared = {"dataset_dir": str(demo_dir), "output_dir": str(finished_run), "device": "cpu", "logging_file": False}
     training = ConfigWorkflow(LITE, "configs/metadata.json", workflow_type="train", **shared, **TINY)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from PIL import Image
 
 from scripts.data import (
@@ -293,7 +294,7 @@ def load_image():
     """The transform that reads images in the bundle's configs."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    return parser.get_parsed_content("load_image")
+    return Compose(parser.get_parsed_content("load_image"))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])

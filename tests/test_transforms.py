@@ -134,10 +134,11 @@ def test_blurs_images_smaller_than_the_kernel():
 # --- batches
 
 
-def test_prepares_images_in_0_to_1_and_transforms_them_in_order():
-    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    transforms = [lambda x, label: (x + 1, label * 3), lambda x, label: (x * 2, label + 1)]
-    prepared, label = PrepareBatch(transforms)({"image": image, "label": torch.tensor([[2.0]])}, CPU)
+def test_moves_bytes_and_changes_intensities_in_0_to_1_in_order():
+    image = torch.tensor([51, 255, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    spatial = [lambda x, label: (x.roll(1, dims=1), label + 1), lambda x, label: (x.clone(), label * 2)]
+    intensity = [lambda x, label: (x + 1, label - 1), lambda x, label: (x * 2, label + 2)]
+    prepared, label = PrepareBatch(spatial, intensity)({"image": image, "label": torch.tensor([[2.0]])}, CPU)
     torch.testing.assert_close(prepared.flatten(), torch.tensor([2.0, 2.4, 4.0]))
     assert label.tolist() == [[7.0]]
 

@@ -69,24 +69,30 @@ class RandomGaussianBlur:
 
 
 class PrepareBatch:
-    """A MONAI engine's ``prepare_batch``: move a batch to the device, scale its images to [0, 1] and augment them.
+    """A MONAI engine's ``prepare_batch``: move a batch to the device, augment its images and scale them to [0, 1].
 
     Args:
-        transforms: called in order with images (B, 3, H, W) in [0, 1] and labels, on the device.
+        spatial: called in order with the images as they come, (B, 3, H, W) uint8, and the labels: what moves pixels
+            does so while they take one byte.
+        intensity: called after it with the images in [0, 1] and the labels.
     """
 
-    def __init__(self, transforms: Sequence[BatchTransform] = ()) -> None:
-        self.transforms = tuple(transforms)
+    def __init__(self, spatial: Sequence[BatchTransform] = (), intensity: Sequence[BatchTransform] = ()) -> None:
+        self.spatial = tuple(spatial)
+        self.intensity = tuple(intensity)
 
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **to_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The images, (B, 3, H, W) float in [0, 1], and the labels, if any, of ``batch``, whose images are uint8."""
-        image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs).float() / 255
+        image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs)
         label = batch.get("label")
         if label is not None:
             label = label.to(device, non_blocking=non_blocking)
-        for transform in self.transforms:
+        for transform in self.spatial:
+            image, label = transform(image, label)
+        image = image / 255  # float32
+        for transform in self.intensity:
             image, label = transform(image, label)
         return image, label
 
