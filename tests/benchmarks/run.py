@@ -164,9 +164,8 @@ def data(repeats=5, patches=400, size=224):
                 prepare(item, torch.device("cpu"))
 
         compare(f"data: an epoch of {patches} patches of {size} px", ours, plain, repeats)
-        print(
-            f"    {patches / seconds(ours):.0f} patches/s in this process, {patches / seconds(lambda: list(loader)):.0f} without augmentation"
-        )
+        whole, reading = patches / seconds(ours), patches / seconds(lambda: list(loader))
+        print(f"    {whole:.0f} patches/s in this process, {reading:.0f} without augmentation")
 
 
 ROWS = {
