@@ -63,7 +63,7 @@ def random_images(sizes):
 def write(dataset, mask_dir, network=None, background=False, batch_size=2):
     network = network or FakeSegmenter().train()
     write_pseudo_masks(network, dataset, mask_dir, VALUES, PALETTE, background, batch_size)
-    write_manifest(dataset, mask_dir)
+    write_manifest(dataset.data, mask_dir)
     return network
 
 
@@ -131,11 +131,11 @@ def test_processes_share_whole_batches_and_come_to_the_same_masks(uninterrupted,
     shapes = []
     for rank in range(world_size):
         with pytest.raises(FileNotFoundError, match="must have a mask of every image"):
-            write_manifest(dataset, tmp_path)
+            write_manifest(dataset.data, tmp_path)
         network = FakeSegmenter()
         write_pseudo_masks(network, dataset, tmp_path, VALUES, PALETTE, False, 2, rank=rank, world_size=world_size)
         shapes += network.shapes
-    write_manifest(dataset, tmp_path)
+    write_manifest(dataset.data, tmp_path)
     assert contents(tmp_path) == whole
     assert sorted(shapes) == sorted([(2, 3, 9, 8), (1, 3, 9, 8), (2, 3, 6, 7)])  # nothing twice
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .atomic import write_csv, write_json
+from .atomic import write_csv
 from .data import find_images, images_with_masks, labelled_images, value_names
 from .mask_values import load_mask, lookup_table
 from .pictures import Palette, write_mask
+from .pseudo_masks import mask_paths, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +118,13 @@ def write_pixel_masks(
         mask_values: our value for each value, or range of values, in the masks.
         palette: colour of each of our values.
     """
-    mask_dir, table = Path(mask_dir), lookup_table(mask_values)
-    paths = [mask_dir / f"{Path(item['image']).stem}.png" for item in items]
-    for item, path in zip(items, paths):
+    table = lookup_table(mask_values)
+    for item, path in zip(items, mask_paths(items, mask_dir)):
         if not path.exists():
             with Image.open(item["image"]) as image:
                 size = (image.height, image.width)
             write_mask(path, load_mask(item["label"], table, size), palette)
-    write_json(mask_dir / "manifest.json", {"masks": [path.name for path in paths]})
+    write_manifest(items, mask_dir)
 
 
 def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:

@@ -1,7 +1,7 @@
 """Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def write_pseudo_masks(
         rank, world_size: number of this process and of all.
     """
     mask_dir = Path(mask_dir)
-    paths = mask_paths(dataset, mask_dir)
+    paths = mask_paths(dataset.data, mask_dir)
     own_batches = list(SameSizeBatches(dataset.data, batch_size))[rank::world_size]
     unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
@@ -91,18 +91,18 @@ def write_pseudo_masks(
             write_mask(paths[index], mask, palette)
 
 
-def mask_paths(dataset: Dataset, mask_dir: str | Path) -> list[Path]:
-    """Where the mask of each image of ``dataset`` belongs."""
-    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in dataset.data]
+def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
+    """Where the mask of each item's ``image`` belongs."""
+    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
 
 
-def write_manifest(dataset: Dataset, mask_dir: str | Path) -> None:
+def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
     """Write ``manifest.json``, the list of all masks, which says that they are complete.
 
     Raises:
         FileNotFoundError: if a mask is missing.
     """
-    paths = mask_paths(dataset, mask_dir)
+    paths = mask_paths(items, mask_dir)
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
