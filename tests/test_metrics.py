@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from ignite.metrics import ConfusionMatrix, MetricsLambda
+from ignite.metrics import MetricsLambda
 
-from scripts.metrics import PixelPairs, class_scores, confusion_matrix, mean_iou, summary
+from scripts.metrics import MaskConfusionMatrix, class_scores, confusion_matrix, mean_iou, summary
 
 NUM_VALUES = 5
 NAMES = ["background", "tumor", "stroma", "lymphocyte", "necrosis"]
@@ -151,7 +151,7 @@ def test_ignite_pools_the_pixels_of_images_of_any_size(pred_key):
             confusion += confusion_matrix(pred, true, NUM_VALUES)
             items.append({pred_key: pred[None].float(), "label": true[None].to(torch.uint8), "other": 0})
         batches.append(items)
-    metric = ConfusionMatrix(NUM_VALUES, output_transform=PixelPairs(NUM_VALUES, pred_key))
+    metric = MaskConfusionMatrix(NUM_VALUES, pred_key)
     evaluator = Engine(lambda engine, batch: batch)
     MetricsLambda(mean_iou, metric, exclude_background=True).attach(evaluator, "mean_iou")
     metric.attach(evaluator, "confusion")
@@ -161,15 +161,6 @@ def test_ignite_pools_the_pixels_of_images_of_any_size(pred_key):
     # pooled, not the mean of the images' scores
     each = [mean_iou(confusion_matrix(i[pred_key], i["label"], NUM_VALUES), False) for b in batches for i in b]
     assert abs(np.mean(each) - mean_iou(confusion, False)) > 0.01
-
-
-def test_pairs_of_pixels_are_one_hot_predictions_and_true_values():
-    items = [
-        {"pred": torch.tensor([[[0, 2]]]), "label": torch.tensor([[[1, 2]]])},
-        {"pred": torch.tensor([[[1]]]), "label": torch.tensor([[[0]]])},
-    ]
-    pred, true = PixelPairs(3)(items)
-    assert pred.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]] and true.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize(("pred", "true", "name"), [([7, 1], [1, 2], "pred"), ([1, 2], [1, 9], "true")])

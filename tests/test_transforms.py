@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from scripts.transforms import LoadMaskd, PrepareBatch, RandomFlip, RandomGaussianBlur, RefuseNaNd, WhiteBackgroundd
+from scripts.transforms import (
+    LargestChanneld,
+    LoadMaskd,
+    PrepareBatch,
+    RandomFlip,
+    RandomGaussianBlur,
+    ScaleBytesd,
+    WhiteBackgroundd,
+)
 
 CPU = torch.device("cpu")
 
@@ -194,8 +202,20 @@ def test_white_becomes_background_in_masks(dtype):
     assert torch.equal(WhiteBackgroundd("pred", background=False)(item)["pred"], mask)
 
 
-def test_nan_in_a_networks_output_is_an_error_and_infinity_is_not():
-    item = {"pred": torch.tensor([0.0, -torch.inf]), "name": "a.png"}
-    assert RefuseNaNd(keys="pred")(item)["pred"] is item["pred"]
+def test_bytes_become_numbers_from_0_to_1():
+    item = ScaleBytesd(keys="image")({"image": torch.tensor([[0, 51, 255]], dtype=torch.uint8), "name": "a.png"})
+    torch.testing.assert_close(item["image"], torch.tensor([[0.0, 0.2, 1.0]]))
+    with pytest.raises(ValueError, match="'image' must be uint8, got torch.float32; it may be scaled already"):
+        ScaleBytesd(keys="image")(item)
+
+
+def test_the_largest_channel_becomes_its_value():
+    scores = torch.tensor([[0.1, 2.0, -torch.inf], [0.2, 2.0, -3.0], [0.0, 1.0, -torch.inf]]).view(3, 1, 3)
+    item = LargestChanneld(keys="pred", values=[4, 0, 2])({"pred": scores, "label": 1})
+    assert item["pred"].tolist() == [[[0, 4, 0]]] and item["pred"].dtype == torch.uint8 and item["label"] == 1
+
+
+def test_nan_in_a_networks_output_is_an_error():
+    item = {"pred": torch.tensor([0.0, torch.nan]).view(2, 1, 1), "name": "a.png"}
     with pytest.raises(ValueError, match="'pred' of a.png must not be NaN"):
-        RefuseNaNd(keys="pred")({**item, "pred": torch.tensor([0.0, torch.nan])})
+        LargestChanneld(keys="pred", values=[0, 1])(item)

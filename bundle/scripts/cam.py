@@ -103,7 +103,7 @@ def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> to
     """
     if torch.isnan(scores).any():
         raise ValueError("`scores` must not be NaN; the network's weights or its input image are not finite.")
-    labels = scores.argmax(dim=1)
+    labels = scores.max(dim=1).indices  # many times as fast as argmax, on CPUs
     return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels
 
 
@@ -117,6 +117,7 @@ class CAMSegmenter(nn.Module):
         channel_order: for each output channel the classifier's channel it comes from; ``None`` keeps their order.
         flips: average the CAMs over the image and its mirror images (horizontal, vertical, both). Published: off.
         scales: average the CAMs over these scales of the image. Published: 1 alone.
+        dtype: type in which the classifier works: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class CAMSegmenter(nn.Module):
         scores = gate_and_normalize(cam, present)
         if self.channel_order is None:
             return scores
-        winner = scores.argmax(dim=1, keepdim=True)
+        winner = scores.max(dim=1, keepdim=True).indices
         tied = (scores == scores.gather(1, winner)).scatter(1, winner, False)
         lower = scores.nextafter(torch.full_like(scores, -torch.inf))
         return torch.where(tied, lower, scores)[:, self.channel_order]

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
 from .mask_values import inverse
 from .pictures import Palette, overlay, uint8_image, write_mask, write_png
+from .write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +48,33 @@ class SaveMasksHandler:
         self.written_palette = np.zeros((256, 3), dtype=np.uint8)
         self.written_palette[self.written_value] = palette
         self._count = 0
+        self._write_behind = WriteBehind()
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         ProgressBar(desc="images", disable=None).attach(engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
+    def start(self, engine: Engine) -> None:
+        """Forget an earlier run."""
+        self._count, self._write_behind = 0, WriteBehind()
+
     def __call__(self, engine: Engine) -> None:
+        """Write the images of a batch, in the background."""
         for item, output in zip(engine.state.batch, engine.state.output):
-            mask = output["pred"][0].cpu().numpy().astype(np.uint8)
             name = f"{Path(item['name']).stem}.png"
-            write_mask(self.output_dir / "masks" / name, self.written_value[mask], self.written_palette)
-            picture = overlay(uint8_image(output["image"]), mask, self.palette, self.opacity)
-            write_png(self.output_dir / "overlays" / name, picture)
+            self._write_behind(self._write, name, output["pred"][0].cpu().numpy(), output["image"].cpu())
             self._count += 1
 
+    def _write(self, name: str, mask: np.ndarray, image: torch.Tensor) -> None:
+        """Write the two files of an image."""
+        write_mask(self.output_dir / "masks" / name, self.written_value[mask], self.written_palette)
+        write_png(self.output_dir / "overlays" / name, overlay(uint8_image(image), mask, self.palette, self.opacity))
+
     def finish(self, engine: Engine) -> None:
-        """Say where the files are."""
+        """Wait for the files, and say where they are."""
+        with self._write_behind:
+            pass
         logger.info(f"Wrote masks and overlays of {self._count} images to {self.output_dir.resolve()}.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from .cam import CAMSegmenter, label_map
 from .data import SameSizeBatches, image_items, labelled_images
 from .pictures import Palette, overlay, uint8_image, write_mask, write_png
 from .transforms import PrepareBatch
+from .write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +82,21 @@ def write_pseudo_masks(
     value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
     network.to(device).eval()
     prepare_batch = PrepareBatch()
-    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
-        image, label = prepare_batch(batch, torch.device(device))
-        labels = label_map(network(image, label), image, background)
-        for index, mask, rgb in zip(indices, value_of_channel[labels.cpu()].numpy(), image):
-            if paths[index].exists():
-                continue
-            if overlay_dir is not None:
-                write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
-            write_mask(paths[index], mask, palette)
+    with WriteBehind() as write_behind:
+        for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
+            image, label = prepare_batch(batch, torch.device(device))
+            labels = label_map(network(image, label), image, background)
+            for index, mask, rgb in zip(indices, value_of_channel[labels.cpu()].numpy(), image):
+                if not paths[index].exists():
+                    overlay_path = None if overlay_dir is None else Path(overlay_dir) / paths[index].name
+                    write_behind(_write, paths[index], mask, palette, overlay_path, rgb)
+
+
+def _write(path: Path, mask: np.ndarray, palette: Palette, overlay_path: Path | None, image: torch.Tensor) -> None:
+    """Write an image's overlay, if wanted, and then its mask."""
+    if overlay_path is not None:
+        write_png(overlay_path, overlay(uint8_image(image), mask, palette))
+    write_mask(path, mask, palette)
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:

@@ -97,6 +97,22 @@ class PrepareBatch:
         return image, label
 
 
+class ScaleBytesd(MapTransform):
+    """Bring images from 0..255 to [0, 1], in one pass (``ScaleIntensityRanged`` takes several).
+
+    Args:
+        keys: uint8 tensors of any shape; they become float32.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            if item[key].dtype != torch.uint8:
+                raise ValueError(f"{key!r} must be uint8, got {item[key].dtype}; it may be scaled already.")
+            item[key] = item[key].contiguous() / 255
+        return item
+
+
 class LoadMaskd(MapTransform):
     """Read masks and give their values the meaning that is wanted, for instance the channel each stands for.
 
@@ -121,21 +137,32 @@ class LoadMaskd(MapTransform):
         return item
 
 
-class RefuseNaNd(MapTransform):
-    """Raise a ``ValueError`` when a network's output is NaN, which an argmax would turn into a class in silence.
+class LargestChanneld(MapTransform):
+    """Turn a network's scores into a mask: the mask value of the channel that is largest; the first one of equals.
 
     Args:
-        keys: tensors of any shape; infinite values are let through.
+        keys: scores, (K, H, W); they become masks, (1, H, W) uint8.
+        values: the mask value of each channel.
+
+    Raises:
+        ValueError: if a score is NaN, which would become a class in silence; infinite ones are let through.
     """
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.values = torch.tensor(values, dtype=torch.uint8)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            if torch.isnan(item[key]).any():
+            scores = torch.as_tensor(item[key])
+            if torch.isnan(scores).any():
                 raise ValueError(
                     f"{key!r} of {item.get('name', 'an image')} must not be NaN; the network's weights or its input "
                     "are not finite: lower the learning rate, or turn `amp` off."
                 )
+            channel = scores.max(dim=0, keepdim=True).indices  # many times as fast as argmax, on CPUs
+            item[key] = self.values.to(channel.device)[channel]
         return item
 
 

@@ -32,11 +32,19 @@ def plain_ibm(block, x):
     mixed = mixed * block.channel_attention(mixed)
     mixed = mixed * block.spatial_attention(mixed)
     fused = block.out_conv(mixed + x)
-    block.boundary_branch(fused), block.embedding_branch(fused)
-    return fused
+    boundary, embedding = block.boundary_branch(fused), block.embedding_branch(fused)
+    return (fused, boundary, embedding) if block.training else fused
 
 
 PLAIN_FUSION = {"EdgeSemanticFusion": plain_esf, "ImplicitBoundaryMining": plain_ibm}
+
+
+def with_plain_fusion(classifier):
+    """The classifier, its fusion block computed as it is written."""
+    block = classifier.fusion
+    plain = PLAIN_FUSION[type(block).__name__]
+    block.forward = lambda x: plain(block, x)
+    return classifier
 
 
 @torch.no_grad()
@@ -124,6 +132,14 @@ def plain_iicb(logits, target, alpha=1.0, beta=0.2, gamma=0.1, delta=0.1, eta=0.
         + delta * terms
         + eta * torch.stack(dice).mean()
     )
+
+
+def plain_dpr_loss(logits, target):
+    main, auxiliary = logits
+    return plain_iicb(main, target) + 0.4 * plain_iicb(auxiliary, target)
+
+
+PLAIN_STAGE_2 = {"esfan": (lambda pspnet, image: pspnet(image), plain_anm), "ibdr": (plain_dpr, plain_dpr_loss)}
 
 
 def plain_mean_iou(preds, trues, num_values):

@@ -4,6 +4,8 @@ Each row is measured in one run, ours and plain in turn, by medians, after both 
 choose some; without, all run (about 20 minutes on two cores).
 """
 
+import copy
+import itertools
 import os
 import statistics
 import sys
@@ -19,9 +21,10 @@ import baselines  # noqa: E402
 import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
-from scripts.cam import CAMSegmenter, label_map  # noqa: E402
+from scripts.cam import label_map  # noqa: E402
 from scripts.demo import make_demo_data  # noqa: E402
 from scripts.losses import AdaptiveNoiseAwareLoss, IntraInterClassLoss  # noqa: E402
+from scripts.metrics import confusion_matrix, summary  # noqa: E402
 from scripts.networks import Autocast  # noqa: E402
 
 METHODS = ("esfan", "ibdr")
@@ -60,63 +63,104 @@ def step(network, loss, image, target):
     return work
 
 
+def best_precision():
+    """bfloat16 where the CPU has instructions for it, elsewhere it is emulated and slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return "bfloat16" if has.get("amx_bf16") or has.get("avx512_bf16") else "float32"
+
+
+def share(title, ours, bare, repeats):
+    """Print which part of the bare network's throughput ``ours`` reaches, by medians of turns."""
+    ours(), bare()  # warm up
+    turns = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
+    mine, network = (statistics.median(column) for column in zip(*turns))
+    print(f"{title:<58} {mine * 1e3:9.1f} ms {network * 1e3:9.1f} ms {network / mine:6.1%} of the network's", flush=True)
+
+
+def configured(overlays, **settings):
+    """A parser of training's configs, for the CPU."""
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", *overlays])
+    for name, value in {"device": "cpu", **settings}.items():
+        parser[name] = value
+    return parser
+
+
+def cam_segmenter(method, classifier, classes, precision):
+    """What the configs make of a trained classifier."""
+    parser = configured([f"configs/method_{method}.json"], precision=precision, num_classes=classes)
+    parser["trained_classifier"] = classifier
+    parser["level_weights"], parser["threshold"] = [0.2, 0.3, 0.5], 0.5
+    parser["cam_segmenter#channel_order"] = None
+    return parser.get_parsed_content("cam_segmenter").eval()
+
+
 def cams(method, repeats=3, batch=8, size=224):
     """Stage 1: CAMs and masks of a batch, with the paper's networks."""
     background = method == "esfan"
     classes = 4 if background else 2
-    classifier = build(method, "classifier_def", classes).eval().to(memory_format=torch.channels_last)
+    classifier = build(method, "classifier_def", classes).eval()
     torch.manual_seed(1)
-    images = torch.rand(batch, 3, size, size)
-    labels = torch.ones(batch, classes)
-    weights = (0.2, 0.3, 0.5)
+    images, labels = torch.rand(batch, 3, size, size), torch.ones(batch, classes)
 
-    def ours(dtype="bfloat16"):
-        with torch.inference_mode():
-            segmenter = CAMSegmenter(classifier, weights, 0.5, dtype=dtype)
-            return label_map(segmenter(images, labels), images, background)
+    def work(precision):
+        segmenter = cam_segmenter(method, classifier, classes, precision)
+
+        def run():
+            with torch.inference_mode():
+                return label_map(segmenter(images, labels), images, background)
+
+        return run
 
     def plain():
-        return baselines.plain_masks(classifier, images, labels, weights, background)
+        return baselines.plain_masks(classifier, images, labels, (0.2, 0.3, 0.5), background)
 
-    agreement = (ours("float32").numpy() == plain()).mean()
-    assert agreement > 0.999, agreement
-    compare(f"{method}: CAMs + masks, {size} px, {batch} images, bfloat16", ours, plain, repeats)
-    compare(f"{method}: CAMs + masks, {size} px, {batch} images, float32", lambda: ours("float32"), plain, repeats)
+    for precision in sorted({"float32", best_precision()}):
+        ours = work(precision)
+        agreement = (ours().numpy() == plain()).mean()
+        assert agreement > (0.999 if precision == "float32" else 0.98), agreement
+        title = f"{method}: CAMs + masks, {size} px, {batch} images, {precision}"
+        compare(title, ours, plain, repeats, f"{agreement:.3%} of the pixels equal")
 
 
 def stage_1_step(repeats=3, batch=4, size=128):
-    """Stage 1: a training step with the paper's networks."""
+    """Stage 1: a training step with the paper's networks, against the fusion blocks as they are written."""
     for method in METHODS:
         network = build(method, "classifier_def", 4).train()
-        parser = ConfigParser()
-        parser.read_config(["configs/train.json", f"configs/method_{method}.json"])
-        loss = parser.get_parsed_content("classifier_loss")
+        loss = configured([f"configs/method_{method}.json"]).get_parsed_content("classifier_loss")
         image, label = torch.rand(batch, 3, size, size), torch.ones(batch, 4)
-        fast = network.to(memory_format=torch.channels_last)
-        ours = step(Autocast(fast, "bfloat16"), loss, image, label)
-        compare(f"{method}: stage-1 step, bfloat16 against float32", ours, step(fast, loss, image, label), repeats)
+        plain = baselines.with_plain_fusion(copy.deepcopy(network))
+        torch.manual_seed(2)  # dropout
+        mine = loss(network(image), label)
+        torch.manual_seed(2)
+        assert torch.allclose(mine, loss(plain(image), label), rtol=1e-4)
+        fast = Autocast(network.to(memory_format=torch.channels_last), best_precision())
+        title = f"{method}: stage-1 step, {batch} x {size} px, {best_precision()}"
+        compare(title, step(fast, loss, image, label), step(plain, loss, image, label), repeats)
 
 
-def stage_2_step(repeats=3, batch=4, size=128):
-    """Stage 2: a training step of DPR with one encoder pass against two."""
-    network = build("ibdr", "segmenter_def", 2).train().network
-    loss = IntraInterClassLoss()
-    image, target = torch.rand(batch, 3, size, size), torch.randint(0, 2, (batch, 1, size, size))
+def stage_2_step(repeats=3, batch=4, size=224):
+    """Stage 2: a training step with the paper's networks; DPR with one encoder pass against two, and plain losses."""
+    for method, classes in zip(METHODS, (4, 2)):
+        network = build(method, "segmenter_def", classes).train()
+        loss = configured([f"configs/method_{method}.json"], num_classes=classes).get_parsed_content("segmenter_loss")
+        image, target = torch.rand(batch, 3, size, size), torch.randint(0, classes, (batch, 1, size, size))
+        plain, plain_loss = baselines.PLAIN_STAGE_2[method]
+        plain_network = copy.deepcopy(network).network
+        for part in (network, plain_network):  # the values of both are the same without dropout
+            for module in part.modules():
+                module.eval() if isinstance(module, torch.nn.Dropout2d) else None
+        mine = loss(network(image), target)
+        theirs = plain_loss(plain(plain_network, image), target[:, 0])
+        assert torch.allclose(mine, theirs, rtol=1e-3), (mine, theirs)
+        fast = Autocast(network.to(memory_format=torch.channels_last), best_precision())
 
-    def paths(forward):
-        def work():
-            network.zero_grad()
-            main, auxiliary = forward(image)
-            (loss(main, target) + 0.4 * loss(auxiliary, target)).backward()
+        def by_hand():
+            plain_network.zero_grad()
+            plain_loss(plain(plain_network, image), target[:, 0]).backward()
 
-        return work
-
-    compare(
-        "ibdr: stage-2 step, one encoder pass",
-        paths(network),
-        paths(lambda x: baselines.plain_dpr(network, x)),
-        repeats,
-    )
+        title = f"{method}: stage-2 step, {batch} x {size} px, {best_precision()}"
+        compare(title, step(fast, loss, image, target), by_hand, repeats)
 
 
 def losses(repeats=9):
@@ -168,6 +212,67 @@ def data(repeats=5, patches=400, size=224):
         print(f"    {whole:.0f} patches/s in this process, {reading:.0f} without augmentation")
 
 
+def evaluation(repeats=5, images=24, size=448):
+    """Scoring masks of a split: confusion matrices and mean IoU, against NumPy image by image."""
+    torch.manual_seed(0)
+    preds, trues = (torch.randint(0, 5, (images, 1, size, size)) for _ in range(2))
+
+    def ours():
+        return summary(sum(confusion_matrix(p, t, 5) for p, t in zip(preds, trues)), list("abcde"), True)["mean_iou"]
+
+    def plain():
+        return baselines.plain_mean_iou(preds.numpy(), trues.numpy(), 5)
+
+    assert abs(ours() - plain()) < 1e-6
+    compare(f"evaluation: {images} masks of {size} px", ours, plain, repeats)
+
+
+def pseudo_masks(method, images=16, size=224, repeats=3):
+    """Pseudo masks of a folder, reading and writing included, against the bare network on the same batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_data(f"{folder}/demo", 0, size, num_train=images, num_val=1, num_test=0)
+        settings = {"precision": best_precision(), "eval_batch_size": 8, "dataset_dir": f"{folder}/demo"}
+        overlays = [f"configs/method_{method}.json", "configs/dataset_demo.json"]
+        parser = configured(overlays, output_dir=f"{folder}/run", backbone_weights="$None", **settings)
+        parser["trained_classifier"] = parser.get_parsed_content("classifier_def").eval()
+        parser["pseudo_masks#write"] |= {"_mode_": "callable"}
+        write, turn = parser.get_parsed_content("pseudo_masks#write"), itertools.count()
+        network = parser.get_parsed_content("cam_segmenter").classifier
+        batches = torch.rand(images, 3, size, size).split(8)
+
+        def ours():
+            write(mask_dir=f"{folder}/masks{next(turn)}")
+
+        def bare():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, best_precision() == "bfloat16"):
+                for batch in batches:
+                    network.cams(batch)
+
+        share(f"{method}: pseudo masks of {images} patches, {best_precision()}", ours, bare, repeats)
+
+
+def inference(overlays, name, images, size=224, repeats=5):
+    """Masks and overlays of a folder by ``inference.json``, against the bare network on the same batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_data(f"{folder}/demo", 0, size, num_train=1, num_val=1, num_test=images)
+        parser = ConfigParser()
+        parser.read_config(["configs/inference.json", *overlays, "configs/dataset_demo.json"])
+        parser["dataset_dir"], parser["output_dir"] = f"{folder}/demo/test/img", f"{folder}/results"
+        parser["device"] = "cpu"
+        network = parser["trained_segmenter"] = parser.get_parsed_content("network_def").eval()
+        parser["patch_size"] = [size, size]
+        batches = torch.rand(images, 3, size, size).split(parser["eval_batch_size"])
+        parser.get_parsed_content("initialize")
+        evaluator = parser.get_parsed_content("evaluator")
+
+        def bare():
+            with torch.inference_mode():
+                for batch in batches:
+                    network(batch.to(memory_format=torch.channels_last))
+
+        share(f"{name}: inference on {images} images of {size} px, float32", evaluator.run, bare, repeats)
+
+
 ROWS = {
     "losses": losses,
     "data": data,
@@ -175,6 +280,11 @@ ROWS = {
     "stage_1_step": stage_1_step,
     "cams_esfan": lambda: cams("esfan"),
     "cams_ibdr": lambda: cams("ibdr"),
+    "evaluation": evaluation,
+    "pseudo_masks_esfan": lambda: pseudo_masks("esfan"),
+    "pseudo_masks_ibdr": lambda: pseudo_masks("ibdr"),
+    "inference_lite": lambda: inference(["configs/lite.json"], "lite", 64),
+    "inference_paper": lambda: inference([], "paper", 16),
 }
 
 if __name__ == "__main__":

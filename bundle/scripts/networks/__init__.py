@@ -10,6 +10,7 @@ from .input_normalization import InputNormalization
 from .pad_and_crop import PadAndCrop
 from .resnet38d import ResNet38d
 from .timm_backbone import TimmBackbone
+from .winograd import WinogradConv2d, with_winograd
 
 __all__ = [
     "Autocast",
@@ -24,4 +25,6 @@ __all__ = [
     "ResNet38d",
     "SpatialAttention",
     "TimmBackbone",
+    "WinogradConv2d",
+    "with_winograd",
 ]

@@ -1,7 +1,7 @@
 """IBM, the implicit boundary mining block of IBDR.
 
 An identity makes the published values cheaper at inference: the parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1
-convolution that mixes them are one of 5x5. Its weight is computed once and kept until the parameters change.
+convolution that mixes them are one of 5x5. It is computed once and kept until the parameters change.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import ChannelAttention, SpatialAttention
+from .winograd import WinogradConv2d, is_inference
 
 
 class ImplicitBoundaryMining(nn.Module):
@@ -37,7 +38,7 @@ class ImplicitBoundaryMining(nn.Module):
             nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
         )
         self.embedding_branch = nn.Conv2d(channels, embedding_channels, 1)
-        self._folded: tuple[tuple, torch.Tensor, torch.Tensor] | None = None  # state of the parameters, weight, bias
+        self._folded: tuple[tuple, WinogradConv2d] | None = None  # state of the parameters, one convolution
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Fuse ``x``, (B, C, H, W).
@@ -46,10 +47,10 @@ class ImplicitBoundaryMining(nn.Module):
             The fused features (B, C, H, W); in training followed by the boundary map (B, 1, H, W) and the embedding
             (B, 8, H, W), both unbounded.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            mixed = self.fuse(torch.cat([self.conv1(x), self.conv3(x), self.conv5(x)], dim=1))
+        if is_inference():
+            mixed = self._one_convolution()(x)
         else:
-            mixed = F.conv2d(x, *self._one_convolution(), padding=2)
+            mixed = self.fuse(torch.cat([self.conv1(x), self.conv3(x), self.conv5(x)], dim=1))
         edge = torch.sigmoid(self.edge(x))  # (B, 1, H, W)
         mixed = mixed * (1 + edge)
         mixed = mixed * self.channel_attention(mixed)
@@ -57,18 +58,21 @@ class ImplicitBoundaryMining(nn.Module):
         fused = self.out_conv(mixed + x)
         return (fused, self.boundary_branch(fused), self.embedding_branch(fused)) if self.training else fused
 
-    def _one_convolution(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (C, C, 5, 5) and bias (C,) of the convolution that the four are together."""
+    def _one_convolution(self) -> WinogradConv2d:
+        """The convolution of 5x5 that the four are together."""
         convolutions = [self.conv1, self.conv3, self.conv5]
         parameters = [self.fuse.weight, *(p for convolution in convolutions for p in convolution.parameters())]
         state = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
         if self._folded is None or self._folded[0] != state:
             weight, bias = 0.0, 0.0
-            with torch.autocast(self.fuse.weight.device.type, enabled=False):
+            device = self.fuse.weight.device.type
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
                 for convolution, mix in zip(convolutions, self.fuse.weight[:, :, 0, 0].chunk(3, dim=1)):
                     margin = 2 - convolution.padding[0]
                     mixed = (mix @ convolution.weight.flatten(1)).view_as(convolution.weight)
                     weight = weight + F.pad(mixed, [margin] * 4)
                     bias = bias + mix @ convolution.bias
-            self._folded = state, weight, bias
-        return self._folded[1:]
+                one = nn.Conv2d(*weight.shape[:2], 5, padding=2, device="meta")
+                one.weight, one.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
+                self._folded = state, WinogradConv2d(one)
+        return self._folded[1]

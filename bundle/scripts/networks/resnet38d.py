@@ -43,11 +43,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x``, (B, in, H, W), to (B, out, H / stride, W / stride)."""
-        activated = F.relu(self.bn_branch2a(x))
+        activated = F.relu(self.bn_branch2a(x), inplace=True)
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(activated)
         x = self.conv_branch2a(activated)
-        x = self.conv_branch2b1(F.relu(self.bn_branch2b1(x)))
-        return x + shortcut
+        x = self.conv_branch2b1(F.relu(self.bn_branch2b1(x), inplace=True))
+        return x.add_(shortcut)
 
 
 class BottleneckBlock(nn.Module):
@@ -73,11 +73,11 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x``, (B, in, H, W), to (B, out, H, W)."""
-        activated = F.relu(self.bn_branch2a(x))
+        activated = F.relu(self.bn_branch2a(x), inplace=True)
         x = self.conv_branch2a(activated)
-        x = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(x))))
-        x = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(x))))
-        return x + self.conv_branch1(activated)
+        x = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(x), inplace=True)))
+        x = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(x), inplace=True)))
+        return x.add_(self.conv_branch1(activated))
 
 
 def _residual_stage(
@@ -120,14 +120,14 @@ class ResNet38d(nn.Module):
     def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map ``image``, (B, 3, H, W) in [0, 1], to the features f1 and f2 and to b6's output, at stride 8."""
         x = self._run([*self.b2, *self.b3, *self.b4], self.conv1a(image))
-        shallow = F.relu(self.bn45(x))  # (B, 512, H/8, W/8)
+        shallow = F.relu(self.bn45(x), inplace=True)  # (B, 512, H/8, W/8)
         x = self._run(self.b5, x)
-        middle = F.relu(self.bn52(x))  # (B, 1024, H/8, W/8)
+        middle = F.relu(self.bn52(x), inplace=True)  # (B, 1024, H/8, W/8)
         return shallow, middle, self._run([self.b6], x)  # (B, 2048, H/8, W/8)
 
     def deepest(self, x: torch.Tensor) -> torch.Tensor:
         """Map b6's output, (B, 2048, h, w) and possibly fused, to the feature f3, (B, 4096, h, w)."""
-        return F.relu(self.bn7(self._run([self.b7], x)))
+        return F.relu(self.bn7(self._run([self.b7], x)), inplace=True)
 
     def _run(self, blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
         """Map ``x`` through the blocks one after the other."""
