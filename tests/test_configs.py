@@ -355,6 +355,26 @@ def test_two_processes_train_one_model(demo_dir, tmp_path):
     assert saved["device"] == inference["device"] == load("train.json")["device"] and saved["world_size"] == 1
 
 
+def masks_of_processes(finished_run, demo_dir, output_dir, number):
+    """Pseudo masks by ``number`` processes of one thread each, with the classifier of a finished run."""
+    shutil.copytree(finished_run / "models", output_dir / "models")
+    configs = [*LITE, "configs/multi_gpu_train.json"]
+    settings = {**TINY, "dataset_dir": demo_dir, "output_dir": output_dir, "device": "$torch.device('cpu')"}
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={number}", "-m", "monai.bundle"]
+    command += ["run", "generate_pseudo_masks", "--config_file", str(configs)]
+    command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return {path.name: path.read_bytes() for path in (output_dir / "pseudo_masks").iterdir()}
+
+
+def test_two_processes_write_the_masks_of_one_to_the_byte(finished_run, demo_dir, tmp_path):
+    one, two = (masks_of_processes(finished_run, demo_dir, tmp_path / str(number), number) for number in (1, 2))
+    assert len(one) == 9 and "manifest.json" in one  # 8 masks
+    assert two == one
+
+
 def monai_command(*arguments):
     result = subprocess.run(
         [sys.executable, "-m", "monai.bundle", *arguments], cwd=BUNDLE, capture_output=True, text=True

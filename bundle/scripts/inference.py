@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from ignite.handlers import ProgressBar
 
 from .mask_values import inverse
 from .pictures import Palette, overlay, uint8_image, write_mask, write_png
-from .write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class SaveMasksHandler:
         self.written_palette = np.zeros((256, 3), dtype=np.uint8)
         self.written_palette[self.written_value] = palette
         self._count = 0
-        self._write_behind = WriteBehind()
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -59,14 +58,15 @@ class SaveMasksHandler:
 
     def start(self, engine: Engine) -> None:
         """Forget an earlier run."""
-        self._count, self._write_behind = 0, WriteBehind()
+        self._count = 0
 
     def __call__(self, engine: Engine) -> None:
-        """Write the images of a batch, in the background."""
-        for item, output in zip(engine.state.batch, engine.state.output):
-            name = f"{Path(item['name']).stem}.png"
-            self._write_behind(self._write, name, output["pred"][0].cpu().numpy(), output["image"].cpu())
-            self._count += 1
+        """Write the images of a batch."""
+        names = [f"{Path(item['name']).stem}.png" for item in engine.state.batch]
+        masks = [output["pred"][0].cpu().numpy() for output in engine.state.output]
+        images = [output["image"].cpu() for output in engine.state.output]
+        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
+            self._count += len(list(pool.map(self._write, names, masks, images)))
 
     def _write(self, name: str, mask: np.ndarray, image: torch.Tensor) -> None:
         """Write the two files of an image."""
@@ -74,7 +74,5 @@ class SaveMasksHandler:
         write_png(self.output_dir / "overlays" / name, overlay(uint8_image(image), mask, self.palette, self.opacity))
 
     def finish(self, engine: Engine) -> None:
-        """Wait for the files, and say where they are."""
-        with self._write_behind:
-            pass
+        """Say where the files are."""
         logger.info(f"Wrote masks and overlays of {self._count} images to {self.output_dir.resolve()}.")

@@ -42,10 +42,11 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:
     """``image``, (H, W, 3) uint8, with the colours of ``mask``, (H, W), laid over it; value 0 is left clear."""
-    weight = np.full((len(palette), 1), opacity, dtype=np.float32)
+    weight = np.full((len(palette), 1, 1), opacity)
     weight[0] = 0
-    addend = weight * np.asarray(palette, dtype=np.float32) + 0.5  # 0.5: to the nearest
-    return Image.fromarray((image * (1 - weight)[mask] + addend[mask]).astype(np.uint8))
+    mixed = (1 - weight) * np.arange(256) + weight * np.asarray(palette)[..., None]  # (V, 3, 256), of each byte
+    table, row = mixed.round().astype(np.uint8), 256 * mask.astype(np.intp)
+    return Image.fromarray(np.stack([table[:, c].ravel()[row + image[..., c]] for c in range(3)], axis=-1))
 
 
 def uint8_image(image: torch.Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from .cam import CAMSegmenter, label_map
 from .data import SameSizeBatches, image_items, labelled_images
 from .pictures import Palette, overlay, uint8_image, write_mask, write_png
 from .transforms import PrepareBatch
-from .write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +82,19 @@ def write_pseudo_masks(
     value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
     network.to(device).eval()
     prepare_batch = PrepareBatch()
-    with WriteBehind() as write_behind:
-        for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
-            image, label = prepare_batch(batch, torch.device(device))
-            labels = label_map(network(image, label), image, background)
-            for index, mask, rgb in zip(indices, value_of_channel[labels.cpu()].numpy(), image):
-                if not paths[index].exists():
-                    overlay_path = None if overlay_dir is None else Path(overlay_dir) / paths[index].name
-                    write_behind(_write, paths[index], mask, palette, overlay_path, rgb)
 
+    def write(index: int, mask: np.ndarray, rgb: torch.Tensor) -> None:
+        if not paths[index].exists():
+            if overlay_dir is not None:
+                write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
+            write_mask(paths[index], mask, palette)
 
-def _write(path: Path, mask: np.ndarray, palette: Palette, overlay_path: Path | None, image: torch.Tensor) -> None:
-    """Write an image's overlay, if wanted, and then its mask."""
-    if overlay_path is not None:
-        write_png(overlay_path, overlay(uint8_image(image), mask, palette))
-    write_mask(path, mask, palette)
+    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
+        image, label = prepare_batch(batch, torch.device(device))
+        labels = label_map(network(image, label), image, background)
+        masks = value_of_channel[labels.cpu()].numpy()
+        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
+            list(pool.map(write, indices, masks, image))
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:

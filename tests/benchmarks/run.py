@@ -6,8 +6,10 @@ choose some; without, all run (about 20 minutes on two cores).
 
 import copy
 import itertools
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +23,11 @@ import baselines  # noqa: E402
 import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
-from scripts.cam import label_map  # noqa: E402
+from scripts.cam import CAMSegmenter, label_map  # noqa: E402
 from scripts.demo import make_demo_data  # noqa: E402
 from scripts.losses import AdaptiveNoiseAwareLoss, IntraInterClassLoss  # noqa: E402
 from scripts.metrics import confusion_matrix, summary  # noqa: E402
-from scripts.networks import Autocast  # noqa: E402
+from scripts.networks import Autocast, has_bfloat16  # noqa: E402
 
 METHODS = ("esfan", "ibdr")
 
@@ -65,8 +67,7 @@ def step(network, loss, image, target):
 
 def best_precision():
     """bfloat16 where the CPU has instructions for it, elsewhere it is emulated and slower than float32."""
-    has = torch.cpu.get_capabilities()
-    return "bfloat16" if has.get("amx_bf16") or has.get("avx512_bf16") else "float32"
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 def share(title, ours, bare, repeats):
@@ -74,7 +75,10 @@ def share(title, ours, bare, repeats):
     ours(), bare()  # warm up
     turns = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
     mine, network = (statistics.median(column) for column in zip(*turns))
-    print(f"{title:<58} {mine * 1e3:9.1f} ms {network * 1e3:9.1f} ms {network / mine:6.1%} of the network's", flush=True)
+    print(turns) if "-v" in sys.argv else 0
+    print(
+        f"{title:<58} {mine * 1e3:9.1f} ms {network * 1e3:9.1f} ms {network / mine:6.1%} of the network's", flush=True
+    )
 
 
 def configured(overlays, **settings):
@@ -273,6 +277,56 @@ def inference(overlays, name, images, size=224, repeats=5):
         share(f"{name}: inference on {images} images of {size} px, float32", evaluator.run, bare, repeats)
 
 
+def agreement(run="output/demo_esfan_lite"):
+    """Masks of the demo's training patches, by the README's run: plain float32 against the faster ways."""
+    parser = configured([], **json.loads(Path(run, "configs/train.json").read_text()) | {"output_dir": run})
+    parser["device"] = "cpu"
+    classifier = parser.get_parsed_content("trained_classifier").eval()
+    images = [item["image"] for item in parser.get_parsed_content("classification#items")]
+    labels = torch.tensor([item["label"] for item in parser.get_parsed_content("classification#items")])
+    plain, masks = CAMSegmenter(classifier, parser["level_weights"], parser["threshold"]), {}
+    ways = {"plain": plain, "float32": None, "bfloat16": None}
+    for precision in ("float32", "bfloat16"):
+        parser["precision"] = precision
+        ways[precision] = parser.get_parsed_content("cam_segmenter")
+    with torch.inference_mode():
+        for name, segmenter in ways.items():
+            parts = zip(range(0, len(images), 16), labels.split(16))
+            batches = ((baselines.decode(images[start : start + 16]), label) for start, label in parts)
+            masks[name] = torch.cat([label_map(segmenter(image, label), image, True) for image, label in batches])
+    for name in ("float32", "bfloat16"):
+        equal = (masks[name] == masks["plain"]).float().mean().item()
+        print(f"demo, {len(images)} masks, {name} as configured against plain: {equal:.3%} of the pixels equal")
+
+
+def memory(size=224):
+    """Peak memory per image of a stage-1 training step of the paper's ESFAN classifier, from batches of 2 and 4."""
+    for checkpointing in (False, True):
+        peaks = {}
+        for batch in (2, 4):
+            code = MEMORY_OF_A_STEP.format(folder=Path(__file__).parent, checkpointing=checkpointing, batch=batch)
+            code = code.replace("SIZE", str(size))
+            peaks[batch] = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        per_image = (peaks[4] - peaks[2]) / 2 / 2**20
+        print(
+            f"esfan: stage-1 step, checkpointing {checkpointing!s:<5}: {per_image:.2f} GB per image of {size} px",
+            end="",
+        )
+        print(f", {peaks[2] / 2**20 + 18 * per_image:.1f} GB for a batch of 20")
+
+
+MEMORY_OF_A_STEP = """
+import resource, sys
+sys.path.insert(0, "{folder}")
+from run import *
+network = build("esfan", "classifier_def", 4).train()
+network.backbone.checkpointing = {checkpointing}
+loss = configured([]).get_parsed_content("classifier_loss")
+step(network, loss, torch.rand({batch}, 3, SIZE, SIZE), torch.ones({batch}, 4))()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 ROWS = {
     "losses": losses,
     "data": data,
@@ -284,10 +338,12 @@ ROWS = {
     "pseudo_masks_esfan": lambda: pseudo_masks("esfan"),
     "pseudo_masks_ibdr": lambda: pseudo_masks("ibdr"),
     "inference_lite": lambda: inference(["configs/lite.json"], "lite", 64),
+    "agreement": agreement,
+    "memory": memory,
     "inference_paper": lambda: inference([], "paper", 16),
 }
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians: ours, plain, ratio")
-    for row in sys.argv[1:] or ROWS:
+    for row in [r for r in sys.argv[1:] if r != "-v"] or ROWS:
         ROWS[row]()

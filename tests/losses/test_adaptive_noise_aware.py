@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scripts.losses import AdaptiveNoiseAwareLoss
 
@@ -173,3 +174,11 @@ def test_half_precision_does_not_overflow():
     half = AdaptiveNoiseAwareLoss()(logits.half(), target)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, AdaptiveNoiseAwareLoss()(logits.half().float(), target))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_does_not_wait_for_the_device(background):
+    """Fake tensors have no values: reading one on the host (``.item()``, ``if``, a boolean index) raises."""
+    with FakeTensorMode():
+        logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+        AdaptiveNoiseAwareLoss(background)(logits, torch.zeros(2, 1, 4, 5, dtype=torch.uint8)).backward()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.networks import Autocast
+from scripts.networks import Autocast, has_bfloat16
 
 
 class Pair(nn.Module):
@@ -40,3 +40,20 @@ def test_a_single_tensor_stays_one():
 def test_refuses_other_types():
     with pytest.raises(ValueError, match="`dtype` must be float32, bfloat16 or float16, got 'int8'"):
         Autocast(nn.Identity(), "int8")
+
+
+@pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16", None])
+def test_warns_where_bfloat16_is_emulated(monkeypatch, caplog, capability):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False, capability: True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert has_bfloat16() == (capability is not None)
+    Autocast(nn.Identity(), "float32"), Autocast(nn.Identity(), "bfloat16")
+    assert len(caplog.records) == (capability is None)
+
+
+def test_a_compiled_network_gives_the_same_values():
+    torch.manual_seed(0)
+    network, image = Pair(), torch.rand(1, 3, 4, 4)
+    torch._dynamo.reset()
+    for one, two in zip(Autocast(network, "float32", compile=True)(image), network(image)):
+        torch.testing.assert_close(one, two)

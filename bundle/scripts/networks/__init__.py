@@ -1,10 +1,11 @@
 """Networks: CAM classifiers, their backbones and fusion blocks, and what a segmentation network needs around it."""
 
 from .attention import ChannelAttention, SpatialAttention
-from .autocast import Autocast
+from .autocast import Autocast, has_bfloat16
 from .cam_classifier import CAMClassifier
 from .dual_path_refinement import DualPathRefinement, HierarchicalDualFeatureModule
 from .edge_semantic_fusion import EdgeSemanticFusion
+from .fused_batch_norm import fuse_batch_norms
 from .implicit_boundary_mining import ImplicitBoundaryMining
 from .input_normalization import InputNormalization
 from .pad_and_crop import PadAndCrop
@@ -26,5 +27,7 @@ __all__ = [
     "SpatialAttention",
     "TimmBackbone",
     "WinogradConv2d",
+    "fuse_batch_norms",
+    "has_bfloat16",
     "with_winograd",
 ]
