@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from skimage.color import hed_from_rgb
 
 from scripts.transforms import (
     LargestChanneld,
@@ -12,6 +13,8 @@ from scripts.transforms import (
     PrepareBatch,
     RandomFlip,
     RandomGaussianBlur,
+    RandomStain,
+    RandomTranspose,
     ScaleBytesd,
     WhiteBackgroundd,
 )
@@ -219,3 +222,40 @@ def test_nan_in_a_networks_output_is_an_error():
     item = {"pred": torch.tensor([0.0, torch.nan]).view(2, 1, 1), "name": "a.png"}
     with pytest.raises(ValueError, match="'pred' of a.png must not be NaN"):
         LargestChanneld(keys="pred", values=[0, 1])(item)
+
+
+def test_transposed_images_take_their_masks_along():
+    torch.manual_seed(0)
+    image, mask = torch.rand(64, 3, 4, 4), torch.randint(0, 3, (64, 1, 4, 4))
+    new, new_mask = RandomTranspose(0.5)(image, mask)
+    turned = [torch.equal(new[i], image[i].mT) and torch.equal(new_mask[i], mask[i].mT) for i in range(64)]
+    same = [torch.equal(new[i], image[i]) and torch.equal(new_mask[i], mask[i]) for i in range(64)]
+    assert all(a != b for a, b in zip(turned, same)) and 20 < sum(turned) < 44
+    label = torch.rand(64, 2)
+    assert RandomTranspose(1.0)(image, label)[1] is label
+    with pytest.raises(ValueError, match=r"images must be square to be transposed, got \(4, 5\) px"):
+        RandomTranspose()(torch.rand(2, 3, 4, 5), None)
+
+
+def test_stains_are_scaled_one_by_one():
+    torch.manual_seed(0)
+    image = 0.2 + 0.6 * torch.rand(8, 3, 5, 7)
+    label = torch.rand(8, 2)
+    new, same_label = RandomStain(0.3)(image, label)
+    assert same_label is label and new.shape == image.shape
+    for before, after in zip(image, new):
+        stains = [-np.log(x.numpy()).transpose(1, 2, 0) @ hed_from_rgb for x in (before, after)]
+        factors = stains[1] / stains[0]  # the same everywhere for each stain
+        middle = np.median(factors, axis=(0, 1))
+        inside = (after < 1).all(dim=0).numpy()  # nothing is brighter than white
+        np.testing.assert_allclose(stains[1][inside], (middle * stains[0])[inside], atol=2e-3)
+        assert (abs(middle - 1) < 0.3 + 1e-3).all() and abs(middle - 1).max() > 0.01
+
+
+def test_white_and_images_left_out_keep_their_colours():
+    white = torch.ones(4, 3, 2, 2)
+    torch.testing.assert_close(RandomStain(0.5)(white, None)[0], white)
+    image = torch.rand(4, 3, 6, 6).clamp(min=0.01)
+    torch.testing.assert_close(RandomStain(0.5, probability=0)(image, None)[0], image, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"`strength` must lie in \[0, 1\), got 1.5"):
+        RandomStain(1.5)

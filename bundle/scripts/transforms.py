@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from skimage.color import hed_from_rgb, rgb_from_hed
 from torch.nn import functional as F
 
 from .cam import white_background
@@ -37,6 +38,63 @@ class RandomFlip:
             if label is not None and label.ndim == image.ndim:
                 label = torch.where(chosen, label.flip(axis), label)
         return image, label
+
+
+class RandomTranspose:
+    """Exchange height and width of each image of a batch, and of its mask: with flips, all turns by 90 degrees.
+
+    Args:
+        probability: share of images.
+
+    Raises:
+        ValueError: if the images are not square.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Transpose ``image``, (B, 3, S, S); ``label`` is (B, K) and left alone, or masks (B, 1, S, S)."""
+        if image.shape[2] != image.shape[3]:
+            raise ValueError(
+                f"images must be square to be transposed, got {tuple(image.shape[2:])} px; leave `RandomTranspose` out."
+            )
+        chosen = (torch.rand(len(image), 1, 1, 1) < self.probability).to(image.device)
+        image = torch.where(chosen, image.mT, image)
+        if label is not None and label.ndim == image.ndim:
+            label = torch.where(chosen, label.mT, label)
+        return image, label
+
+
+class RandomStain:
+    """Vary the stains of each image of a batch: the amounts of haematoxylin, eosin and residual (DAB) are scaled.
+
+    Colours are unmixed in optical density by the stain vectors of Ruifrok and Johnston (scikit-image's ``rgb2hed``),
+    each stain's amount is multiplied by a factor from U(1 - ``strength``, 1 + ``strength``), and mixed again, as in
+    Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference" (2018). White stays
+    white.
+
+    Args:
+        strength: largest relative change, in [0, 1).
+        probability: share of images that are changed.
+    """
+
+    def __init__(self, strength: float = 0.3, probability: float = 1.0) -> None:
+        if not 0 <= strength < 1:
+            raise ValueError(f"`strength` must lie in [0, 1), got {strength}; 0.3 varies stains by up to 30 %.")
+        self.strength = strength
+        self.probability = probability
+        self.unmix = torch.tensor(hed_from_rgb, dtype=torch.float32)  # rows of densities to rows of stains
+        self.mix = torch.tensor(rgb_from_hed, dtype=torch.float32)
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Vary ``image``, (B, 3, H, W) float in [0, 1]; ``label`` is left alone."""
+        batch = len(image)
+        factors = 1 + (2 * torch.rand(batch, 3) - 1) * self.strength * (torch.rand(batch, 1) < self.probability)
+        change = self.unmix @ torch.diag_embed(factors) @ self.mix  # (B, 3, 3), of rows of densities
+        density = -torch.log(image.clamp(min=1 / 255)).flatten(2)  # (B, 3, H * W)
+        density = change.mT.to(image) @ density
+        return torch.exp(-density).clamp(max=1).view_as(image), label
 
 
 class RandomGaussianBlur:

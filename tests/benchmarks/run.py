@@ -138,7 +138,7 @@ def stage_1_step(repeats=3, batch=4, size=128):
         mine = loss(network(image), label)
         torch.manual_seed(2)
         assert torch.allclose(mine, loss(plain(image), label), rtol=1e-4)
-        fast = Autocast(network.to(memory_format=torch.channels_last), best_precision())
+        fast = Autocast(network, best_precision())
         title = f"{method}: stage-1 step, {batch} x {size} px, {best_precision()}"
         compare(title, step(fast, loss, image, label), step(plain, loss, image, label), repeats)
 
@@ -157,7 +157,7 @@ def stage_2_step(repeats=3, batch=4, size=224):
         mine = loss(network(image), target)
         theirs = plain_loss(plain(plain_network, image), target[:, 0])
         assert torch.allclose(mine, theirs, rtol=1e-3), (mine, theirs)
-        fast = Autocast(network.to(memory_format=torch.channels_last), best_precision())
+        fast = Autocast(network, best_precision())
 
         def by_hand():
             plain_network.zero_grad()
