@@ -275,6 +275,9 @@ def test_a_trained_network_adapts_to_another_stain(
         for scores in (record["score_source"]["scores"]["val"], record["run"]["scores"]["val"])
     ]
     assert any(row.startswith(f"val,published,mean,{means[0]},{means[1]},") for row in rows)
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for stage, mean in zip(("before", "after"), means):
+        assert f"<strong>{mean:.3f}</strong><span>mean IoU on val, {stage} the adaptation</span>" in report
 
 
 def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bundle, few_shot_dir, tmp_path):
@@ -310,6 +313,8 @@ def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_sho
     assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
     table = (tmp_path / "run" / "scores" / "adaptation.csv").read_text().splitlines()
     assert len(table) > 1 and all(row.startswith("test,") for row in table[1:])
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "was not scored on val" in report and "<h3>test, after the adaptation: 2 images</h3>" in report
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
@@ -353,6 +358,7 @@ def test_two_processes_train_one_model(demo_dir, tmp_path):
     assert state["trainer"]["epoch_length"] == 2  # 8 patches, 2 processes, 2 patches each
     saved, inference = (json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
     assert saved["device"] == inference["device"] == load("train.json")["device"] and saved["world_size"] == 1
+    assert (tmp_path / "report.html").exists()
 
 
 def masks_of_processes(finished_run, demo_dir, output_dir, number):

@@ -214,6 +214,36 @@ def test_a_second_run_forgets_the_first(tmp_path, items):
     assert [row[0] for row in centres(tmp_path / "pictures" / "segmenter_val.png")] == [(80, 80, 80)]
 
 
+# --- predictions
+
+
+def predictions(folder, title="segmenter_val"):
+    """Mode, values and colours of each file of a title's folder, by name."""
+    found = {}
+    for path in (folder / "predictions" / title).iterdir():
+        with Image.open(path) as picture:
+            colours = np.asarray(picture.convert("RGB")).tolist()
+            found[path.name] = (picture.mode, np.asarray(picture).tolist(), colours)
+    return found
+
+
+def test_predictions_are_palette_masks_with_background(scored, items):
+    expected = {i["name"]: i["pred_with_background"][0] for i in items}
+    assert predictions(scored[0]) == {
+        name: ("P", mask.tolist(), np.asarray(PALETTE)[mask].tolist()) for name, mask in expected.items()
+    }
+    assert any((mask != i["pred"][0]).any() for mask, i in zip(expected.values(), items))
+
+
+def test_predictions_are_those_of_the_last_scoring(tmp_path, items):
+    run(score_handler(tmp_path), items)
+    run(score_handler(tmp_path, title="segmenter_test"), items[:1])
+    later = {**items[0], "name": "b.v2.tif"}
+    run(score_handler(tmp_path), [later])
+    assert list(predictions(tmp_path)) == ["b.v2.png"]
+    assert list(predictions(tmp_path, "segmenter_test")) == ["a.png"]
+
+
 # --- pictures
 
 

@@ -32,6 +32,7 @@ OWN_INFERENCE_SETTINGS = {
     "device",
     "imports",
     "initialize",
+    "memory_format",
     "network",
     "output_dir",
     "run",

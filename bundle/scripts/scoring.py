@@ -1,7 +1,9 @@
-"""Score a network on the splits that have masks: JSON, tables, a confusion matrix and pictures."""
+"""Score a network on the splits that have masks: JSON, tables, a confusion matrix, predictions and pictures."""
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_csv, write_json
 from .metrics import confusion_matrix, summary
-from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_png
+from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
 
 logger = logging.getLogger(__name__)
 
 
 class ScoreHandler:
-    """Collect the confusion matrices of an evaluator's images, and write scores and pictures when it ends.
+    """Write an evaluator's predictions, collect their confusion matrices, and write scores and pictures when it ends.
 
     Items of the evaluator's output have ``pred`` and ``label``, masks (1, H, W) of tissues; ``pred_with_background``,
     the same after the whiteness rule; ``image``, (3, H, W) in [0, 1]; and ``scores``, (K, H, W).
 
     Args:
-        output_dir: files go to its folders ``scores``, ``pictures`` and ``tensorboard``.
+        output_dir: files go to its folders ``scores``, ``predictions``, ``pictures`` and ``tensorboard``.
         title: what is scored on which split, for instance ``"segmentation_val"``; the files' name.
         names: name of each mask value.
         palette: colour of each mask value.
@@ -53,6 +55,7 @@ class ScoreHandler:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.title = title
+        self.prediction_dir = self.output_dir / "predictions" / title
         self.names = list(names)
         self.palette = palette
         self.channel_names = list(channel_names)
@@ -73,20 +76,29 @@ class ScoreHandler:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Forget an earlier run."""
+        """Forget an earlier run, and remove its predictions."""
         self._confusions = {protocol: {} for protocol in self.protocols}
         self._rows = []
+        if self.prediction_dir.exists():
+            shutil.rmtree(self.prediction_dir)
 
     def add(self, engine: Engine) -> None:
         """Add the images of a batch."""
-        for item, output in zip(engine.state.batch, engine.state.output):
-            name = item["name"]
+        names = [item["name"] for item in engine.state.batch]
+        masks = [output["pred_with_background"][0].cpu().numpy() for output in engine.state.output]
+        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
+            list(pool.map(self._write_prediction, names, masks))
+        for name, output in zip(names, engine.state.output):
             for protocol, (pred_key, _) in self.protocols.items():
                 matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
                 self._confusions[protocol][name] = matrix
             chosen = self.picture_names is None or name in self.picture_names
             if chosen and len(self._rows) < self.num_pictures:
                 self._rows.append(self._row(output))
+
+    def _write_prediction(self, name: str, mask: np.ndarray) -> None:
+        """Write an image's predicted tissues, background too, as a palette PNG."""
+        write_mask(self.prediction_dir / f"{Path(name).stem}.png", mask, self.palette)
 
     def _row(self, output: Mapping[str, torch.Tensor]) -> list[Any]:
         """One image's pictures: itself, a heat map per channel, the predicted and the true tissues."""

@@ -1,0 +1,98 @@
+"""Learning curves: read from TensorBoard's event files, drawn as SVG."""
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+WIDTH, HEIGHT = 360, 220  # of a chart, in the units of its SVG
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 38  # margins around the axes
+FEW = 40  # a curve of at most so many points shows each of them
+MANY = 600  # a curve of more is thinned
+
+Point = tuple[float, float]
+
+
+def read_curves(folder: str | Path) -> dict[str, list[Point]]:
+    """The (step, value) pairs of each scalar in the event files of ``folder``; empty if there are none.
+
+    Where a training was killed and resumed, or done again, the steps that came later count.
+    """
+    if not Path(folder).is_dir():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1}).Reload()
+    curves = {tag: _last_session(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    return {tag: points for tag, points in curves.items() if points}
+
+
+def _last_session(events: Iterable) -> list[Point]:
+    """The finite points of ``events``, without those that a later event of their step, or of one before, undid."""
+    kept: list[Point] = []
+    for event in sorted(events, key=lambda event: event.wall_time):
+        while kept and kept[-1][0] >= event.step:
+            kept.pop()
+        if math.isfinite(event.value):
+            kept.append((event.step, event.value))
+    return kept
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """The mean of each value and its neighbours, a twentieth of ``values`` in all; (N,), cut off at the ends."""
+    window = np.ones(2 * (len(values) // 40) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` even steps of 1, 2 or 5 times a power of ten, from at most ``low`` to at least ``high``."""
+    if not high > low:
+        low, high = low - abs(low) / 2 - 1e-3, high + abs(high) / 2 + 1e-3
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((factor for factor in (1, 2, 5, 10)), key=lambda factor: abs(math.log(factor * power / raw)))
+    return [round(k * step, 12) for k in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def chart(name: str, points: Sequence[Point], x_name: str, smoothed: bool = False) -> str:
+    """A curve as an SVG element with axes.
+
+    Args:
+        name: of the vertical axis.
+        points: at least one (x, y), x rising.
+        x_name: name of the horizontal axis.
+        smoothed: draw the smoothed curve, over a faint raw one; its outliers are cut off at the axis.
+    """
+    x, y = np.array(points, dtype=float).T
+    line = smooth(y) if smoothed else y
+    top = max(line.max(), np.quantile(y, 0.98)) if smoothed else y.max()
+    x_low, x_high = (x[0], x[-1]) if len(x) > 1 else (x[0] - 1, x[0] + 1)
+    x_ticks, y_ticks = ticks(x_low, x_high), ticks(y.min(), top)
+
+    def across(value: float) -> float:
+        return LEFT + (value - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def up(value: float) -> float:
+        share = (min(value, y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    def path(values: np.ndarray, kind: str) -> str:
+        every = math.ceil(len(values) / MANY)
+        corners = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x[::every], values[::every]))
+        return f'<polyline class="{kind}" points="{corners}"/>'
+
+    parts = [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in y_ticks
+    ]
+    parts += [f'<text class="y" x="{LEFT - 6}" y="{up(t) + 4:.1f}">{t:g}</text>' for t in y_ticks]
+    shown = [t for t in x_ticks if x[0] <= t <= x[-1] and t == int(t)]
+    parts += [f'<text class="x" x="{across(t):.1f}" y="{HEIGHT - BOTTOM + 16}">{t:g}</text>' for t in shown]
+    parts += [f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6}">{escape(x_name)}</text>']
+    parts += [path(y, "raw")] * smoothed + [path(line, "line")]
+    if y.max() > y_ticks[-1]:
+        parts += [f'<text class="y" x="{WIDTH - RIGHT}" y="{TOP + 12}">highest: {y.max():.3g}</text>']
+    if len(x) <= FEW:
+        parts += [f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="2.5"/>' for a, b in zip(x, line)]
+    label = escape(f"{name} by {x_name}: {y[0]:.3g} at {x[0]:g}, {y[-1]:.3g} at {x[-1]:g}")
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
