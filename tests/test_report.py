@@ -174,6 +174,8 @@ def test_best_median_and_worst_images_are_shown(run_folder, dataset_dir):
     text = "".join(page.texts)
     for caption in ("best: b.png, mean IoU 0.750", "median: a.png, mean IoU 0.500", "worst: d.png, mean IoU 0.250"):
         assert caption in text
+    with Image.open(run_folder / "pictures" / "examples.png") as sheet:  # three rows of four pictures of 8x6 px
+        assert sheet.height > 3 * 224 and sheet.width > 4 * 224
 
 
 def test_without_a_score_there_is_no_image_to_show(run_folder, dataset_dir):

@@ -18,6 +18,7 @@ from .atomic import atomic_path
 from .curves import chart, read_curves
 from .data import value_names
 from .examples import ValExamples, best_median_worst, legend, picture_tag
+from .pictures import panels, write_png
 from .run_folder import read_record
 
 logger = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ def _shade(share: float, right: bool) -> str:
 
 
 def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
-    """Three val images, chosen by the score of the segmentation network."""
+    """Three val images, chosen by the score of the segmentation network; also in ``pictures/examples.png``."""
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
         return _sentence("The segmentation network was not scored on val, so there is no image to choose.")
@@ -231,17 +232,21 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     chosen = best_median_worst({name: float(cell) for name, cell in cells.items() if cell})
     palette, mask_values = (parser.get_parsed_content(key) for key in ("palette", "mask_values"))
-    figures = ""
+    figures, rows = "", []
     try:
         examples = ValExamples(output_dir, dataset_dir, mask_values, palette)
         for place, name in chosen.items():
+            rows.append(examples.row(name))
             pictures = "".join(
-                f"<div>{picture_tag(picture, f'{text} of {name}')}{text}</div>\n"
-                for text, picture in examples.row(name).items()
+                f"<div>{picture_tag(picture, f'{text} of {name}')}{text}</div>\n" for text, picture in rows[-1].items()
             )
             caption = f"{place}: <strong>{escape(name)}</strong>, mean IoU {_number(float(cells[name]))}"
             figures += f'<figure class="example"><figcaption>{caption}</figcaption>'
             figures += f'<div class="pictures">{pictures}</div></figure>\n'
+        if rows:
+            common = [text for text in rows[0] if all(text in row for row in rows)]
+            sheet = panels([[row[text] for text in common] for row in rows], common)
+            write_png(output_dir / "pictures" / "examples.png", sheet)
     except (OSError, ValueError) as error:  # the data were moved or changed since
         figures += _sentence(f"No pictures: {error}")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
