@@ -36,7 +36,7 @@ def test_configs_are_json_with_four_spaces(path):
 
 def test_inference_repeats_the_definitions_of_training():
     train, inference = load("train.json"), load("inference.json")
-    same = ["segmenter_def", "pspnet", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
+    same = ["segmenter_def", "encoder_decoder", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
     same += ["background", "value_names", "mask_values", "network_def"]
     assert {name: inference[name] for name in same} == {name: train[name] for name in same}
 
@@ -297,7 +297,7 @@ def test_with_val_the_best_weights_are_kept(run_bundle, tmp_path, monkeypatch, s
     last_is_best, scores = scores[1] > scores[0], iter(scores)
     monkeypatch.setattr("scripts.metrics.mean_iou", lambda confusion, exclude_background: next(scores))
     run_bundle("training", tmp_path, **TINY)
-    state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)["network"]
+    state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)["averaged_network"]
     kept = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(kept[name], tensor) for name, tensor in state.items()) == last_is_best
 

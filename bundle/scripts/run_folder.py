@@ -26,6 +26,7 @@ SESSION_SETTINGS = {"device", "finalize", "initialize", "rank", "redo", "synchro
 # settings that inference.json has under the name they have in train.json, but of its own
 OWN_INFERENCE_SETTINGS = {
     "_desc_",
+    "cam_segmenter",
     "classification",
     "classifier_def",
     "dataset_dir",
