@@ -1,9 +1,12 @@
 import json
 import os
+from ast import literal_eval
 
 import pytest
 import torch
-from conftest import LITE, TINY
+from conftest import BUNDLE, LITE, TINY
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 
 from scripts.experiment import commands, experiment, mean_iou, read_plan, run_folder, table
 from scripts.run_folder import read_record
@@ -96,3 +99,21 @@ def test_refuses_plans_that_say_something_else(tmp_path, content, message):
 def test_refuses_unknown_variants(tmp_path):
     with pytest.raises(ValueError, match=r"`only` must name variants of .*, got \['b'\]"):
         experiment(write_plan(tmp_path / "plan.json", variants={"a": {}}), str(tmp_path), only="b")
+
+
+@pytest.mark.parametrize("path", sorted((BUNDLE / "docs").glob("experiments_*.json")), ids=lambda path: path.stem)
+def test_the_plans_in_docs_say_what_can_be_built(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(BUNDLE)
+    plan = read_plan(path)
+    seen = set()
+    for name in plan["variants"]:
+        command = commands(plan, name, 0, tmp_path)[-1]
+        parser = ConfigParser()
+        parser.read_config(literal_eval(command[6]))
+        for key, value in zip(command[7::2], command[8::2]):
+            key, value = key.removeprefix("--"), DefaultParseValue(value)
+            parser[key] = None if value == "$None" else value
+        networks = [str(parser.get_parsed_content(f"{stage}_def")) for stage in ("classifier", "segmenter")]
+        settings = {key: parser[key] for key in parser.get() if not key.startswith("_")}
+        assert (description := json.dumps([networks, settings | {"output_dir": ""}])) not in seen
+        seen.add(description)

@@ -66,7 +66,9 @@ def test_best_weights_give_the_recorded_score(finished_run, run_bundle, tmp_path
 
 
 def test_finished_stages_are_not_done_again(finished_run, run_bundle):
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.suffix in (".pt", ".png")}
+    results = [path for path in finished_run.rglob("*") if path.suffix in (".pt", ".png")]
+    results.remove(finished_run / "pictures" / "examples.png")  # goes with the report, which is written again
+    before = {path: path.stat().st_mtime_ns for path in results}
     run_bundle("training", finished_run, **TINY)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
