@@ -36,7 +36,15 @@ def test_configs_are_json_with_four_spaces(path):
 
 def test_inference_repeats_the_definitions_of_training():
     train, inference = load("train.json"), load("inference.json")
-    same = ["segmenter_def", "encoder_decoder", "class_names", "classifier_values", "segmenter_values", "palette", "num_classes"]
+    same = [
+        "segmenter_def",
+        "encoder_decoder",
+        "class_names",
+        "classifier_values",
+        "segmenter_values",
+        "palette",
+        "num_classes",
+    ]
     same += ["background", "value_names", "mask_values", "network_def"]
     assert {name: inference[name] for name in same} == {name: train[name] for name in same}
 

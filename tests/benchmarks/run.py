@@ -95,7 +95,7 @@ def cam_segmenter(method, classifier, classes, precision):
     parser = configured([f"configs/method_{method}.json"], precision=precision, num_classes=classes)
     parser["trained_classifier"] = classifier
     parser["level_weights"], parser["threshold"] = [0.2, 0.3, 0.5], 0.5
-    parser["cam_segmenter#channel_order"] = None
+    parser["cam_segmenter#channel_order"], parser["patch_size"] = None, [224, 224]
     return parser.get_parsed_content("cam_segmenter").eval()
 
 

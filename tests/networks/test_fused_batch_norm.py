@@ -3,7 +3,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from scripts.networks import DualPathRefinement, PadAndCrop, fuse_batch_norms
+from scripts.networks import CAMClassifier, DualPathRefinement, PadAndCrop, ResNet38d, fuse_batch_norms
 
 
 def randomized(network):
@@ -32,6 +32,24 @@ def test_the_same_values_without_a_batch_norm(encoder):
         values, wanted = fast(image), network(image)
     assert (values - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_classifier_keeps_its_logits_and_the_norms_behind_a_sum():
+    torch.manual_seed(0)
+    network = randomized(CAMClassifier(ResNet38d(), 3))
+    for parameter in network.parameters():
+        parameter.data *= 0.7  # keeps the activations of 38 layers in range
+    fast = fuse_batch_norms(network, [32, 32])
+    left = {name for name, module in fast.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    # norms after a sum: the first of each block but b2's, whose input is the stem's convolution, and those of the levels
+    blocks = {"b2": 3, "b3": 3, "b4": 6, "b5": 3}
+    wanted = {f"backbone.{part}.{i}.bn_branch2a" for part, number in blocks.items() for i in range(number)}
+    wanted |= {f"backbone.{name}" for name in ("bn45", "bn52", "bn7", "b6.bn_branch2a", "b7.bn_branch2a")}
+    assert left == wanted - {"backbone.b2.0.bn_branch2a"}
+    image = torch.rand(1, 3, 40, 24)
+    with torch.no_grad():
+        for values, expected in zip(fast.cams(image)[0], network.cams(image)[0]):
+            assert (values - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 class Shortcut(nn.Module):

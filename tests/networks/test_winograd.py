@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -121,3 +123,4 @@ def test_ibm_s_one_convolution_takes_winograd_s_way():
         values = block(x)
     assert (values - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert block._one_convolution()._transformed[1].shape == (64, 16, 16)
+    assert copy.deepcopy(block)._folded is None  # a copy does not carry it along

@@ -1,7 +1,8 @@
 """ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025); its part COCA is ``ChannelAttention``.
 
 Two identities make the published values cheaper: the Laplacian summed over channels is the Laplacian of the channel
-sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids.
+sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids (and their
+upsampling, which is linear, is one matrix product).
 """
 
 from collections.abc import Sequence
@@ -66,10 +67,14 @@ class PyramidContextIntegrator(nn.Module):
         """Map ``x``, (B, C, H, W), to its context, (B, C, H, W), not negative."""
         own_weight, *pool_weights = self.conv.weight.chunk(1 + len(self.pool_sizes), dim=1)  # each (C, C, 1, 1)
         mixed = F.conv2d(x, own_weight)
+        cells, upsampling = [], []
         for size, weight in zip(self.pool_sizes, pool_weights):
-            pooled = F.conv2d(F.adaptive_avg_pool2d(x, size), weight)  # (B, C, size, size)
-            mixed = mixed + F.interpolate(pooled, size=x.shape[2:], mode="bilinear", align_corners=True)
-        return F.relu(self.bn(mixed))
+            cells.append(F.conv2d(F.adaptive_avg_pool2d(x, size), weight).flatten(2))  # (B, C, size²)
+            each = torch.eye(size**2, dtype=mixed.dtype, device=x.device).view(1, size**2, size, size)
+            each = F.interpolate(each, size=x.shape[2:], mode="bilinear", align_corners=True)
+            upsampling.append(each[0].flatten(1))  # (size², H * W), what a cell adds to each position
+        context = torch.cat(upsampling).mT @ torch.cat(cells, dim=2).mT  # (B, H * W, C), of all grids at once
+        return F.relu(self.bn(mixed + context.mT.unflatten(2, x.shape[2:])), inplace=True)
 
 
 class EdgeSemanticFusion(nn.Module):
@@ -93,4 +98,4 @@ class EdgeSemanticFusion(nn.Module):
         """Fuse ``x``, (B, C, H, W), into (B, C, H, W)."""
         gate = self.afg(x)  # (B, 1, 1, 1)
         weight = self.heat(x) * (1 + gate) + self.coca(x) * (2 - gate)  # (B, C, H, W)
-        return self.fusion_conv(x * weight + self.pci(x))
+        return self.fusion_conv(torch.addcmul(self.pci(x), x, weight))

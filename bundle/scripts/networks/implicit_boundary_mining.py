@@ -58,6 +58,10 @@ class ImplicitBoundaryMining(nn.Module):
         fused = self.out_conv(mixed + x)
         return (fused, self.boundary_branch(fused), self.embedding_branch(fused)) if self.training else fused
 
+    def __getstate__(self) -> dict:
+        """What a copy begins with: all but the one convolution, which it computes itself when it needs it."""
+        return self.__dict__ | {"_folded": None}
+
     def _one_convolution(self) -> WinogradConv2d:
         """The convolution of 5x5 that the four are together."""
         convolutions = [self.conv1, self.conv3, self.conv5]
