@@ -284,7 +284,9 @@ def agreement(run="output/demo_esfan_lite"):
     classifier = parser.get_parsed_content("trained_classifier").eval()
     images = [item["image"] for item in parser.get_parsed_content("classification#items")]
     labels = torch.tensor([item["label"] for item in parser.get_parsed_content("classification#items")])
-    plain, masks = CAMSegmenter(classifier, parser["level_weights"], parser["threshold"]), {}
+    settings = ("level_weights", "threshold", "flips", "scales")
+    settings = {name: parser.get_parsed_content(f"cam_segmenter#{name}") for name in settings}
+    plain, masks = CAMSegmenter(classifier, **settings), {}
     ways = {"plain": plain, "float32": None, "bfloat16": None}
     for precision in ("float32", "bfloat16"):
         parser["precision"] = precision

@@ -41,7 +41,7 @@ def test_a_classifier_keeps_its_logits_and_the_norms_behind_a_sum():
         parameter.data *= 0.7  # keeps the activations of 38 layers in range
     fast = fuse_batch_norms(network, [32, 32])
     left = {name for name, module in fast.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    # norms after a sum: the first of each block but b2's, whose input is the stem's convolution, and those of the levels
+    # norms after a sum: the first of each block but the very first, whose input is the convolution of the stem
     blocks = {"b2": 3, "b3": 3, "b4": 6, "b5": 3}
     wanted = {f"backbone.{part}.{i}.bn_branch2a" for part, number in blocks.items() for i in range(number)}
     wanted |= {f"backbone.{name}" for name in ("bn45", "bn52", "bn7", "b6.bn_branch2a", "b7.bn_branch2a")}
