@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from ignite.metrics import ConfusionMatrix
+from ignite.metrics.metric import reinit__is_reduced
 
 
 class MaskConfusionMatrix(ConfusionMatrix):
@@ -24,6 +25,7 @@ class MaskConfusionMatrix(ConfusionMatrix):
         super().__init__(num_values)
         self.pred_key = pred_key
 
+    @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Count the pixels of items with masks ``pred_key`` and ``label``, (1, H, W) of any size."""
         for item in output:

@@ -75,7 +75,6 @@ def share(title, ours, bare, repeats):
     ours(), bare()  # warm up
     turns = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
     mine, network = (statistics.median(column) for column in zip(*turns))
-    print(turns) if "-v" in sys.argv else 0
     print(
         f"{title:<58} {mine * 1e3:9.1f} ms {network * 1e3:9.1f} ms {network / mine:6.1%} of the network's", flush=True
     )
@@ -347,5 +346,5 @@ ROWS = {
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians: ours, plain, ratio")
-    for row in [r for r in sys.argv[1:] if r != "-v"] or ROWS:
+    for row in sys.argv[1:] or ROWS:
         ROWS[row]()

@@ -8,6 +8,7 @@ Networks" (CVPR 2016).
 import copy
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -106,7 +107,7 @@ def with_winograd(network: nn.Module) -> nn.Module:
     return fast
 
 
-def _dilated(x: torch.Tensor, dilation: int, convolve) -> torch.Tensor:
+def _dilated(x: torch.Tensor, dilation: int, convolve: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Apply ``convolve`` to each of the ``dilation``² grids of ``x``, (B, C, H, W), that a dilated kernel keeps to."""
     height, width = x.shape[2:]
     x = F.pad(x, (0, -width % dilation, 0, -height % dilation)).permute(0, 2, 3, 1)  # (B, H, W, C)
