@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from monai.data.utils import compute_importance_map
 from torch import nn
 from torch.nn import functional as F
 
@@ -404,3 +405,38 @@ def test_an_image_without_any_label_falls_back_to_its_most_probable_class():
 def test_refuses_scales_that_are_not_positive(scales):
     with pytest.raises(ValueError, match="`scales` must be positive numbers"):
         CAMSegmenter(ColourClassifier(), (1, 1, 1), 0.5, scales=scales)
+
+
+class BrightClassifier(nn.Module):
+    """CAMs are the red and the green image; a class is present in what is bright in its colour."""
+
+    def cams(self, image):
+        cam = image[:, :2]
+        return (cam,), (cam.mean(dim=(2, 3)) > 0.5).float()
+
+
+@pytest.mark.parametrize("label", [None, [[1, 1], [0, 1]]])
+def test_large_images_are_means_over_windows(label):
+    image = coloured(8, 12)
+    image[:, 1, :, :4] *= 0.3  # green is not present on the left
+    label = None if label is None else torch.tensor(label)
+    scores = CAMSegmenter(BrightClassifier(), (1.0,), 0.5, window=(8, 8))(image, label)
+    importance = compute_importance_map((8, 8), mode="gaussian", sigma_scale=0.125)
+    expected, weights = torch.zeros(2, 2, 8, 12), torch.zeros(8, 12)
+    for left in (0, 4):
+        window = slice(left, left + 8)
+        weights[:, window] += importance
+        for index, single in enumerate(image[:, :2, :, window]):
+            present = single.mean(dim=(1, 2)) > 0.5 if label is None else label[index].bool()
+            present = present if present.any() else torch.tensor([True, False])
+            normalized = torch.from_numpy(slow_normalize((single * present[:, None, None]).numpy()))
+            normalized[~present] = -1
+            expected[index][..., window] += normalized * importance
+    torch.testing.assert_close(scores, expected / weights, atol=1e-5, rtol=1e-5)
+    assert (scores[:, 1, :, :4] < 0).any() != (label is not None and label[:, 1].all())
+
+
+def test_images_as_large_as_the_window_are_seen_as_a_whole():
+    image = coloured(8, 12)
+    whole = CAMSegmenter(BrightClassifier(), (1.0,), 0.5)(image)
+    assert torch.equal(CAMSegmenter(BrightClassifier(), (1.0,), 0.5, window=(8, 12))(image), whole)

@@ -130,7 +130,7 @@ def test_a_mask_value_without_a_meaning_is_an_error(dataset_dir, tmp_path):
 
 
 def test_the_source_must_be_a_finished_run(tmp_path):
-    with pytest.raises(ValueError, match="`source_dir` must be the folder of the run to adapt, got null"):
+    with pytest.raises(ValueError, match="`source_dir` must be the folder of the run to go on from, got null"):
         source_file(None, "models/model.pt")
     with pytest.raises(FileNotFoundError, match="models/model.pt is missing"):
         source_file(tmp_path, "models/model.pt")

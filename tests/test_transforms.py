@@ -11,6 +11,7 @@ from scripts.transforms import (
     LargestChanneld,
     LoadMaskd,
     PrepareBatch,
+    RandomCutMix,
     RandomFlip,
     RandomGaussianBlur,
     RandomStain,
@@ -233,8 +234,39 @@ def test_transposed_images_take_their_masks_along():
     assert all(a != b for a, b in zip(turned, same)) and 20 < sum(turned) < 44
     label = torch.rand(64, 2)
     assert RandomTranspose(1.0)(image, label)[1] is label
-    with pytest.raises(ValueError, match=r"images must be square to be transposed, got \(4, 5\) px"):
-        RandomTranspose()(torch.rand(2, 3, 4, 5), None)
+    oblong = torch.rand(2, 3, 4, 5)
+    assert RandomTranspose(1.0)(oblong, None)[0] is oblong
+
+
+def test_rectangles_come_from_another_image_with_their_masks():
+    torch.manual_seed(0)
+    batch, height, width = 64, 20, 30
+    image = torch.arange(batch).view(-1, 1, 1, 1).expand(-1, 3, height, width).to(torch.uint8)
+    mask = image[:, :1] + 100
+    new, new_mask = RandomCutMix(0.5, (0.3, 0.8))(image, mask)
+    assert new.dtype == new_mask.dtype == torch.uint8
+    assert torch.equal(new_mask, new[:, :1] + 100) and (new == new[:, :1]).all()
+    mixed, sources = 0, []
+    for index, single in enumerate(new[:, 0]):
+        rows, columns = torch.where(single != index)
+        if len(rows):
+            mixed += 1
+            inside = single[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert len(inside.unique()) == 1 and len(inside.flatten()) == len(rows)  # one rectangle of one image
+            sources.append(inside[0, 0].item())
+            assert 0.3 * height - 1 <= inside.shape[0] <= 0.8 * height + 1
+            assert 0.3 * width - 1 <= inside.shape[1] <= 0.8 * width + 1
+    assert 20 < mixed < 44 and len(set(sources)) == mixed
+
+
+def test_mixing_nothing_and_refusals():
+    image, mask = torch.rand(4, 3, 5, 5), torch.zeros(4, 1, 5, 5)
+    assert torch.equal(RandomCutMix(0.0)(image, mask)[0], image)
+    with pytest.raises(ValueError, match="images can be mixed with masks as labels alone; leave `RandomCutMix` out"):
+        RandomCutMix()(image, torch.zeros(4, 2))
+    for sides in ((0.0, 0.5), (0.6, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match=r"`sides` must be two shares in \(0, 1\], the shorter first, got"):
+            RandomCutMix(sides=sides)
 
 
 def test_stains_are_scaled_one_by_one():

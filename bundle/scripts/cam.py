@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.inferers import SlidingWindowInferer
 from skimage.morphology import remove_small_objects
 from torch import nn
 from torch.nn import functional as F
 
 WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
 SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
+WINDOWS_AT_A_TIME = 16
 
 
 def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
@@ -118,6 +120,9 @@ class CAMSegmenter(nn.Module):
         flips: average the CAMs over the image and its mirror images (horizontal, vertical, both). Published: off.
         scales: average the CAMs over these scales of the image. Published: 1 alone.
         dtype: type in which the classifier works: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        window: height and width in pixels of the patches the classifier was trained on. Larger images are looked at in
+            windows of this size, half over one another, since what a classifier of patches has learnt of context and
+            of shares of tissue does not hold for whole images. ``None`` looks at every image as a whole.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class CAMSegmenter(nn.Module):
         flips: bool = False,
         scales: Sequence[float] = (1.0,),
         dtype: str = "float32",
+        window: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
@@ -140,6 +146,7 @@ class CAMSegmenter(nn.Module):
         self.mirrored_axes = [(), (3,), (2,), (2, 3)] if flips else [()]
         self.scales = tuple(scales)
         self.dtype = getattr(torch, dtype)
+        self.window = None if window is None else tuple(window)
 
     def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and mirror images."""
@@ -168,7 +175,23 @@ class CAMSegmenter(nn.Module):
         Returns:
             Scores (B, K, H, W) in [0, 1], -inf for classes that the gate leaves out. So that in another channel order
             too the classifier's first channel wins a tie, those that tie with it are lower by the least step there is.
+            In larger images than ``window`` they are means over windows, each with a gate of its own, in which a class
+            that is left out counts -1, below every score.
         """
+        if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window)):
+            return self._scores(image, label)
+        inferer = SlidingWindowInferer(
+            self.window, WINDOWS_AT_A_TIME, overlap=0.5, mode="gaussian", padding_mode="replicate"
+        )
+
+        def windows_scores(windows: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+            return self._scores(windows, None if own is None else own.expand(len(windows), -1)).clamp(min=-1)
+
+        labels = [None] * len(image) if label is None else label.split(1)
+        return torch.cat([inferer(single, windows_scores, own) for single, own in zip(image.split(1), labels)])
+
+    def _scores(self, image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+        """The scores (B, K, H, W) of ``image`` as a whole, see ``forward``."""
         cam, prob = self._averaged(image)
         present = present_classes(prob, self.threshold, label)
         scores = gate_and_normalize(cam, present)

@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def source_file(source_dir: str | Path | None, name: str) -> Path:
-    """The file ``name`` of the run that is adapted.
+    """The file ``name`` of the run that is adapted, or has a second round.
 
     Raises:
         ValueError: if no run is named.
         FileNotFoundError: if the run has no such file.
     """
     if source_dir is None:
-        raise ValueError("`source_dir` must be the folder of the run to adapt, got null; give `--source_dir RUN`.")
+        raise ValueError("`source_dir` must be the folder of the run to go on from, got null; give `--source_dir RUN`.")
     path = Path(source_dir) / name
     if not path.is_file():
         raise FileNotFoundError(f"`source_dir` must be a finished run's folder, got {source_dir}; {path} is missing.")

@@ -37,7 +37,7 @@ OTHER_SETTINGS = {
     "seed": "seed",
     "precision": "precision",
     "amp": "automatic mixed precision",
-    "source_dir": "adapted from",
+    "source_dir": "goes on from",
     "num_images": "images adapted on",
     "freeze_encoder": "encoder frozen",
     "dataset_dir": "data set",
@@ -73,7 +73,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         "Stages": _stages(record),
         "Settings and versions": _settings(parser, record) + _whole(json.loads(config)),
     }
-    title += " · adapted" if "source_dir" in parser else ""
+    title += " · adapted" if "num_images" in parser else ""
     body = _headline(title, record, scores)
     body += "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections.items())
     with atomic_path(path) as temporary:

@@ -42,28 +42,62 @@ class RandomFlip:
 
 class RandomTranspose:
     """Exchange height and width of each image of a batch, and of its mask: with flips, all turns by 90 degrees.
+    Images that are not square stay as they are, since they share a batch.
 
     Args:
         probability: share of images.
-
-    Raises:
-        ValueError: if the images are not square.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = probability
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Transpose ``image``, (B, 3, S, S); ``label`` is (B, K) and left alone, or masks (B, 1, S, S)."""
+        """Transpose ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W)."""
         if image.shape[2] != image.shape[3]:
-            raise ValueError(
-                f"images must be square to be transposed, got {tuple(image.shape[2:])} px; leave `RandomTranspose` out."
-            )
+            return image, label
         chosen = (torch.rand(len(image), 1, 1, 1) < self.probability).to(image.device)
         image = torch.where(chosen, image.mT, image)
         if label is not None and label.ndim == image.ndim:
             label = torch.where(chosen, label.mT, label)
         return image, label
+
+
+class RandomCutMix:
+    """Paste a rectangle of another image of the batch, with its mask, into images of a batch.
+
+    CutMix (Yun et al., ICCV 2019) for segmentation, as in French et al., "Semi-supervised semantic segmentation needs
+    strong, varied perturbations" (BMVC 2020). MONAI's ``CutMix`` has one corner for all images, one size of batches,
+    and random numbers of its own, which a resumed run would not repeat.
+
+    Args:
+        probability: share of images that are pasted into.
+        sides: shortest and longest side of a rectangle, as shares of the image's sides, in (0, 1].
+    """
+
+    def __init__(self, probability: float = 0.5, sides: tuple[float, float] = (0.3, 0.8)) -> None:
+        if not 0 < sides[0] <= sides[1] <= 1:
+            raise ValueError(f"`sides` must be two shares in (0, 1], the shorter first, got {sides}.")
+        self.probability = probability
+        self.sides = tuple(sides)
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mix ``image``, (B, 3, H, W), and ``label``, masks (B, 1, H, W).
+
+        Raises:
+            ValueError: if the labels are not masks: a rectangle's image-level label is not known.
+        """
+        if label is None or label.ndim != image.ndim:
+            raise ValueError("images can be mixed with masks as labels alone; leave `RandomCutMix` out of stage 1.")
+        batch, _, height, width = image.shape
+        shortest, longest = self.sides
+        inside = torch.rand(batch, 1, 1, 1) < self.probability
+        for axis, length in ((2, height), (3, width)):
+            side = length * (shortest + (longest - shortest) * torch.rand(batch, 1, 1, 1))
+            first = (length - side) * torch.rand(batch, 1, 1, 1)
+            position = torch.arange(length).view(-1, 1) if axis == 2 else torch.arange(length)
+            inside = inside & (position >= first) & (position < first + side)
+        other, inside = torch.randperm(batch), inside.to(image.device)
+        return torch.where(inside, image[other], image), torch.where(inside, label[other], label)
 
 
 class RandomStain:

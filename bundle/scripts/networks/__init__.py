@@ -8,6 +8,7 @@ from .edge_semantic_fusion import EdgeSemanticFusion
 from .fused_batch_norm import fuse_batch_norms
 from .implicit_boundary_mining import ImplicitBoundaryMining
 from .input_normalization import InputNormalization
+from .mirror_averaging import MirrorAveraging
 from .pad_and_crop import PadAndCrop
 from .resnet38d import ResNet38d
 from .timm_backbone import TimmBackbone
@@ -22,6 +23,7 @@ __all__ = [
     "HierarchicalDualFeatureModule",
     "ImplicitBoundaryMining",
     "InputNormalization",
+    "MirrorAveraging",
     "PadAndCrop",
     "ResNet38d",
     "SpatialAttention",
