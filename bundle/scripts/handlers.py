@@ -201,20 +201,24 @@ class ResumeHandler:
 
 
 class BestModelHandler:
-    """Keep the weights with the best validation score as a bare state dict.
+    """Keep the weights with the best validation score, or those of the last validation, as a bare state dict.
 
     Args:
         path: the file.
         network: the network whose weights are kept.
         metric_name: name of the score among the evaluator's metrics; higher is better, equal is not.
         write: whether this process writes; of several, one does.
+        choose: ``False`` keeps the weights of the last validation, so that validation images choose nothing.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, metric_name: str, write: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, network: nn.Module, metric_name: str, write: bool = True, choose: bool = True
+    ) -> None:
         self.path = Path(path)
         self.network = network
         self.metric_name = metric_name
         self.write = write
+        self.choose = choose
         self.best: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -225,11 +229,12 @@ class BestModelHandler:
         score = float(engine.state.metrics[self.metric_name])
         if score != score:
             raise ValueError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
-        if self.best is None or score > self.best:
+        better = self.best is None or score > self.best
+        if better:
             self.best = score
-            if self.write:
-                write_checkpoint(self.path, self.network.state_dict())
-                logger.info(f"Best {self.metric_name} so far: {score:.4f}; weights are in {self.path}.")
+            logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
+        if self.write and (better or not self.choose):
+            write_checkpoint(self.path, self.network.state_dict())
 
     def state_dict(self) -> dict[str, float | None]:
         """The best score so far."""
