@@ -58,6 +58,26 @@ def test_a_variant_s_settings_come_after_those_of_all(tmp_path):
     assert dict(zip(segment[7::2], segment[8::2]))["--classifier_path"] == classifier
 
 
+def test_variants_that_are_like_others_have_their_settings_too(tmp_path):
+    variants = {
+        "one": {"like": "two", "settings": {"x": 1}, "classifier_of": None},
+        "two": {"like": "three", "configs": ["{dataset}.json"], "settings": {"x": 2, "y": 2}},
+        "three": {"configs": ["c.json"], "settings": {"y": 3, "z": 3}, "classifier_of": "four"},
+        "four": {"second_round_of": "two"},
+    }
+    path = write_plan(tmp_path / "plan.json", classes={"glas": ["gland"]}, variants=variants)
+    plan = read_plan(path, "glas")
+    one, two = (plan["variants"][name] for name in ("one", "two"))
+    assert one["configs"] == two["configs"] == ["c.json", "glas.json"] and plan["classes"] == ["gland"]
+    assert one["settings"] == {"x": 1, "y": 2, "z": 3} and two["settings"] == {"x": 2, "y": 2, "z": 3}
+    assert [one["classifier_of"], two["classifier_of"]] == [None, "four"]
+    assert len(commands(plan, "one", 0, tmp_path)) == 1 and len(commands(plan, "two", 0, tmp_path)) == 2
+    (again,) = commands(plan, "four", 5, tmp_path)
+    assert again[4] == "segmentation"
+    assert dict(zip(again[7::2], again[8::2]))["--source_dir"] == str(tmp_path / "two" / "5")
+    assert read_plan(path, "other")["classes"] is None
+
+
 def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "2")
     settings = TINY | {"dataset_dir": str(demo_dir), "device": "cpu", "classification#epochs": 1, "train#epochs": 1}
@@ -87,8 +107,10 @@ def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkey
     [
         ({"variants": {}}, "must have `variants`"),
         ({"variants": {"a": {}}, "seed": 1}, "must have `variants` and of other keys"),
-        ({"variants": {"a": {"epochs": 3}}}, "'a' must have configs, settings or classifier_of, got"),
-        ({"variants": {"a": {"classifier_of": "b"}}}, "'a' takes the classifier of 'b', no variant"),
+        ({"variants": {"a": {"epochs": 3}}}, "'a' must have keys of .*'classifier_of'.* alone, got"),
+        ({"variants": {"a": {"classifier_of": "b"}}}, "`classifier_of` of 'a' must be a variant, got 'b'"),
+        ({"variants": {"a": {"like": "b"}, "b": {"like": "a"}}}, "`like` of 'a' must not lead back to itself"),
+        ({"variants": {"{dataset}": {}}}, "`dataset` must name the data set for"),
     ],
 )
 def test_refuses_plans_that_say_something_else(tmp_path, content, message):
@@ -101,10 +123,10 @@ def test_refuses_unknown_variants(tmp_path):
         experiment(write_plan(tmp_path / "plan.json", variants={"a": {}}), str(tmp_path), only="b")
 
 
-@pytest.mark.parametrize("path", sorted((BUNDLE / "docs").glob("experiments_*.json")), ids=lambda path: path.stem)
-def test_the_plans_in_docs_say_what_can_be_built(path, monkeypatch, tmp_path):
+@pytest.mark.parametrize("dataset", ["glas", "luad_tissue"])
+def test_the_plan_in_docs_says_what_can_be_built(dataset, monkeypatch, tmp_path):
     monkeypatch.chdir(BUNDLE)
-    plan = read_plan(path)
+    plan = read_plan("docs/experiments.json", dataset)
     seen = set()
     for name in plan["variants"]:
         command = commands(plan, name, 0, tmp_path)[-1]

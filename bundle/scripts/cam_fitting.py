@@ -118,8 +118,8 @@ def fit_cams(
         thresholds: thresholds to try.
 
     Returns:
-        ``level_weights`` and ``threshold``, what was fitted; ``before`` and ``after``, the mean IoU on the images it was
-        fitted on (``fitted``) and on the others (``held_out``).
+        ``level_weights`` and ``threshold``, what was fitted; ``before`` and ``after``, the mean IoU on the images that
+        they were ``fitted`` on and on the others, ``held_out``.
 
     Raises:
         ValueError: if there are fewer than two images.

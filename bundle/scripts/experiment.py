@@ -1,16 +1,19 @@
 """Train and score variants of the configs with several seeds, and put them side by side in one table.
 
-    python -m scripts.experiment PLAN.json --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
+    python -m scripts.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
 
 A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
-``split`` and ``classes``, what is compared (the mean IoU of these classes, all if left out); and ``variants``, by
+``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by
 name, each with
 
+* ``like``: another variant, whose configs and settings come before its own;
 * ``configs`` and ``settings`` of its own, which come after the shared ones;
-* ``classifier_of``: another variant whose trained classifier it takes, instead of training one.
+* ``classifier_of``: another variant whose trained classifier it takes, instead of training one;
+* ``second_round_of``: another variant whose run it goes on from (see ``configs/second_round.json``).
 
-Each variant and seed has a run folder of its own, ``DIR/NAME/SEED``. Runs that are complete are not done again, and
-cut ones go on, so the command can be repeated at any time. The table, Markdown, goes to ``DIR/table.md``.
+``{dataset}`` in a plan's texts stands for ``--dataset``. Each variant and seed has a run folder of its own,
+``DIR/NAME/SEED``. Runs that are complete are not done again, and cut ones go on, so the command can be repeated at any
+time. The table, Markdown, goes to ``DIR/table.md``.
 """
 
 import json
@@ -31,23 +34,55 @@ from tqdm import tqdm
 from .atomic import atomic_path
 from .run_folder import BUNDLE_ROOT, is_complete, read_record
 
+PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
+VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
 
-def read_plan(path: str | Path) -> dict[str, Any]:
-    """Read a plan (see the module's docstring).
+
+def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
+    """Read a plan (see the module's docstring) for a data set; what variants have from others is filled in.
 
     Raises:
-        ValueError: if it has no variants, an unknown key, or a variant takes the classifier of an unknown one.
+        ValueError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by ``like``;
+            or if it needs a ``dataset``.
     """
-    plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    known = {"_desc_", "configs", "settings", "split", "classes", "variants"}
-    if not plan.get("variants") or set(plan) - known:
-        raise ValueError(f"{path} must have `variants` and of other keys {sorted(known)} alone, got {sorted(plan)}.")
+    text = Path(path).read_text(encoding="utf-8")
+    if dataset is None and "{dataset}" in text:
+        raise ValueError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
+    plan = json.loads(text.replace("{dataset}", str(dataset)))
+    if not plan.get("variants") or set(plan) - PLAN_KEYS:
+        raise ValueError(
+            f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {sorted(plan)}."
+        )
     for name, variant in plan["variants"].items():
-        if set(variant) - {"_desc_", "configs", "settings", "classifier_of"}:
-            raise ValueError(f"{path}: {name!r} must have configs, settings or classifier_of, got {sorted(variant)}.")
-        if variant.get("classifier_of", name) not in plan["variants"]:
-            raise ValueError(f"{path}: {name!r} takes the classifier of {variant['classifier_of']!r}, no variant.")
+        if set(variant) - VARIANT_KEYS:
+            raise ValueError(f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}.")
+        for key in ("like", "classifier_of", "second_round_of"):
+            if variant.get(key) is not None and variant[key] not in plan["variants"]:
+                raise ValueError(f"{path}: `{key}` of {name!r} must be a variant, got {variant[key]!r}.")
+    plan["variants"] = {name: _whole_variant(plan["variants"], name, path) for name in plan["variants"]}
+    plan["classes"] = plan.get("classes", {}).get(dataset)
     return plan
+
+
+def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Any]:
+    """A variant with what it has from the one it is like."""
+    whole, seen, current = {}, [], name
+    while current is not None:
+        if current in seen:
+            raise ValueError(f"{path}: `like` of {name!r} must not lead back to itself, got {seen + [current]}.")
+        seen.append(current)
+        own = variants[current]
+        configs, settings = own.get("configs", []), own.get("settings", {})
+        whole = (
+            own
+            | whole
+            | {
+                "configs": [*configs, *whole.get("configs", [])],
+                "settings": settings | whole.get("settings", {}),
+            }
+        )
+        current = own.get("like")
+    return whole
 
 
 def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) -> list[list[str]]:
@@ -57,7 +92,10 @@ def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) ->
     settings = plan.get("settings", {}) | variant.get("settings", {}) | {"seed": seed}
     settings["output_dir"] = str(run_folder(output_dir, name, seed))
     runs = [("training", configs)]
-    if "classifier_of" in variant:
+    if variant.get("second_round_of") is not None:
+        settings["source_dir"] = str(run_folder(output_dir, variant["second_round_of"], seed))
+        runs = [("segmentation", configs)]
+    elif variant.get("classifier_of") is not None:
         classifier = run_folder(output_dir, variant["classifier_of"], seed) / "models" / "classifier" / "model.pt"
         settings["classifier_path"] = str(classifier)
         runs = [("score_classifier", [*configs, "configs/evaluate.json"]), ("segmentation", configs)]
@@ -149,13 +187,19 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
 
 
 def experiment(
-    plan: str, output_dir: str, seeds: int | Sequence[int] = 0, only: str | Sequence[str] | None = None, jobs: int = 1
+    plan: str,
+    output_dir: str,
+    dataset: str | None = None,
+    seeds: int | Sequence[int] = 0,
+    only: str | Sequence[str] | None = None,
+    jobs: int = 1,
 ) -> str:
     """Run a plan; see the module's docstring.
 
     Args:
         plan: the plan's file.
         output_dir: folder of the runs and the table.
+        dataset: what ``{dataset}`` in the plan stands for, for instance ``glas``.
         seeds: one or several.
         only: names of variants to run; the table has all that are complete.
         jobs: runs at a time; with several, each takes its share of the processor's cores.
@@ -163,7 +207,7 @@ def experiment(
     Returns:
         The table, and after it what went wrong.
     """
-    content, folder = read_plan(plan), Path(str(output_dir)).resolve()
+    content, folder = read_plan(plan, dataset), Path(str(output_dir)).resolve()
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
     unknown = set(names) - set(content["variants"])
@@ -171,11 +215,15 @@ def experiment(
         raise ValueError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
     runs = [(name, seed) for name in names for seed in seeds]
     threads = None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
-    own = [run for run in runs if "classifier_of" not in content["variants"][run[0]]]  # first: others may take theirs
+    phases = [[], [], []]  # others may take the classifiers of the first runs, and go on from the second ones
+    for run in runs:
+        variant = content["variants"][run[0]]
+        later = 2 if variant.get("second_round_of") is not None else variant.get("classifier_of") is not None
+        phases[later].append(run)
     failures = []
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", disable=None) as bar:
-        for part in (own, [run for run in runs if run not in own]):
-            for failure in pool.map(lambda run: run_variant(content, *run, folder, threads), part):
+        for phase in phases:
+            for failure in pool.map(lambda run: run_variant(content, *run, folder, threads), phase):
                 failures += [] if failure is None else [failure]
                 bar.update()
     text = table(content, seeds, folder)
