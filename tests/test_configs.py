@@ -300,14 +300,18 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("scores", [[0.9, 0.8], [0.8, 0.9]], ids=["first epoch best", "last epoch best"])
-def test_with_val_the_best_weights_are_kept(run_bundle, tmp_path, monkeypatch, scores):
-    last_is_best, scores = scores[1] > scores[0], iter(scores)
+@pytest.mark.parametrize(
+    ("scores", "choose", "last_is_kept"),
+    [([0.9, 0.8], True, False), ([0.8, 0.9], True, True), ([0.9, 0.8], False, True)],
+    ids=["first epoch best", "last epoch best", "not chosen by val"],
+)
+def test_which_weights_are_kept_with_val(run_bundle, tmp_path, monkeypatch, scores, choose, last_is_kept):
+    scores = iter(scores)
     monkeypatch.setattr("scripts.metrics.mean_iou", lambda confusion, exclude_background: next(scores))
-    run_bundle("training", tmp_path, **TINY)
+    run_bundle("training", tmp_path, **TINY, **{"validate#best_model#choose": choose})
     state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)["averaged_network"]
     kept = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    assert all(torch.equal(kept[name], tensor) for name, tensor in state.items()) == last_is_best
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.items()) == last_is_kept
 
 
 def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_shot_dir, tmp_path):

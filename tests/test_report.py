@@ -219,7 +219,7 @@ def test_an_adaptation_shows_before_and_after(run_folder, dataset_dir):
     stages = ["before the adaptation", "after the adaptation", "after the adaptation"]
     assert [item["stage"] for item in read_scores(run_folder / "scores")] == stages
     tables = {table[0][0]: table for table in page.tables}
-    assert ["adapted from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
+    assert ["goes on from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
     kinds = ["image", "before the adaptation", "prediction", "truth"]
     assert page.texts_of_pictures()[:4] == [f"{kind} of b.png" for kind in kinds]
 

@@ -31,6 +31,22 @@ def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weight
     return sum(weight * cam for weight, cam in zip(level_weights, upsampled))
 
 
+def balance_classes(
+    cam: torch.Tensor, level_weights: Sequence[float], class_strengths: Sequence[Sequence[float]]
+) -> torch.Tensor:
+    """Divide the combined CAM of each class by its strength, which is combined from the levels' in the same way.
+
+    Args:
+        cam: combined CAM, (B, K, H, W).
+        level_weights: those that it was combined with.
+        class_strengths: mean activation (levels, K); a class of strength 0 is left as it is.
+    """
+    strengths = torch.tensor(level_weights).double() @ torch.tensor(class_strengths).double()
+    if len(strengths) != cam.shape[1]:
+        raise ValueError(f"`class_strengths` must have one column per class ({cam.shape[1]}), got {len(strengths)}.")
+    return cam / torch.where(strengths > 0, strengths, 1).to(cam)[:, None, None]
+
+
 def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | None = None) -> torch.Tensor:
     """Which classes an image shows: those of its label, or without one those whose probability passes a threshold.
 
@@ -123,6 +139,9 @@ class CAMSegmenter(nn.Module):
         window: height and width in pixels of the patches the classifier was trained on. Larger images are looked at in
             windows of this size, half over one another, since what a classifier of patches has learnt of context and
             of shares of tissue does not hold for whole images. ``None`` looks at every image as a whole.
+        class_strengths: mean activation (levels, K) of each class in patches that show it alone, in the classifier's
+            order (see ``class_balance``). The CAM of each class is divided by its own, so that no tissue outgrows
+            another for its classifier's louder answer. ``None`` leaves the CAMs as they are, as published.
     """
 
     def __init__(
@@ -135,8 +154,14 @@ class CAMSegmenter(nn.Module):
         scales: Sequence[float] = (1.0,),
         dtype: str = "float32",
         window: Sequence[int] | None = None,
+        class_strengths: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        if class_strengths is not None and len(class_strengths) != len(level_weights):
+            raise ValueError(
+                f"`class_strengths` must have one row per level ({len(level_weights)}), got {len(class_strengths)}; "
+                "they are those of another classifier."
+            )
         if not scales or min(scales) <= 0:
             raise ValueError(f"`scales` must be positive numbers such as [0.75, 1.0, 1.25], got {list(scales)}.")
         self.classifier = classifier
@@ -147,6 +172,7 @@ class CAMSegmenter(nn.Module):
         self.scales = tuple(scales)
         self.dtype = getattr(torch, dtype)
         self.window = None if window is None else tuple(window)
+        self.class_strengths = class_strengths
 
     def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and mirror images."""
@@ -193,6 +219,8 @@ class CAMSegmenter(nn.Module):
     def _scores(self, image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
         """The scores (B, K, H, W) of ``image`` as a whole, see ``forward``."""
         cam, prob = self._averaged(image)
+        if self.class_strengths is not None:
+            cam = balance_classes(cam, self.level_weights, self.class_strengths)
         present = present_classes(prob, self.threshold, label)
         scores = gate_and_normalize(cam, present)
         if self.channel_order is None:
