@@ -247,7 +247,12 @@ def _whole_if_near(ratio: float) -> float:
     return float(nearest) if abs(ratio / nearest - 1) <= MPP_TOLERANCE else ratio
 
 
-def thumbnail_view(slide: Slide, mpp: float, largest_px: int) -> SlideView:
-    """A view of the whole slide at ``mpp`` or, if that has more than ``largest_px`` pixels a side, coarser."""
-    sides_um = [pixels * side for pixels, side in zip(slide.level_sizes[0], slide.mpp)]
-    return SlideView(slide, max(mpp, *(side / largest_px for side in sides_um)))
+def thumbnail_view(slide: Slide, mpp: float, largest_px: int, region: Sequence[int] | None = None) -> SlideView:
+    """A view of a slide at ``mpp`` or, if that has more than ``largest_px`` pixels a side, coarser.
+
+    Args:
+        slide, mpp, region: as for ``SlideView``.
+        largest_px: pixels of the longer side at most.
+    """
+    size = slide.level_sizes[0] if region is None else region[2:]
+    return SlideView(slide, max(mpp, *(side * step / largest_px for side, step in zip(size, slide.mpp))), region)
