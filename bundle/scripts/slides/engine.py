@@ -90,7 +90,7 @@ class SlideEngine:
         legend: Legend,
         model_mpp: float | None,
         tile_px: int,
-        overlap: float = 0.25,
+        overlap: float = 0.5,
         budget_gb: float = 2.0,
         smallest_tissue_mm2: float = 0.005,
         threads: int = 4,

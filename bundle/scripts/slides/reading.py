@@ -220,15 +220,18 @@ class SlideView:
         top, left = top + self._corner[0], left + self._corner[1]
         box = [left * self.ratio[1], top * self.ratio[0], (left + width) * self.ratio[1], (top + height) * self.ratio[0]]
         first_x, first_y, last_x, last_y = map(math.floor, box[:2] + [math.ceil(value) for value in box[2:]])
-        last_y = max(first_y + 1, min(last_y, self.slide.level_sizes[self.level][0]))
-        last_x = max(first_x + 1, min(last_x, self.slide.level_sizes[self.level][1]))
-        pixels = self.slide.read(self.level, first_y, first_x, last_y - first_y, last_x - first_x)
-        if self.ratio == (1.0, 1.0) and pixels.shape[:2] == (height, width):
+        end_y, end_x = (min(last, size) for last, size in zip((last_y, last_x), self.slide.level_sizes[self.level]))
+        pixels = self.slide.read(self.level, first_y, first_x, end_y - first_y, end_x - first_x)
+        if (end_y, end_x) != (last_y, last_x):  # the slide's last pixels go on to the end of the view's
+            pixels = np.pad(pixels, ((0, last_y - end_y), (0, last_x - end_x), (0, 0)), mode="edge")
+        if self.ratio == (1.0, 1.0):
             return pixels
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        if all(ratio.is_integer() for ratio in self.ratio):
+            return np.asarray(picture.reduce((int(self.ratio[1]), int(self.ratio[0]))))
         box = [box[0] - first_x, box[1] - first_y, box[2] - first_x, box[3] - first_y]
-        box = [box[0], box[1], min(box[2], pixels.shape[1]), min(box[3], pixels.shape[0])]
-        filter_ = Image.Resampling.BOX if min(self.ratio) >= 1 else Image.Resampling.BILINEAR
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), filter_, box=box))
+        means = Image.Resampling.BOX if min(self.ratio) >= 1 else Image.Resampling.BILINEAR
+        return np.asarray(picture.resize((width, height), means, box=box))
 
     def read(self) -> np.ndarray:
         """The whole view, (H, W, 3) uint8; for small ones."""
