@@ -16,9 +16,9 @@ TILE_PX = 256
 
 
 def write_slide(path, image, mpp=1.0, levels=1, compression="zlib", **options):
-    """Write ``image``, (H, W, 3) uint8, as tiled TIFF; each level but the first averages 2 x 2 pixels of the one before.
+    """Write ``image``, (H, W, 3) uint8, as tiled TIFF; each level averages 2 x 2 pixels of the one before.
 
-    ``mpp=None`` leaves the resolution out. OpenSlide wants a level's height and width to be the first's over a ratio.
+    ``mpp=None`` leaves the resolution out.
     """
     with tifffile.TiffWriter(path) as tiff:
         for level in range(levels):
@@ -41,16 +41,12 @@ def write_slide(path, image, mpp=1.0, levels=1, compression="zlib", **options):
     return path
 
 
-def tissue_tiles(count=8, seed=0):
-    """JPEGs of purple and pink blots."""
+def tissue_tile(seed):
+    """Purple and pink blots, (TILE_PX, TILE_PX, 3) uint8."""
     rng = np.random.default_rng(seed)
-    tiles = []
-    for _ in range(count):
-        coarse = rng.random((16, 16))
-        blots = np.kron(coarse, np.ones((16, 16))) > 0.5
-        pixels = np.where(blots[..., None], [120, 60, 150], [230, 150, 190]) + rng.integers(-8, 9, (TILE_PX, TILE_PX, 3))
-        tiles.append(_jpeg(np.clip(pixels, 0, 255).astype(np.uint8)))
-    return tiles
+    blots = np.kron(rng.random((16, 16)), np.ones((16, 16))) > 0.5
+    pixels = np.where(blots[..., None], [120, 60, 150], [230, 150, 190]) + rng.integers(-8, 9, (TILE_PX, TILE_PX, 3))
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _jpeg(pixels):
@@ -59,20 +55,30 @@ def _jpeg(pixels):
 
 def write_large_slide(path, side, share=0.5, mpp=1.0, seed=0):
     """Write a slide of ``side`` x ``side`` pixels, in streams: tissue in discs that cover about ``share`` of it."""
-    tissue, glass = tissue_tiles(seed=seed), _jpeg(np.full((TILE_PX, TILE_PX, 3), 243, np.uint8))
+    pixels = [tissue_tile(seed + number) for number in range(8)]
+    tissue, glass = [_jpeg(tile) for tile in pixels], _jpeg(np.full((TILE_PX, TILE_PX, 3), 243, np.uint8))
     period = side / 4  # a disc in each field of four by four
     radius = period * math.sqrt(share / math.pi)
+
+    def disc(row, column, scale, step):
+        """Which pixels of a tile, every ``step``-th, lie in a disc."""
+        place = (np.arange(0, TILE_PX, step) + 0.5) * scale
+        y, x = ((place + first * TILE_PX * scale) % period - period / 2 for first in (row, column))
+        return np.hypot(y[:, None], x) < radius
+
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         size, level = side, 0
         while True:
-            step, tiles = TILE_PX * 2**level, math.ceil(size / TILE_PX)
+            tiles = math.ceil(size / TILE_PX)
 
-            def stream(step=step, tiles=tiles):
+            def stream(scale=2**level, tiles=tiles):
                 for row in range(tiles):
                     for column in range(tiles):
-                        y, x = ((place + 0.5) * step % period - period / 2 for place in (row, column))
-                        inside = math.hypot(y, x) < radius
-                        yield tissue[(row * 7 + column * 3) % len(tissue)] if inside else glass
+                        number, inside = (row * 7 + column * 3) % len(tissue), disc(row, column, scale, 15)
+                        if inside.all() or not inside.any():
+                            yield tissue[number] if inside.all() else glass
+                        else:
+                            yield _jpeg(np.where(disc(row, column, scale, 1)[..., None], pixels[number], np.uint8(243)))
 
             tiff.write(
                 stream(),

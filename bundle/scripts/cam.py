@@ -83,9 +83,7 @@ def white_background(
     return torch.from_numpy(white).to(image.device)
 
 
-def white_pixels(
-    pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX
-) -> np.ndarray:
+def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
     """The same of one image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights

@@ -33,7 +33,9 @@ def test_areas_shares_and_means_are_those_of_the_pixels():
 
 def test_without_background_the_rest_counts_as_tissue():
     legend = Legend(["rest", "gland"], [[0, 0, 0]] * 2, False)
-    table = counted(np.array([[0, 0, 1, 2, 2]], dtype=np.uint8), np.zeros((1, 5), dtype=np.uint8), 1).table(legend, (1, 1))
+    table = counted(np.array([[0, 0, 1, 2, 2]], dtype=np.uint8), np.zeros((1, 5), dtype=np.uint8), 1).table(
+        legend, (1, 1)
+    )
     assert [row[:3] for row in table] == [["rest", 0, 2], ["gland", 1, 1], ["tissue", None, 3]]
 
 

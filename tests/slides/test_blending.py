@@ -47,7 +47,9 @@ class Wavy(nn.Module):
         return torch.stack([3 * red + rows, 3 * green - columns, 3 * blue + rows * columns], dim=1)
 
 
-def blender(image, network, tile=16, overlap=0.5, band=3, tissue=None, background=False, batch=4, outside=9, block=(16, 20)):
+def blender(
+    image, network, tile=16, overlap=0.5, band=3, tissue=None, background=False, batch=4, outside=9, block=(16, 20)
+):
     tissue = np.ones((4, 5), dtype=bool) if tissue is None else tissue
     grid = TileGrid(*image.shape[:2], tile, step_of(tile, overlap), band)
     segmenter = Segmenter(network, [1, 2, 3], background, outside, torch.device("cpu"), batch)
@@ -125,7 +127,7 @@ def test_strips_from_the_middle_are_the_same_bytes():
     work = blender(image, Wavy())
     whole = [strip for _, *strip in work.strips(1, range(work.grid.rows))]
     for row in (0, 3, work.grid.rows - 1):
-        (_, classes, entropy), = work.strips(1, range(row, row + 1))
+        ((_, classes, entropy),) = work.strips(1, range(row, row + 1))
         assert np.array_equal(classes, whole[row][0]) and np.array_equal(entropy, whole[row][1])
 
 

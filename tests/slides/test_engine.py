@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from synthetic_slide import write_slide
 from torch import nn
 
 from scripts.slides.blending import Segmenter
@@ -11,7 +12,6 @@ from scripts.slides.engine import SlideEngine, cells_in_budget, hash_weights
 from scripts.slides.legend import Legend
 from scripts.slides.reading import Slide
 from scripts.slides.strip_files import StripFiles
-from synthetic_slide import write_slide
 
 LEGEND = Legend(["background", "red", "green"], [[255, 255, 255], [205, 51, 51], [0, 255, 0]], True)
 
@@ -51,7 +51,9 @@ def finished(work, plan, folder, processes=1):
 def test_results_are_complete_and_of_one_size(slide, tmp_path):
     files = finished(engine(), engine().plan(slide), tmp_path)
     maps = ["classes.ome.tif", "entropy.ome.tif"]
-    assert sorted(files) == sorted([*maps, "annotations.geojson", "areas.csv", "areas.json", "tissue.png", "overlay.png", "record.json"])
+    assert sorted(files) == sorted(
+        [*maps, "annotations.geojson", "areas.csv", "areas.json", "tissue.png", "overlay.png", "record.json"]
+    )
     assert all(tifffile.imread(tmp_path / "a" / name).shape == (350, 450) for name in maps)
     settings = json.loads(files["record.json"])["settings"]
     assert settings["mpp"] == pytest.approx([1, 1], rel=1e-3) and settings["level"] == 1
@@ -91,7 +93,10 @@ def test_narrow_bands_change_rounding_alone(slide, tmp_path):
     narrow.band_cells = 3
     assert len(narrow.plan(slide).grid.bands) > 3
     files = finished(narrow, narrow.plan(slide), tmp_path / "narrow")
-    assert files["classes.ome.tif"] == wide["classes.ome.tif"] and files["annotations.geojson"] == wide["annotations.geojson"]
+    assert (
+        files["classes.ome.tif"] == wide["classes.ome.tif"]
+        and files["annotations.geojson"] == wide["annotations.geojson"]
+    )
 
 
 def test_a_region_is_that_part_of_the_slide(slide, tmp_path):
@@ -105,7 +110,9 @@ def test_a_region_is_that_part_of_the_slide(slide, tmp_path):
     assert points.min(axis=0).tolist() == [260, 220] and points.max(axis=0).tolist() == [560, 420]
 
 
-@pytest.mark.parametrize(("shape", "color"), [((1, 1), 100), ((5, 3), 100), ((300, 200), 244)], ids=["pixel", "tiny", "glass"])
+@pytest.mark.parametrize(
+    ("shape", "color"), [((1, 1), 100), ((5, 3), 100), ((300, 200), 244)], ids=["pixel", "tiny", "glass"]
+)
 def test_slides_of_next_to_nothing_give_valid_results(tmp_path, shape, color):
     image = np.full((*shape, 3), color, dtype=np.uint8)
     image[..., 2] += color == 100
@@ -119,7 +126,9 @@ def test_slides_of_next_to_nothing_give_valid_results(tmp_path, shape, color):
 def test_the_budget_sets_the_bands_and_has_a_least():
     assert cells_in_budget(2.0, 4, 224, 112) * 112 > 10000
     assert cells_in_budget(0.1, 4, 224, 112) < cells_in_budget(0.2, 4, 224, 112)
-    with pytest.raises(ValueError, match="`budget_gb` must leave room for two tiles of 224 px .* got 0.001; give at least 0.0"):
+    with pytest.raises(
+        ValueError, match="`budget_gb` must leave room for two tiles of 224 px .* got 0.001; give at least 0.0"
+    ):
         cells_in_budget(0.001, 4, 224, 112)
 
 

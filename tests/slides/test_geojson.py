@@ -40,7 +40,11 @@ def test_features_are_what_the_specification_and_qupath_ask_for(tmp_path):
             for number, ring in enumerate(polygon):  # RFC 7946, 3.1.6
                 assert len(ring) >= 4 and ring[0] == ring[-1]
                 assert shapely.LinearRing(ring).is_ccw == (number == 0)
-    assert all(isinstance(number, int) for feature in content["features"] for number in numbers(feature["geometry"]["coordinates"]))
+    assert all(
+        isinstance(number, int)
+        for feature in content["features"]
+        for number in numbers(feature["geometry"]["coordinates"])
+    )
 
 
 @pytest.mark.parametrize(("scale", "origin"), [((2.0, 2.0), (0.0, 0.0)), ((1.7, 1.3), (100.25, 7.5))])
@@ -53,7 +57,9 @@ def test_areas_and_places_are_those_of_the_map_in_level_0(tmp_path, scale, origi
         assert shape.area == pytest.approx((values == value).sum() * scale[0] * scale[1], rel=1e-4)
         rows, columns = np.nonzero(values == value)
         for row, column in zip(rows[::17], columns[::17]):
-            assert shape.contains(shapely.Point((column + 0.5) * scale[1] + origin[1], (row + 0.5) * scale[0] + origin[0]))
+            assert shape.contains(
+                shapely.Point((column + 0.5) * scale[1] + origin[1], (row + 0.5) * scale[0] + origin[0])
+            )
 
 
 def test_without_background_each_value_is_a_class(tmp_path):

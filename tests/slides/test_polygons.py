@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import shapely
 from scipy.ndimage import gaussian_filter
-from skimage.measure import label
-from skimage.measure import points_in_poly
+from skimage.measure import label, points_in_poly
 
 from scripts.slides.polygons import PolygonTracer, simple_rings, twice_area
 
@@ -76,7 +75,8 @@ def test_strips_of_any_height_give_the_same_polygons():
     rng = np.random.default_rng(0)
     values = np.argmax([gaussian_filter(rng.standard_normal((90, 70)), 3) for _ in range(4)], axis=0)
     whole, *others = (
-        sorted((p.value, [ring.tolist() for ring in p.rings]) for p in trace(values, height)) for height in (90, 1, 7, 64)
+        sorted((p.value, [ring.tolist() for ring in p.rings]) for p in trace(values, height))
+        for height in (90, 1, 7, 64)
     )
     assert all(other == whole for other in others)
 

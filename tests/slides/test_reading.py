@@ -42,7 +42,9 @@ def test_levels_resolution_and_pixels_are_those_of_the_file(pyramid, backend):
 
 
 @pytest.mark.parametrize("backend", READERS)
-@pytest.mark.parametrize(("mpp", "level", "ratio"), [(0.25, 0, 1), (0.5, 1, 1), (1.01, 2, 1), (0.75, 1, 1.5), (2.0, 2, 2)])
+@pytest.mark.parametrize(
+    ("mpp", "level", "ratio"), [(0.25, 0, 1), (0.5, 1, 1), (1.01, 2, 1), (0.75, 1, 1.5), (2.0, 2, 2)]
+)
 def test_views_take_the_nearest_finer_level(pyramid, backend, mpp, level, ratio):
     view = SlideView(Slide(pyramid, backends=[backend]), mpp)
     assert (view.level, view.ratio) == (level, pytest.approx((ratio, ratio), rel=1e-4))
@@ -128,9 +130,13 @@ def test_tifffile_takes_no_other_page_for_a_level(tmp_path):
 
 def test_the_next_reader_takes_what_the_first_cannot_open(tmp_path):
     path = tmp_path / "a.tif"  # in strips: no slide to OpenSlide
-    tifffile.imwrite(path, random_image((300, 200)), photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        path, random_image((300, 200)), photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER"
+    )
     slide = Slide(path)
-    assert slide.backend == "tifffile" and np.array_equal(slide.read(0, 5, 6, 70, 80), random_image((300, 200))[5:75, 6:86])
+    assert slide.backend == "tifffile" and np.array_equal(
+        slide.read(0, 5, 6, 70, 80), random_image((300, 200))[5:75, 6:86]
+    )
 
 
 def test_what_was_not_scanned_is_white():
@@ -144,7 +150,9 @@ def test_what_was_not_scanned_is_white():
 def test_files_that_are_no_slides_are_named_with_every_reader_s_reason(tmp_path, content):
     path = tmp_path / "a.svs"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.svs must be a slide that can be read; openslide: .*; cucim: .*; tifffile: "):
+    with pytest.raises(
+        ValueError, match=r"a.svs must be a slide that can be read; openslide: .*; cucim: .*; tifffile: "
+    ):
         Slide(path, 0.5)
 
 

@@ -14,7 +14,9 @@ def test_strips_come_back(tmp_path):
     assert all(np.array_equal(np.stack(strips.read(*place)), pair) for place, pair in maps.items())
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-3], lambda data: b"", lambda data: b"XXXX" + data[4:], lambda data: data + b"1"])
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-3], lambda data: b"", lambda data: b"XXXX" + data[4:], lambda data: data + b"1"]
+)
 def test_damaged_strips_are_named(tmp_path, change):
     strips = StripFiles(tmp_path)
     strips.write(0, 5, *np.zeros((2, 3, 4), dtype=np.uint8))

@@ -24,7 +24,9 @@ def test_windows_of_neighbours_add_up_to_one(tile, overlap, step):
     assert np.allclose(sums[tile - step : -(tile - step) or None, tile - step : -(tile - step) or None], 1)
 
 
-@pytest.mark.parametrize(("height", "width", "tile", "step", "band"), [(100, 57, 16, 12, 2), (1, 1, 8, 4, 3), (24, 36, 12, 12, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "step", "band"), [(100, 57, 16, 12, 2), (1, 1, 8, 4, 3), (24, 36, 12, 12, 1)]
+)
 def test_strips_of_bands_cover_the_image_once_and_lie_under_their_tiles(height, width, tile, step, band):
     grid, covered = TileGrid(height, width, tile, step, band), np.zeros((height, width), dtype=int)
     for number, cells in enumerate(grid.bands):

@@ -1,4 +1,4 @@
-"""From one slide to the finished strips of its maps: the plan, which does not depend on who carries it out, and the work."""
+"""From one slide to the strips of its maps: the plan, which does not depend on who carries it out, and the work."""
 
 import hashlib
 import logging
@@ -198,9 +198,7 @@ class SlideEngine:
         folder = Path(folder)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            write_results(
-                temporary, folder.name, plan.view, plan.grid, strips, self.legend, plan.tissue, plan.picture
-            )
+            write_results(temporary, folder.name, plan.view, plan.grid, strips, self.legend, plan.tissue, plan.picture)
             write_json(temporary / "record.json", {"settings": plan.settings, **record})
 
 

@@ -64,9 +64,7 @@ class PyramidWriter:
         folder: for temporary files.
     """
 
-    def __init__(
-        self, shape: tuple[int, int], halve: Callable[[np.ndarray], np.ndarray], folder: str | Path
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], halve: Callable[[np.ndarray], np.ndarray], folder: str | Path) -> None:
         self.halve = halve
         shapes = [tuple(shape)]
         while max(shapes[-1]) > LARGEST_TOP_PX:

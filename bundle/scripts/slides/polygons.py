@@ -247,7 +247,12 @@ def _find_corners(
 
 
 def _pair_on_columns(
-    upper_x: np.ndarray, upper_y: np.ndarray, upper: np.ndarray, lower_x: np.ndarray, lower_y: np.ndarray, lower: np.ndarray
+    upper_x: np.ndarray,
+    upper_y: np.ndarray,
+    upper: np.ndarray,
+    lower_x: np.ndarray,
+    lower_y: np.ndarray,
+    lower: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pair the upper and the lower ends of vertical edges of one direction, which take turns on each column.
 

@@ -191,7 +191,9 @@ class SlideView:
         down = slide.level_scales[self.level]
         self.ratio = tuple(_whole_if_near(ratio / step) for ratio, step in zip(wanted, down))
         if min(self.ratio) < 1 - MPP_TOLERANCE:
-            logger.warning(f"{slide.path.name} has {slide.mpp[1]:.4g} um per pixel, coarser than {mpp}: it is enlarged.")
+            logger.warning(
+                f"{slide.path.name} has {slide.mpp[1]:.4g} um per pixel, coarser than {mpp}: it is enlarged."
+            )
         self.scale = tuple(ratio * step for ratio, step in zip(self.ratio, down))
         self.mpp = tuple(step * side for step, side in zip(self.scale, slide.mpp))
         top, left, height, width = self._pixels(region)
@@ -218,7 +220,12 @@ class SlideView:
         top, left = row * self.block[0], column * self.block[1]
         height, width = min(self.block[0], self.shape[0] - top), min(self.block[1], self.shape[1] - left)
         top, left = top + self._corner[0], left + self._corner[1]
-        box = [left * self.ratio[1], top * self.ratio[0], (left + width) * self.ratio[1], (top + height) * self.ratio[0]]
+        box = [
+            left * self.ratio[1],
+            top * self.ratio[0],
+            (left + width) * self.ratio[1],
+            (top + height) * self.ratio[0],
+        ]
         first_x, first_y, last_x, last_y = map(math.floor, box[:2] + [math.ceil(value) for value in box[2:]])
         end_y, end_x = (min(last, size) for last, size in zip((last_y, last_x), self.slide.level_sizes[self.level]))
         pixels = self.slide.read(self.level, first_y, first_x, end_y - first_y, end_x - first_x)

@@ -60,7 +60,9 @@ def write_results(
         picture: the slide, small, (h, w, 3) uint8.
     """
     folder = Path(folder)
-    areas, tracer = AreaCounter(), PolygonTracer(grid.width, [value for value in range(256) if value not in legend.classes])
+    areas, tracer = AreaCounter(), PolygonTracer(
+        grid.width, [value for value in range(256) if value not in legend.classes]
+    )
     small = np.zeros(picture.shape[:2], dtype=np.uint8)
     lines = nearest_pixels(np.arange(len(small)), len(small), grid.height)
     columns = nearest_pixels(np.arange(small.shape[1]), small.shape[1], grid.width)

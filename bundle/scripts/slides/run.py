@@ -28,9 +28,9 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 PACKAGES = ("monai", "torch", "numpy", "scikit-image", "tifffile", "openslide-python", "openslide-bin")
 
 
-def join_processes(world_size: int, device: torch.device) -> None:
+def join_processes(world_size: int, device: str | torch.device) -> None:
     """Let the processes of ``torchrun`` find one another; alone, do nothing."""
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one may wait long for another
@@ -192,8 +192,8 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
         changed = [key for key in sorted(stored | plan.settings) if stored.get(key) != plan.settings.get(key)]
         if changed:
             raise ValueError(
-                f"{folder if complete else work} must be new or come from the same slide and settings; {changed} differ. "
-                "Remove it, or choose another output_dir."
+                f"{folder if complete else work} must be new or come from the same slide and settings; {changed} "
+                "differ. Remove it, or choose another output_dir."
             )
     elif not complete:
         write_json(path, plan.settings)

@@ -17,8 +17,8 @@ def tissue_mask(image: np.ndarray, mpp: float, smallest_mm2: float = 0.005) -> n
     """Where a thumbnail shows stained tissue.
 
     Otsu's threshold, kept between 5 % and 15 % saturation, so that a slide of glass alone has no tissue, and a slide
-    of tissue alone no glass. Objects and holes smaller than ``smallest_mm2`` go, but not those that the picture's border
-    cuts; one pixel is added all around.
+    of tissue alone no glass. Objects and holes smaller than ``smallest_mm2`` go, but not those that the picture's
+    border cuts; one pixel is added all around.
 
     Args:
         image: the thumbnail, (H, W, 3) uint8.
