@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
@@ -171,6 +172,23 @@ def test_a_finished_run_segments_slides(finished_run, run_bundle, slides, tmp_pa
     assert record["settings"]["names"] == ["background", "tumor", "stroma", "lymphocytes"]
     assert record["settings"]["tile_px"] == 64 and record["settings"]["step_px"] == 32
     assert record["config"]["slides"] == str(slides / "one.tif")
+
+
+def test_data_sets_without_background_have_a_value_for_outside(run_bundle, slides, tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    configs = ["configs/inference.json", "configs/lite.json", "configs/dataset_glas.json"]
+    parser = ConfigParser()
+    parser.read_config(configs)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
+    settings = {"slides": str(slides / "one.tif"), "segmenter_path": str(tmp_path / "model.pt"), "patch_size": [64, 64]}
+    run_bundle("run", tmp_path / "out", [*configs, *CONFIG], **settings)
+    folder = tmp_path / "out" / "one"
+    classes = tifffile.imread(folder / "classes.ome.tif")
+    assert json.loads((folder / "record.json").read_text())["settings"]["mpp"] == pytest.approx([0.62, 0.62])
+    assert classes[0, 0] == classes[-1, -1] == 2 and set(np.unique(classes[40:150, 60:180])) <= {0, 1}
+    rows = json.loads((folder / "areas.json").read_text())
+    assert [row["class"] for row in rows["classes"]] == ["rest", "gland"]
+    assert rows["tissue"]["pixels"] == (classes < 2).sum() > 10000
 
 
 def test_errors_are_plain_words_and_an_exit_status(finished_run, slides, tmp_path):
