@@ -1,11 +1,11 @@
 """From the finished strips of a slide to the files that a person opens."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..pictures import overlay, write_mask, write_png
 from .areas import AreaCounter
@@ -16,8 +16,6 @@ from .polygons import PolygonTracer
 from .reading import SlideView
 from .strip_files import StripFiles
 from .tiles import TileGrid, nearest_pixels
-
-logger = logging.getLogger(__name__)
 
 TRACED_PX = 1 << 20  # pixels that are traced at a time
 OVERLAY_PX = 2048  # longer side of the overlay at most
@@ -59,14 +57,9 @@ def write_results(
         tissue: mask of the slide, (h, w) bool.
         picture: the slide, small, (h, w, 3) uint8.
     """
-    folder = Path(folder)
-    areas, tracer = AreaCounter(), PolygonTracer(
-        grid.width, [value for value in range(256) if value not in legend.classes]
-    )
-    small = np.zeros(picture.shape[:2], dtype=np.uint8)
-    lines = nearest_pixels(np.arange(len(small)), len(small), grid.height)
-    columns = nearest_pixels(np.arange(small.shape[1]), small.shape[1], grid.width)
-    traced, top = max(1, TRACED_PX // grid.width), 0
+    folder, areas, small = Path(folder), AreaCounter(), SmallMap(picture.shape[:2], view.shape)
+    tracer = PolygonTracer(grid.width, [value for value in range(256) if value not in legend.classes])
+    traced = max(1, TRACED_PX // grid.width)
     with ExitStack() as stack:
         classes_file = stack.enter_context(PyramidWriter(view.shape, every_second, folder))
         entropy_file = stack.enter_context(PyramidWriter(view.shape, mean_of_four, folder))
@@ -75,21 +68,39 @@ def write_results(
             classes_file.add(classes)
             entropy_file.add(entropy)
             areas.add(classes, entropy)
+            small.add(classes)
             for start in range(0, len(classes), traced):
                 annotations.add(tracer.add(classes[start : start + traced]))
-            here = np.flatnonzero((lines >= top) & (lines < top + len(classes)))
-            small[here] = classes[lines[here] - top][:, columns]
-            top += len(classes)
         annotations.add(tracer.finish())
         classes_file.save(folder / "classes.ome.tif", f"{name}: classes", view.mpp, legend.colors)
         entropy_file.save(folder / "entropy.ome.tif", f"{name}: entropy", view.mpp)
         annotations.save(folder / "annotations.geojson", name)
     areas.save(folder, legend, view.mpp)
     write_mask(folder / "tissue.png", tissue.astype(np.uint8), [[255, 255, 255], [0, 0, 0]])
-    write_png(folder / "overlay.png", clear_overlay(picture, small, legend))
+    write_png(folder / "overlay.png", clear_overlay(picture, small.values, legend))
 
 
-def clear_overlay(picture: np.ndarray, classes: np.ndarray, legend: Legend):
+class SmallMap:
+    """Keeps of a map that comes from top to bottom the pixels that a smaller one has.
+
+    Args:
+        shape: height and width of the small map.
+        full: of the map.
+    """
+
+    def __init__(self, shape: Sequence[int], full: Sequence[int]) -> None:
+        self.values = np.zeros(shape, dtype=np.uint8)
+        self.rows, self.columns = (nearest_pixels(np.arange(small), small, large) for small, large in zip(shape, full))
+        self.top = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add the next rows, (h, width) uint8."""
+        here = np.flatnonzero((self.rows >= self.top) & (self.rows < self.top + len(rows)))
+        self.values[here] = rows[self.rows[here] - self.top][:, self.columns]
+        self.top += len(rows)
+
+
+def clear_overlay(picture: np.ndarray, classes: np.ndarray, legend: Legend) -> Image.Image:
     """The colours of the classes over the slide; what is no class is left clear.
 
     Args:
