@@ -53,8 +53,15 @@ def test_a_new_folder_becomes_a_bundle_of_its_own(tmp_path, monkeypatch):
     code = {path.relative_to(BUNDLE) for path in (BUNDLE / "scripts").rglob("*.py")}
     assert code and all((run / path).read_bytes() == (BUNDLE / path).read_bytes() for path in code)
     configs = {path.name for path in (run / "configs").iterdir()}
-    assert {"train.json", "method_ibdr.json", "adapt.json", "evaluate.json", "logging.conf"} <= configs
-    assert not any(name.startswith(("dataset_", "inference", "metadata")) for name in configs)
+    assert {
+        "train.json",
+        "method_ibdr.json",
+        "adapt.json",
+        "evaluate.json",
+        "inference_slides.json",
+        "logging.conf",
+    } <= configs
+    assert not any(name.startswith(("dataset_", "inference.json", "metadata")) for name in configs)
     assert list(run.rglob("__pycache__")) == []
 
 

@@ -96,13 +96,16 @@ def white_background(
     Returns:
         (B, H, W) bool, on the image's device.
     """
-    red, green, blue = (image * 255).round().to(torch.int32).unbind(dim=1)
-    grey = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15  # OpenCV's fixed-point weights
-    white = (grey > white_grey).cpu().numpy()
-    for single in white:
-        if single.any():
-            single[...] = remove_small_objects(single, max_size=smallest_px - 1, connectivity=1)
-    return torch.from_numpy(np.ascontiguousarray(white)).to(image.device)
+    pixels = (image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    white = np.stack([white_pixels(single, white_grey, smallest_px) for single in pixels])
+    return torch.from_numpy(white).to(image.device)
+
+
+def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
+    """The same of one image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights
+    return remove_small_objects(white, max_size=smallest_px - 1, connectivity=1) if white.any() else white
 
 
 def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> torch.Tensor:

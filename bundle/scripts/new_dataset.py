@@ -68,6 +68,7 @@ def describe_dataset(
     class_names: Sequence[str],
     background: bool,
     colors: Palette | None = None,
+    mpp: float | None = None,
 ) -> dict:
     """The overlay of a data set whose masks hold our values.
 
@@ -80,7 +81,10 @@ def describe_dataset(
         class_names: the K classes in label order.
         background: whether pixels may belong to no class.
         colors: RGB colour of each class; default: the ones of ``distinct_colors``, light grey for the rest.
+        mpp: micrometres per pixel of the patches; ``None`` if they are not known.
     """
+    if mpp is not None and not (isinstance(mpp, (int, float)) and mpp > 0):
+        raise ValueError(f"`mpp` must be a positive number of micrometres per pixel such as 0.5, got {mpp!r}.")
     require_names(name, class_names, background)
     count = len(class_names)
     values = [*range(1, count + 1)] if background else [*range(1, count), 0]
@@ -97,6 +101,7 @@ def describe_dataset(
         "segmenter_values": sorted(values),
         "mask_values": {str(value): value for value in sorted(color_of)},
         "palette": [list(color_of[value]) for value in sorted(color_of)],
+        "model_mpp": mpp,
         "level_weights": [0.2, 0.3, 0.5],
         "threshold": 0.5,
     }
@@ -108,6 +113,7 @@ def new_dataset(
     class_names: Sequence[str],
     background: bool = True,
     colors: Palette | None = None,
+    mpp: float | None = None,
 ) -> Path:
     """Write ``configs/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
 
@@ -117,13 +123,14 @@ def new_dataset(
         class_names: in the order of the labels, separated by commas.
         background: whether pixels may belong to no class; ``--nobackground``: the last class is the rest.
         colors: of the classes, e.g. ``[[205,51,51],[255,165,0]]``.
+        mpp: micrometres per pixel of the patches, for a network that is to work on slides.
 
     Raises:
         FileExistsError: if there is such a config already.
     """
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
     class_names = [str(item).strip() for item in names]
-    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, colors)
+    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, colors, mpp)
     path = CONFIG_DIR / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")

@@ -1,0 +1,29 @@
+"""The settings of inference.json for a config that says what is different with slides."""
+
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from ..workflow import running_config
+
+IDS = ("model_mpp", "patch_size", "segmenter_values", "value_names", "palette", "background", "eval_batch_size")
+
+
+def inference_settings(path: str | Path) -> dict[str, Any]:
+    """What ``inference.json`` and the running config say together: the network, its classes, its patch size and mpp.
+
+    What the running config says itself, in a file or on the command line, holds; ``inference.json`` gives the rest.
+    There is therefore one definition of the network, and ``inference_slides.json`` runs alone as well as after
+    ``inference.json`` and its overlays.
+
+    Args:
+        path: of ``inference.json``.
+
+    Returns:
+        ``network``, ready to run, and the values of ``IDS``.
+    """
+    own = {key: value for key, value in running_config().items() if key != "_meta_"}
+    parser = ConfigParser(ConfigParser.load_config_file(str(path)) | own)
+    settings = {name: parser.get_parsed_content(name) for name in IDS}
+    return settings | {"network": parser.get_parsed_content("evaluator#network").eval()}
