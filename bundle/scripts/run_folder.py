@@ -40,6 +40,7 @@ OWN_INFERENCE_SETTINGS = {
     "segmenter_path",
     "train",
     "trained_segmenter",
+    "validate",
 }
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
