@@ -171,6 +171,7 @@ def test_a_finished_run_segments_slides(finished_run, run_bundle, slides, tmp_pa
     record = json.loads((tmp_path / "out" / "one" / "record.json").read_text())
     assert record["settings"]["names"] == ["background", "tumor", "stroma", "lymphocytes"]
     assert record["settings"]["tile_px"] == 64 and record["settings"]["step_px"] == 32
+    assert record["settings"]["network_usage"] == {"precision": "float32", "mirror_averaging": True}  # lite's
     assert record["config"]["slides"] == str(slides / "one.tif")
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class Segmenter:
         outside: class map value of pixels outside the tissue mask.
         device: where the network works.
         batch_size: tiles that go through the network together.
+        usage: how the network is used, as JSON has it, where its weights do not tell.
     """
 
     network: nn.Module
@@ -36,6 +38,7 @@ class Segmenter:
     outside: int
     device: torch.device
     batch_size: int
+    usage: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.inference_mode()
     def probabilities(self, tiles: np.ndarray) -> torch.Tensor:

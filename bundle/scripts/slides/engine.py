@@ -149,7 +149,7 @@ class SlideEngine:
             "smallest_tissue_mm2": self.smallest_tissue_mm2,
             "batch_size": self.segmenter.batch_size,
             "network_sha256": self.network_hash,
-            "precision": str(getattr(self.segmenter.network, "dtype", "float32")).removeprefix("torch."),
+            "network_usage": dict(self.segmenter.usage),
             "values": list(self.segmenter.values),
             "names": list(self.legend.names),
             "palette": [list(color) for color in self.legend.palette],

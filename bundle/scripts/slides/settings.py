@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 from ..workflow import running_config
 
 IDS = ("model_mpp", "patch_size", "segmenter_values", "value_names", "palette", "background", "eval_batch_size")
+USAGE = ("precision", "mirror_averaging")  # how the network is used, which its weights do not tell
 
 
 def inference_settings(path: str | Path) -> dict[str, Any]:
@@ -21,9 +22,10 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
         path: of ``inference.json``.
 
     Returns:
-        ``network``, ready to run, and the values of ``IDS``.
+        ``network``, ready to run, the values of ``IDS``, and as ``usage`` those of ``USAGE``.
     """
     own = {key: value for key, value in running_config().items() if key != "_meta_"}
     parser = ConfigParser(ConfigParser.load_config_file(str(path)) | own)
     settings = {name: parser.get_parsed_content(name) for name in IDS}
-    return settings | {"network": parser.get_parsed_content("evaluator#network").eval()}
+    usage = {name: parser.get_parsed_content(name) for name in USAGE}
+    return settings | {"network": parser.get_parsed_content("evaluator#network").eval(), "usage": usage}
