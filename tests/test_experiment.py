@@ -80,18 +80,21 @@ def test_variants_that_are_like_others_have_their_settings_too(tmp_path):
 
 def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "2")
-    settings = TINY | {"dataset_dir": str(demo_dir), "device": "cpu", "classification#epochs": 1, "train#epochs": 1}
+    settings = TINY | {"dataset_dir": str(demo_dir), "device": "cpu"}
+    fewer = {"classification#epochs": 1, "train#epochs": 1}
     variants = {
         "other masks": {"classifier_of": "base", "settings": {"cam_segmenter#flips": True}},
         "base": {},
         "wrong": {"settings": {"dataset_dir": str(tmp_path / "missing")}},
     }
     plan = write_plan(tmp_path / "plan.json", configs=LITE, settings=settings, variants=variants)
-    text = experiment(plan, str(tmp_path / "out"), jobs=2)
+    text = experiment(plan, str(tmp_path / "out"), jobs=2, settings=fewer)
     assert text.startswith((tmp_path / "out" / "table.md").read_text())
     assert "wrong, seed 0: exit status 1, see" in text and "missing/train/img must be a folder" in (
         tmp_path / "out" / "wrong" / "0" / "log.txt"
     ).read_text(encoding="utf-8")
+    log = (tmp_path / "out" / "base" / "0" / "log.txt").read_text(encoding="utf-8")
+    assert all(f"Training the {stage}: 8 patches, 1 epochs of" in log for stage in ("classifier", "segmenter"))
     base, other = (read_record(tmp_path / "out" / name / "0")["stages"] for name in ("base", "other_masks"))
     assert list(base) == ["train_classifier", "generate_pseudo_masks", "run"]
     assert list(other) == ["generate_pseudo_masks", "run"]

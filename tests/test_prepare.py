@@ -222,6 +222,7 @@ def test_refuses_an_existing_output_and_leaves_none_after_an_error(source, tmp_p
         ({"stride": 129}, r"`stride` must lie in 1\.\.128"),
         ({"min_share": 0}, r"`min_share` must lie in \(0, 1\]"),
         ({"min_share": 5}, "give a share, not a percentage"),
+        ({"min_share": "10%"}, r"`min_share` must lie in \(0, 1\], got '10%'"),
     ],
 )
 def test_refuses_settings_that_cannot_work(source, tmp_path, options, message):
@@ -246,19 +247,24 @@ def test_refuses_unfit_sources(source, tmp_path):
 @pytest.mark.parametrize(
     ("section", "options", "expected"),
     [
-        ({}, {}, (128, 64)),
-        ({"patch_size": 15}, {}, (15, 7)),
-        ({"patch_size": 15}, {"patch_size": 12}, (12, 6)),
-        ({"patch_size": 15}, {"stride": 15}, (15, 15)),
-        ({}, {"patch_size": 1}, (1, 1)),
+        ({}, {}, (128, 64, 0.05)),
+        ({"patch_size": 15}, {}, (15, 7, 0.05)),
+        ({"patch_size": 15}, {"patch_size": 12}, (12, 6, 0.05)),
+        ({"patch_size": 15}, {"stride": 15}, (15, 15, 0.05)),
+        ({"patch_size": 15, "stride": 9}, {}, (15, 9, 0.05)),
+        ({"patch_size": 15, "stride": 9}, {"stride": 4}, (15, 4, 0.05)),
+        ({"patch_size": 15, "stride": 15}, {"patch_size": 12}, (12, 6, 0.05)),  # half of a size that is given
+        ({"patch_size": 15, "min_share": 0.3}, {}, (15, 7, 0.3)),
+        ({"patch_size": 15, "min_share": 0.3}, {"min_share": 0.1}, (15, 7, 0.1)),
+        ({}, {"patch_size": 1}, (1, 1, 0.05)),
     ],
 )
-def test_patch_size_is_the_command_line_s_or_the_source_s(source, tmp_path, section, options, expected):
+def test_how_patches_are_cut_is_the_command_line_s_or_the_source_s(source, tmp_path, section, options, expected):
     overlay = write_overlay(tmp_path, source=OVERLAY["source"] | section)
     report = prepare(str(source), str(tmp_path / "out"), overlay, **options)
-    assert (report["patch_size"], report["stride"]) == expected
+    assert (report["patch_size"], report["stride"], report["min_share"]) == expected
     assert "names" not in report  # the folders are the splits already
-    covered = check_patches(tmp_path / "out", *read_truth(source, OURS), expected[0], 0.05, [1, 2])
+    covered = check_patches(tmp_path / "out", *read_truth(source, OURS), expected[0], expected[2], [1, 2])
     assert any(mask.any() for mask in covered.values()) == (expected[0] <= 33)
 
 
@@ -316,7 +322,7 @@ def test_reads_the_release_of_glas(tmp_path, suffix):
     truth = write_release(source, names, suffix, f"_anno{suffix}")
     (source / "Grade.csv").write_text("name, grade")
     report = prepare(str(source), str(output), str(dataset), patch_size=20)
-    check_release(output, *truth, splits, 20)
+    check_release(output, *truth, splits, 20, min_share=0.1)
     names = {split: [f"{name}{suffix}" for name in members] for split, members in splits.items()}
     assert report["names"] == names == json.loads((output / "prepare.json").read_text())["names"]
     assert report["train"]["images"] == 9 and report["val"] == {"images": 2} and report["test"] == {"images": 3}
@@ -355,15 +361,20 @@ def test_reads_the_release_of_digestpath(tmp_path, mode):
     assert np.array_equal(written, truth[1][names[9]]) and set(written.ravel()) == {0, 1}
 
 
-@pytest.mark.parametrize(("name", "mask_suffix", "patch_size"), [("glas", "_anno", 112), ("digestpath", "_mask", 224)])
-def test_patches_have_the_size_that_suits_the_release(tmp_path, name, mask_suffix, patch_size):
+@pytest.mark.parametrize(
+    ("name", "mask_suffix", "cut", "places"),
+    [
+        ("glas", "_anno", (112, 112, 0.1), 2 * 3 * 2),  # it trains on 2 images
+        ("digestpath", "_mask", (224, 112, 0.05), 1 * 2 * 1),  # it trains on 1 slide of 3
+    ],
+)
+def test_patches_are_cut_as_suits_the_release(tmp_path, name, mask_suffix, cut, places):
     for index in range(1, 4):
         for stem, mode in ((f"train_{index}", "RGB"), (f"train_{index}{mask_suffix}", "L")):
             stem = stem if name == "glas" else stem.replace("train_", f"slide{index}_")
             Image.new(mode, (225, 224)).save(tmp_path / f"{stem}.png")
     report = prepare(str(tmp_path), str(tmp_path / "out"), str(CONFIGS / f"dataset_{name}.json"))
-    assert (report["patch_size"], report["stride"]) == (patch_size, patch_size // 2)
-    places = {112: 2 * 3 * 4, 224: 1 * 1 * 2}[patch_size]  # glas trains on 2 images, digestpath on 1 slide of 3
+    assert (report["patch_size"], report["stride"], report["min_share"]) == cut
     assert report["train"]["per_combination"] == {"0 1": places}
 
 

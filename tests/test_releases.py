@@ -28,7 +28,7 @@ def shuffled(names):
 
 def test_without_a_section_the_overlay_s_mask_values_hold():
     assert read_release({"mask_values": {"7": 1}}) == Release(mask_values={"7": 1})
-    assert release(patch_size=64) == Release({"0": 0}, 64, None, {"train": "*"}, 0, 0, None)
+    assert release(patch_size=64) == Release({"0": 0}, 64, None, 0.05, None, {"train": "*"}, 0, 0, None)
     assert release(mask_values={"3": 0}).mask_values == {"3": 0}
 
 
@@ -39,7 +39,7 @@ def test_masks_of_every_release_are_read_in_the_values_of_the_data_set(path):
     assert set(source[source >= 0]) == set(overlay["mask_values"].values())
 
 
-KEYS = "mask_values, patch_size, mask_suffix, splits, val_share, test_share, group"
+KEYS = "mask_values, patch_size, stride, min_share, mask_suffix, splits, val_share, test_share, group"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Train and score variants of the configs with several seeds, and put them side by side in one table.
 
     python -m scripts.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
+        [--settings "{'train#epochs': 3}"]
 
 A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
 ``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by
@@ -193,6 +194,7 @@ def experiment(
     seeds: int | Sequence[int] = 0,
     only: str | Sequence[str] | None = None,
     jobs: int = 1,
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
     """Run a plan; see the module's docstring.
 
@@ -203,11 +205,14 @@ def experiment(
         seeds: one or several.
         only: names of variants to run; the table has all that are complete.
         jobs: runs at a time; with several, each takes its share of the processor's cores.
+        settings: overrides for all variants, after their own, for instance fewer epochs to screen many of them.
 
     Returns:
         The table, and after it what went wrong.
     """
     content, folder = read_plan(plan, dataset), Path(str(output_dir)).resolve()
+    for variant in content["variants"].values():
+        variant["settings"] |= settings or {}
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
     unknown = set(names) - set(content["variants"])

@@ -207,8 +207,8 @@ def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
         raise ValueError(
             f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
         )
-    if not 0 < min_share <= 1:
-        raise ValueError(f"`min_share` must lie in (0, 1], got {min_share}; give a share, not a percentage.")
+    if type(min_share) not in (int, float) or not 0 < min_share <= 1:
+        raise ValueError(f"`min_share` must lie in (0, 1], got {min_share!r}; give a share, not a percentage.")
     return {"patch_size": patch_size, "stride": stride, "min_share": min_share}
 
 
@@ -218,7 +218,7 @@ def prepare(
     dataset: str,
     patch_size: int | None = None,
     stride: int | None = None,
-    min_share: float = 0.05,
+    min_share: float | None = None,
     published_values: bool = False,
     splits: Sequence[str] = SPLITS,
     train_masks: bool = False,
@@ -231,8 +231,9 @@ def prepare(
         output: the folder to make.
         dataset: the data set's overlay; its section ``source`` (see ``Release``) says how to read ``source``.
         patch_size: side of a training patch in px; default: the overlay's ``source``, or else 128.
-        stride: distance of neighbouring patches in px, up to ``patch_size``; default: half of it.
-        min_share: share of a patch from which a class counts as present.
+        stride: distance of neighbouring patches in px, up to ``patch_size``; default: the overlay's ``source``, or half
+            of a ``patch_size`` that is given.
+        min_share: share of a patch from which a class counts as present; default: the overlay's ``source``, or 0.05.
         published_values: write masks in the file values of ``mask_values`` instead of ours.
         splits: which ones to prepare.
         train_masks: write the masks of the training patches too, for few-shot adaptation; training never reads them.
@@ -250,7 +251,9 @@ def prepare(
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
     overlay = json.loads(Path(dataset).read_text())
     release = read_release(overlay)
-    settings = cut_settings(release.patch_size if patch_size is None else patch_size, stride, min_share)
+    if patch_size is None:
+        patch_size, stride = release.patch_size, release.stride if stride is None else stride
+    settings = cut_settings(patch_size, stride, release.min_share if min_share is None else min_share)
     table = lookup_table(release.mask_values)
     written = written_values(overlay["mask_values"], published_values)
     draw_mask = mask_drawer(written, overlay["palette"])

@@ -23,6 +23,8 @@ class Release:
     Args:
         mask_values: our value for each value in the masks (see ``lookup_table``).
         patch_size: side of a training patch in px that suits the images.
+        stride: distance of neighbouring patches of that size in px; ``None`` for half of it.
+        min_share: share of a patch from which a class counts as present.
         mask_suffix: in a flat folder the mask of ``NAME.ext`` is ``NAME`` + this + the suffix of any image format.
         splits: shell pattern of the names of a split's images; images that match none are left out.
         val_share: share of the images of train's pattern that become val if val has no pattern.
@@ -36,6 +38,8 @@ class Release:
 
     mask_values: Mapping[str, int]
     patch_size: int = 128
+    stride: int | None = None
+    min_share: float = 0.05
     mask_suffix: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "*"})
     val_share: float = 0.0
