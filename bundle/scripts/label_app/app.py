@@ -1,0 +1,99 @@
+"""The MONAI Label app: one segmentation network and what it does for an annotator."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+
+from .errors import answer_in_words, answered
+from .infer import TissueInferTask
+from .model import ModelStore
+from .options import read_options
+from .settings import bundle_settings
+
+logger = logging.getLogger(__name__)
+
+
+class TissueLabelApp(MONAILabelApp):
+    """Proposes tissue outlines, learns from corrections and image-level labels, and picks what to annotate next.
+
+    Args:
+        app_dir: the app's folder.
+        studies: the folder of patches and slides.
+        conf: what ``--conf`` says; see ``Options``.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, Any]) -> None:
+        self.options = read_options(conf)
+        self.settings = bundle_settings(self.options.bundle)
+        self.model_name = self.options.bundle.name
+        self.store = ModelStore(self.options)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=dict(conf),
+            name=f"Tissue segmentation: {self.model_name}",
+            description="Tissue outlines of H&E patches and slides, learnt from masks and from image-level labels",
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """The one infer task; its name is the bundle folder's."""
+        return {self.model_name: TissueInferTask(self.store, self.settings.labels)}
+
+    def server_mode(self, mode: bool) -> None:
+        """Hear that the server is running, as opposed to a task in a process of its own."""
+        super().server_mode(mode)
+        if mode:
+            from monailabel.app import app as api
+
+            answer_in_words(api)
+
+    def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Segment a patch, or a slide: its mask as a file."""
+        datastore = datastore or self.datastore()
+        task = self._infer_task(request)
+        asked = dict(request) | self._image(request, datastore)
+        with answered():
+            file, params = task(asked)
+        tag = request.get("label_tag", "original")
+        label = file
+        if request.get("save_label") and not asked["sent"]:
+            label = datastore.save_label(request["image"], file, tag, {"model": request["model"], "params": params})
+        return {"label": label, "tag": tag, "file": file, "params": params}
+
+    def infer_wsi(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Outline the tissues of a slide, a region of one, or a patch."""
+        task = self._infer_task(request)
+        with answered():
+            file, params = task.outlines(dict(request) | self._image(request, datastore or self.datastore()))
+        return {"file": file, "params": params}
+
+    def _infer_task(self, request: Mapping[str, Any]) -> TissueInferTask:
+        """The task that a request names."""
+        name = request.get("model")
+        if name not in self._infers:
+            raise HTTPException(404, f"the model must be one of {list(self._infers)}, got {name!r}; see /info/.")
+        return self._infers[name]
+
+    def _image(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
+        """The file of a request's image, and whether a client sent it; no other file of the machine is opened."""
+        image = request.get("image")
+        if not isinstance(image, str) or not image:
+            raise HTTPException(400, "`image` must be the name of an image in the data folder; see /datastore/.")
+        path = datastore.get_image_uri(image)
+        if path and Path(path).is_file():
+            return {"image": path, "sent": False}
+        folders = [Path(tempfile.gettempdir())]
+        folders += [Path(self._sessions.store_path)] if self._sessions else []
+        file = Path(image).resolve()
+        sent = Path(image).is_absolute() and file.is_file()
+        if sent and file.parent == folders[0].resolve() and file.name.startswith(tempfile.gettempprefix()):
+            return {"image": str(file), "sent": True}
+        if sent and any(file.is_relative_to(folder.resolve()) for folder in folders[1:]):
+            return {"image": str(file), "sent": True}
+        raise HTTPException(404, f"`image` must be an image of the data folder, got {image!r}; /datastore/ lists them.")
