@@ -8,13 +8,17 @@ from typing import Any
 
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.train import TrainTask
 
+from .datastore import TissueDatastore
 from .errors import answer_in_words, answered
 from .infer import TissueInferTask
 from .model import ModelStore
 from .options import read_options
 from .settings import bundle_settings
+from .training import ImageLabelTrainTask, MaskTrainTask
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,20 @@ class TissueLabelApp(MONAILabelApp):
         """The one infer task; its name is the bundle folder's."""
         return {self.model_name: TissueInferTask(self.store, self.settings.labels)}
 
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """A train task for masks, of the infer task's name, and one for image-level labels."""
+        masks, labels = "Learn from masks and shapes", "Learn from lists of the tissues that patches show"
+        return {
+            self.model_name: MaskTrainTask(masks, self.store, self.settings),
+            f"{self.model_name}_image_labels": ImageLabelTrainTask(labels, self.store, self.settings),
+        }
+
+    def init_datastore(self) -> Datastore:
+        """The data folder; a server such as the Digital Slide Archive's stays MONAI Label's business."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return TissueDatastore(self.studies, self.settings, self.options.stated_mpp)
+
     def server_mode(self, mode: bool) -> None:
         """Hear that the server is running, as opposed to a task in a process of its own."""
         super().server_mode(mode)
@@ -72,6 +90,15 @@ class TissueLabelApp(MONAILabelApp):
         with answered():
             file, params = task.outlines(dict(request) | self._image(request, datastore or self.datastore()))
         return {"file": file, "params": params}
+
+    def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Train on what is tagged final; the next request for the newest network is answered by the new one."""
+        with answered():
+            return super().train(request)
+
+    def bundle_path(self, model: str | None) -> str:
+        """The folder of the bundle, for a task that is about to run in a process of its own."""
+        return str(self.options.bundle)
 
     def _infer_task(self, request: Mapping[str, Any]) -> TissueInferTask:
         """The task that a request names."""

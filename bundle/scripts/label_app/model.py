@@ -12,11 +12,8 @@ from PIL import Image
 from ..check import rgb_size
 from ..slides.engine import SlideEngine
 from ..slides.legend import Legend
-from .options import Options
+from .options import BUNDLE_ROOT, Options
 from .versions import NEWEST, Versions
-
-CONFIGS = ("inference.json", "inference_slides.json")
-
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -44,7 +41,8 @@ class TissueModel:
     def __init__(self, bundle: Path, weights: Path, device: str) -> None:
         self.device = torch.device(device)
         self.parser = ConfigParser()
-        self.parser.read_config([str(bundle / "configs" / name) for name in CONFIGS])
+        slides = BUNDLE_ROOT / "configs" / "inference_slides.json"
+        self.parser.read_config([str(bundle / "configs" / "inference.json"), str(slides)])
         own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device('{device}')"}
         self.parser.update(own)
         settings = self.parser.get_parsed_content("inference")
