@@ -5,20 +5,26 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.random import Random
 
+from .class_maps import is_slide
 from .datastore import TissueDatastore
 from .errors import answer_in_words, answered
-from .infer import TissueInferTask
+from .infer import GEOJSON, TissueInferTask
 from .model import ModelStore
 from .options import read_options
 from .settings import bundle_settings
 from .training import ImageLabelTrainTask, MaskTrainTask
+from .uncertainty import EntropyScoring, MostUncertain, UncertaintyScores
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +43,7 @@ class TissueLabelApp(MONAILabelApp):
         self.settings = bundle_settings(self.options.bundle)
         self.model_name = self.options.bundle.name
         self.store = ModelStore(self.options)
+        self.uncertainty = UncertaintyScores(self.store)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -44,6 +51,7 @@ class TissueLabelApp(MONAILabelApp):
             name=f"Tissue segmentation: {self.model_name}",
             description="Tissue outlines of H&E patches and slides, learnt from masks and from image-level labels",
         )
+        self._auto_update_scoring = False  # the strategy scores what has no score; a process at each request costs more
 
     def init_infers(self) -> dict[str, InferTask]:
         """The one infer task; its name is the bundle folder's."""
@@ -57,6 +65,14 @@ class TissueLabelApp(MONAILabelApp):
             f"{self.model_name}_image_labels": ImageLabelTrainTask(labels, self.store, self.settings),
         }
 
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Predictive entropy."""
+        return {"entropy": EntropyScoring(self.uncertainty)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """The most uncertain image, and a random one to compare with."""
+        return {"entropy": MostUncertain(self.uncertainty, self.options.scoring_seconds), "random": Random()}
+
     def init_datastore(self) -> Datastore:
         """The data folder; a server such as the Digital Slide Archive's stays MONAI Label's business."""
         if self.studies.startswith(("http://", "https://")):
@@ -69,18 +85,21 @@ class TissueLabelApp(MONAILabelApp):
         if mode:
             from monailabel.app import app as api
 
-            answer_in_words(api)
+            answer_in_words(api, self.check_request)
 
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Segment a patch, or a slide: its mask as a file."""
         datastore = datastore or self.datastore()
         task = self._infer_task(request)
         asked = dict(request) | self._image(request, datastore)
+        save = bool(request.get("save_label")) and not asked["sent"]
+        if save and is_slide(asked["image"]):  # a mask of all its pixels would be too large
+            asked["result_extension"] = GEOJSON
         with answered():
             file, params = task(asked)
         tag = request.get("label_tag", "original")
         label = file
-        if request.get("save_label") and not asked["sent"]:
+        if save:
             label = datastore.save_label(request["image"], file, tag, {"model": request["model"], "params": params})
         return {"label": label, "tag": tag, "file": file, "params": params}
 
@@ -90,6 +109,33 @@ class TissueLabelApp(MONAILabelApp):
         with answered():
             file, params = task.outlines(dict(request) | self._image(request, datastore or self.datastore()))
         return {"file": file, "params": params}
+
+    def batch_infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Segment many images; MONAI Label's own would share them out to GPUs that are not there."""
+        return super().batch_infer({**request, "multi_gpu": False, "device": self.store.device}, datastore)
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The image to annotate next."""
+        with answered():
+            return super().next_sample(request)
+
+    def check_request(self, method: str, path: str) -> None:
+        """Refuse a request for a task that there is not, before a process is started for it.
+
+        Raises:
+            HTTPException: 404 for an unknown name, 400 if there is nothing to train on.
+        """
+        tasks = {"/train/": self._trainers, "/scoring/": self._scoring_methods, "/batch/infer/": self._infers}
+        start = next((start for start in tasks if path.startswith(start)), None)
+        name = unquote(path.removeprefix(start or "").strip("/"))
+        if start is None or method != "POST" or not name:
+            return
+        if name not in tasks[start]:
+            raise HTTPException(404, f"{start}NAME must be one of {list(tasks[start])}, got {name!r}; see /info/.")
+        if start == "/train/" and not self.datastore().get_labeled_images():
+            raise HTTPException(
+                400, "there is nothing to train on: no image of the data folder has a label tagged final."
+            )
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Train on what is tagged final; the next request for the newest network is answered by the new one."""

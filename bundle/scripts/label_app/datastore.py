@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ class TissueDatastore(LocalDatastore):
         """Add to what is known of an image; what other processes wrote meanwhile is read first."""
         self._init_from_datastore_file()
         super().update_image_info(image_id, info)
+
+    def update_image_infos(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add to what is known of several images at once; those that are gone are left out."""
+        self._init_from_datastore_file()
+        known = {name: info for name, info in infos.items() if name in self._datastore.objects}
+        for name, info in known.items():
+            self._datastore.objects[name].image.info.update(info)
+        if known:
+            self._update_datastore_file()
 
 
 def _ends(name: str, suffixes: tuple[str, ...]) -> bool:

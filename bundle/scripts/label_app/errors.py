@@ -1,11 +1,11 @@
 """Answers to requests that cannot be served: a 4xx status and a sentence, where the stock server says 500 alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pydantic
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
@@ -33,18 +33,30 @@ def answered(status: int = 400) -> Iterator[None]:
         raise HTTPException(status, str(root)) from error
 
 
-def answer_in_words(api: FastAPI) -> None:
-    """Let a server answer 400 where a request is not what an endpoint reads.
+def answer_in_words(api: FastAPI, check: Callable[[str, str], None]) -> None:
+    """Let a server answer 4xx where a request is not what an endpoint reads, or what the app can do.
 
     The server is running when the app hears of it, and its handlers are fixed by then; without the stack of
     middleware, which is made anew from them at the next request, they would not be heard.
+
+    Args:
+        api: the server.
+        check: is given each request's method and path, and raises an HTTPException to refuse it.
     """
+    api.middleware_stack = None
     for kind in (json.JSONDecodeError, pydantic.ValidationError, MONAILabelException):
         api.add_exception_handler(kind, _answer)
     for kind in (ValueError, TypeError, AttributeError):
         api.add_exception_handler(kind, _answer_if_unreadable)
     api.add_exception_handler(HTTPException, _answer_with_right_status)
-    api.middleware_stack = None
+
+    @api.middleware("http")
+    async def refuse(request: Request, serve: Callable) -> Response:
+        try:
+            check(request.method, request.url.path)
+        except HTTPException as error:
+            return JSONResponse({"detail": error.detail}, status_code=error.status_code)
+        return await serve(request)
 
 
 def _sentence(error: Exception) -> str:

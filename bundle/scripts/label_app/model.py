@@ -15,6 +15,7 @@ from ..slides.legend import Legend
 from .options import BUNDLE_ROOT, Options
 from .versions import NEWEST, Versions
 
+
 @dataclass(frozen=True)
 class Segmentation:
     """What the network says of an image.
