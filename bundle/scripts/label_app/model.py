@@ -76,7 +76,7 @@ class TissueModel:
 
     def segment_pixels(self, pixels: np.ndarray) -> Segmentation:
         """Segment ``pixels``, (H, W, 3) uint8."""
-        return self._segment(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous() / 255)
+        return self._segment(torch.tensor(pixels).permute(2, 0, 1).contiguous() / 255)
 
     @torch.inference_mode()
     def _segment(self, image: torch.Tensor) -> Segmentation:
