@@ -58,8 +58,7 @@ def test_the_most_uncertain_image_comes_next(server, label_run, studies):
     assert kept["entropy"] == pytest.approx(expected[best], abs=1e-4)
     for name in ("slide", best):
         assert server.request("delete", f"/datastore/label?id={name}&tag=final").status_code == 200
-    until_gone = server.request("get", "/datastore/").json()
-    assert until_gone["completed"] == 0
+    assert server.request("get", "/datastore/").json()["completed"] == 0
 
 
 def test_the_place_in_a_slide_to_annotate_next_lies_in_its_tissue(server):

@@ -87,6 +87,11 @@ class TissueDatastore(LocalDatastore):
             Path(older).unlink(missing_ok=True)
         return saved
 
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label at once, without waiting for the file system to tell of it."""
+        super().remove_label(label_id, label_tag)
+        self.refresh()
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Keep an image.
 

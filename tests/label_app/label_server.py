@@ -1,8 +1,7 @@
-"""A real MONAI Label server with the app of a finished run's folder, on a folder of demo patches and a slide."""
+"""A real MONAI Label server, started, asked and ended by its own process."""
 
 import importlib.util
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,12 +9,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
-from PIL import Image
-from synthetic_slide import write_slide
-
-from scripts.demo import make_demo_data
 
 SECONDS = 120  # until the server must answer
 
@@ -96,37 +90,3 @@ class LabelServer:
             if state["status"] in ("DONE", "ERROR"):
                 return state
             time.sleep(0.5)
-
-
-@pytest.fixture(scope="session")
-def label_run(tmp_path_factory, finished_run):
-    """A finished run's folder that is this module's own, since versions are written into it."""
-    require_monailabel()
-    folder = tmp_path_factory.mktemp("label") / "tiny_run"
-    shutil.copytree(finished_run, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def studies(tmp_path_factory):
-    """Eight demo patches of 64 px with masks beside them in ``truth``, and a slide of 0.5 um per pixel."""
-    root = tmp_path_factory.mktemp("studies")
-    data = make_demo_data(root / "demo", 3, 64, num_train=1, num_val=8, num_test=1)
-    shutil.copytree(data / "val" / "img", root / "images")
-    shutil.copytree(data / "val" / "mask", root / "truth")
-    tiles = [np.asarray(Image.open(path)) for path in sorted((root / "images").glob("*.png"))]
-    rows = [np.concatenate([tiles[(row * 3 + column) % 8] for column in range(3)], axis=1) for row in range(2)]
-    slide = np.full((128 + 64, 192 + 64, 3), 245, np.uint8)
-    slide[32:160, 32:224] = np.concatenate(rows)
-    write_slide(root / "images" / "slide.tif", np.kron(slide, np.ones((2, 2, 1), np.uint8)), mpp=0.5, levels=3)
-    return root
-
-
-@pytest.fixture(scope="session")
-def server(label_run, studies, tmp_path_factory):
-    """The server, started once."""
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, largest_mpx=2)
-    running.wait()
-    yield running
-    running.stop()
