@@ -1,3 +1,5 @@
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,13 @@ def test_wrong_settings_are_refused(conf, message):
 def test_settings_are_checked_however_they_are_given():
     with pytest.raises(ValueError, match="largest_mpx"):
         Options(largest_mpx=-1)
+
+
+def test_the_page_says_what_can_be_set():
+    page = (BUNDLE_ROOT / "docs" / "label.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", page, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [field.name for field in fields(Options)]
+    defaults = {field.name: field.default for field in fields(Options)}
+    assert {name: float(text) for name, text in rows if text[0].isdigit()} == {
+        name: value for name, value in defaults.items() if isinstance(value, (int, float)) and value
+    }
