@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from http.client import HTTPConnection
 from xml.etree import ElementTree
 
 import monai.bundle
@@ -176,6 +177,7 @@ WRONG = [
     ("put", "/datastore/image?image=../x", {"files": {"file": ("x.png", b"x")}}, 400, "a plain name without folders"),
     ("put", "/datastore/image?image=x", {"files": {"file": ("x.png", b"x")}}, 400, "cannot identify image file"),
     ("put", "/datastore/image?image=x", {"files": {"file": ("x.sh", b"x")}}, 400, "must end in one of"),
+    ("post", f"/infer/wsi_v2/{NAME}", {"files": {"file": ("x.png", b"x")}, "data": {"wsi": "3"}}, 400, "of the form"),
     ("put", f"/model/{NAME}", {"files": {"file": ("x.pt", b"x")}}, 400, "NOT configured"),
 ]
 
@@ -187,3 +189,11 @@ def test_wrong_requests_are_answered_in_words(server, method, path, options, sta
     assert re.search(sentence, str(answer.json()["detail"])), answer.text
     assert server.request("get", "/info/").status_code == 200 and server.process.poll() is None
     assert server.request("get", "/datastore/").json()["total"] == 9
+
+
+def test_a_sessions_id_is_no_path(server):
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)  # which sends the path as it is
+    connection.request("DELETE", "/session/..")
+    answer = connection.getresponse()
+    assert answer.status == 404 and b"a session's id must be" in answer.read()
+    connection.close()

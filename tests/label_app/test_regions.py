@@ -48,3 +48,5 @@ def test_the_area_is_bounded():
     require_area((1000, 2000), 2)
     with pytest.raises(ValueError, match="at most 2 million pixels at the network's resolution, got 4"):
         require_area((2000, 2000), 2)
+    with pytest.raises(ValueError, match="million pixels of the slide, got 4"):
+        require_area((2000, 2000), 2, "of the slide")

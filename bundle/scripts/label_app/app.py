@@ -1,6 +1,7 @@
 """The MONAI Label app: one segmentation network and what it does for an annotator."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,11 +121,13 @@ class TissueLabelApp(MONAILabelApp):
             return super().next_sample(request)
 
     def check_request(self, method: str, path: str) -> None:
-        """Refuse a request for a task that there is not, before a process is started for it.
+        """Refuse a request for a task that there is not, before a process is started for it, or for a path's session.
 
         Raises:
             HTTPException: 404 for an unknown name, 400 if there is nothing to train on.
         """
+        if path.startswith("/session/") and not re.fullmatch(r"/session/[\w-]*/?", path):
+            raise HTTPException(404, "a session's id must be letters, digits and -.")
         tasks = {"/train/": self._trainers, "/scoring/": self._scoring_methods, "/batch/infer/": self._infers}
         start = next((start for start in tasks if path.startswith(start)), None)
         name = unquote(path.removeprefix(start or "").strip("/"))

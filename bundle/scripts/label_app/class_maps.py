@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffFile
 
+from ..check import rgb_size
 from ..slides.engine import SlideEngine
 from ..slides.reading import MPP_TOLERANCE, Slide
 from ..slides.run import SUFFIXES
@@ -113,6 +114,7 @@ def picture_map(model: TissueModel, path: str | Path, mpp: float | None, origin:
         mpp: its micrometres per pixel; ``None`` if it has the network's.
         origin: its top left corner, (y, x), in pixels of the slide.
     """
+    rgb_size(path)
     factor = 1.0 if mpp is None or model.model_mpp is None else model.model_mpp / mpp
     if abs(factor - 1) <= MPP_TOLERANCE:
         result = model.segment_file(path)

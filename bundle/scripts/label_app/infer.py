@@ -15,7 +15,7 @@ from . import nifti
 from .class_maps import ClassMap, is_slide, patch_map, picture_map, slide_map
 from .model import ModelStore, TissueModel, picture_size
 from .outlines import place, server_json, trace, write_asap, write_dsa, write_geojson
-from .regions import asked_region, require_area
+from .regions import asked_region, pixel_pair, require_area
 from .versions import NEWEST
 
 GEOJSON = ".geojson"
@@ -64,8 +64,8 @@ class TissueInferTask(InferTask):
         """
         suffix = _one_of(request, "result_extension", MASK_SUFFIXES)
         begun = time.monotonic()
-        model, class_map = self._segment(request)
-        mask = class_map.mask()
+        model, class_map = self._segment(request, as_mask=suffix != GEOJSON)
+        mask = class_map.mask() if suffix != GEOJSON else class_map.values
         path = temporary_file(suffix)
         if suffix == GEOJSON:
             write_geojson(path, trace(class_map, model.legend), class_map, model.legend, path.stem)
@@ -105,8 +105,13 @@ class TissueInferTask(InferTask):
             write_geojson(path, polygons, class_map, model.legend, Path(request["image"]).stem)
         return str(path), answer
 
-    def _segment(self, request: Mapping[str, Any]) -> tuple[TissueModel, ClassMap]:
-        """The network that is asked for, and its class map of the image or region."""
+    def _segment(self, request: Mapping[str, Any], as_mask: bool = False) -> tuple[TissueModel, ClassMap]:
+        """The network that is asked for, and its class map of the image or region.
+
+        Args:
+            request: as for ``__call__``.
+            as_mask: a value for each pixel of the image is wanted, not only of the class map.
+        """
         path, options = Path(request["image"]), self.store.options
         model = self.store.get(_text(request, "version", NEWEST))
         if is_slide(path):
@@ -115,11 +120,13 @@ class TissueInferTask(InferTask):
             shape = slide.level_sizes[0] if region is None else region[2:]
             coarser = [model.engine.model_mpp / side for side in slide.mpp]
             require_area([side / ratio for side, ratio in zip(shape, coarser)], options.largest_mpx)
+            if as_mask:
+                require_area(shape, options.largest_mpx, "of the slide, for a mask of each")
             return model, slide_map(model.engine, slide, region)
         require_area(picture_size(path), options.largest_mpx)
         if request.get("sent"):  # a picture that a client cut from a slide at `location`
-            left, top = request.get("location") or (0, 0)
-            return model, picture_map(model, path, options.stated_mpp, (int(top), int(left)))
+            left, top = pixel_pair(request.get("location"), "location")
+            return model, picture_map(model, path, options.stated_mpp, (top, left))
         region = asked_region(request, [picture_size(path)])
         return model, patch_map(model.segment_file(path), region)
 

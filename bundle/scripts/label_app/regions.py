@@ -20,8 +20,8 @@ def asked_region(request: Mapping[str, Any], level_sizes: Sequence[Sequence[int]
     Raises:
         ValueError: if the region is not one, begins outside the image, or is larger than it.
     """
-    left, top = _pair(request.get("location"), "location")
-    width, height = _pair(request.get("size"), "size")
+    left, top = pixel_pair(request.get("location"), "location")
+    width, height = pixel_pair(request.get("size"), "size")
     level = _level(request.get("level"), len(level_sizes))
     if (left, top, width, height) == (0, 0, 0, 0):
         return None
@@ -40,8 +40,8 @@ def asked_region(request: Mapping[str, Any], level_sizes: Sequence[Sequence[int]
     return top, left, min(height, full[0] - top), min(width, full[1] - left)
 
 
-def require_area(shape_px: Sequence[float], largest_mpx: float) -> None:
-    """Refuse a region whose height and width, in pixels at the network's resolution, are too much for one request.
+def require_area(shape_px: Sequence[float], largest_mpx: float, where: str = "at the network's resolution") -> None:
+    """Refuse a region whose height and width, in pixels, are too much for one request.
 
     Raises:
         ValueError: if there are more than ``largest_mpx`` million pixels.
@@ -49,13 +49,13 @@ def require_area(shape_px: Sequence[float], largest_mpx: float) -> None:
     area = shape_px[0] * shape_px[1] / 1e6
     if area > largest_mpx:
         raise ValueError(
-            f"the region must have at most {largest_mpx:g} million pixels at the network's resolution, got {area:.0f}; "
+            f"the region must have at most {largest_mpx:g} million pixels {where}, got {area:.0f}; "
             "ask for a smaller one, raise `--conf largest_mpx`, or segment the slide by the bundle's "
             "configs/inference_slides.json, which can be stopped and goes on."
         )
 
 
-def _pair(value: Any, name: str) -> tuple[int, int]:
+def pixel_pair(value: Any, name: str) -> tuple[int, int]:
     """Two whole numbers; ``None`` is 0 and 0."""
     if value is None:
         return 0, 0
