@@ -1,11 +1,14 @@
 """A tiny demo data set, and one finished run on it that many tests look at."""
 
 import os
+import shutil
 from pathlib import Path
 
 import monai.bundle
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scripts.demo import make_demo_data
 
@@ -68,3 +71,43 @@ def finished_run(tmp_path_factory, run_bundle):
     output_dir = tmp_path_factory.mktemp("runs") / "tiny"
     run_bundle("training", output_dir, **TINY)
     return output_dir
+
+
+@pytest.fixture(scope="session")
+def label_run(tmp_path_factory, finished_run):
+    """A finished run's folder that is the server's own, since versions are written into it."""
+    from label_server import require_monailabel
+
+    require_monailabel()
+    folder = tmp_path_factory.mktemp("label") / "tiny_run"
+    shutil.copytree(finished_run, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    """Eight demo patches of 64 px with masks beside them in ``truth``, and a slide of 0.5 um per pixel."""
+    root = tmp_path_factory.mktemp("studies")
+    from synthetic_slide import write_slide
+
+    data = make_demo_data(root / "demo", 3, 64, num_train=1, num_val=8, num_test=1)
+    shutil.copytree(data / "val" / "img", root / "images")
+    shutil.copytree(data / "val" / "mask", root / "truth")
+    tiles = [np.asarray(Image.open(path)) for path in sorted((root / "images").glob("*.png"))]
+    rows = [np.concatenate([tiles[(row * 3 + column) % 8] for column in range(3)], axis=1) for row in range(2)]
+    slide = np.full((128 + 64, 192 + 64, 3), 245, np.uint8)
+    slide[32:160, 32:224] = np.concatenate(rows)
+    write_slide(root / "images" / "slide.tif", np.kron(slide, np.ones((2, 2, 1), np.uint8)), mpp=0.5, levels=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(label_run, studies, tmp_path_factory):
+    """A MONAI Label server with the app of a finished run's folder, started once."""
+    from label_server import LabelServer
+
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, largest_mpx=2)
+    running.wait()
+    yield running
+    running.stop()

@@ -8,7 +8,6 @@ writes a large one, of which a share is tissue-like texture.
 import math
 
 import fire
-import imagecodecs
 import numpy as np
 import tifffile
 
@@ -50,6 +49,8 @@ def tissue_tile(seed):
 
 
 def _jpeg(pixels):
+    import imagecodecs  # not where MONAI Label is installed
+
     return imagecodecs.jpeg8_encode(pixels, level=85, colorspace="rgb", outcolorspace="ycbcr", subsampling="420")
 
 

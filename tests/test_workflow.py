@@ -12,6 +12,7 @@ from conftest import BUNDLE, LITE, TINY
 from PIL import Image
 
 from scripts.plain_errors import root_cause
+from scripts.weights import read_state_dict
 from scripts.workflow import running_config
 
 STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
@@ -169,3 +170,25 @@ def test_training_on_a_gpu_with_mixed_precision_resumes(run_bundle, tmp_path):
     assert list(read_json(tmp_path / "run.json")["stages"]) == STAGES
     state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)
     assert state["scaler"]["scale"] > 0
+
+
+def test_masks_that_monai_label_gives_are_learnt_from_the_runs_own_network(
+    finished_run, run_bundle, few_shot_dir, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    settings, old = (run / "configs" / "train.json").read_bytes(), (run / "models" / "model.pt").read_bytes()
+    images = sorted((few_shot_dir / "train" / "img").glob("*.png"))[:4]
+    items = [{"image": str(path), "label": str(few_shot_dir / "train" / "mask" / path.name)} for path in images]
+    given = {"train#dataset#data": items[:3], "validate#dataset#data": items[3:], "train#trainer#max_epochs": 1}
+    rate = {"train#lr": 0.0, "train#optimizer#weight_decay": 0.0}  # so the weights stay what training begins with
+    run_bundle("run", run, [str(run / "configs" / "train.json")], **given, **rate)
+    assert (run / "configs" / "train.json").read_bytes() == settings
+    assert (run / "previous" / "1" / "models" / "model.pt").read_bytes() == old
+    before, after = (
+        read_state_dict(path) for path in (run / "previous" / "1" / "models" / "model.pt", run / "models" / "model.pt")
+    )
+    learnt = [name for name in after if "running" not in name and "num_batches" not in name]
+    distance = {name: (after[name] - before[name]).abs().max().item() for name in learnt}
+    assert max(distance.values()) < 0.05  # but for a hundredth of what was averaged before the weights were loaded
+    assert "Training the segmenter: 3 patches, 1 epochs" in (run / "run.log").read_text()

@@ -42,6 +42,7 @@ OWN_INFERENCE_SETTINGS = {
     "trained_segmenter",
     "validate",
 }
+SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
 
@@ -104,7 +105,7 @@ def open_run(
     if output_dir != BUNDLE_ROOT:
         for folder in ("configs", "scripts"):
             ignored = shutil.ignore_patterns(
-                "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json"
+                "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json", *SERVER_FOLDERS
             )
             shutil.copytree(BUNDLE_ROOT / folder, output_dir / folder, ignore=ignored, dirs_exist_ok=True)
     write_json(output_dir / "configs" / "train.json", config)

@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from .atomic import atomic_path
 from .run_folder import forget_stage, is_complete, open_run, portable, record_stage, require_same_settings, set_aside
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,11 @@ def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None =
                 parser.get_parsed_content(f"{run_id}#{index}")
 
 
+def trains_on_given_items() -> bool:
+    """Whether ``train#dataset#data`` is a list, as MONAI Label's own app gives it, not what the config refers to."""
+    return isinstance(running_config()["train"]["dataset"]["data"], list)
+
+
 def log_to_file(path: str | Path) -> None:
     """Keep what is logged, and errors in full, in a file too; called again for the same file, it does nothing."""
     path = Path(path).resolve()
@@ -78,6 +84,7 @@ def begin_stage(
     outputs: Sequence[str | Path],
     label_file: str | Path | None = None,
     redo: bool | None = None,
+    annotated: bool = False,
 ) -> dict[str, float]:
     """Open the run folder for a stage.
 
@@ -88,6 +95,8 @@ def begin_stage(
         outputs: what the stage writes and what is made from it later, in that order; moved aside when it is done again.
         label_file: training labels, if not in the file names.
         redo: do the stage again from its start.
+        annotated: go on from the run's own weights, the last of ``outputs``, on other data; see
+            ``trains_on_given_items``. They are kept in ``previous`` too, and the run's settings stay what they are.
 
     Returns:
         ``{"since": seconds}``, the time for ``finish_stage``.
@@ -95,7 +104,13 @@ def begin_stage(
     if redo:  # what was made last goes first, so that nothing remains whose origin is gone, whenever this is cut short
         set_aside(output_dir, list(reversed(outputs)))
         forget_stage(output_dir, stage)
-    open_run(output_dir, running_config(), dataset_dir, label_file, new_settings=bool(redo))
+    if annotated:
+        weights = Path(outputs[-1]).read_bytes()
+        set_aside(output_dir, outputs)
+        with atomic_path(outputs[-1]) as temporary:
+            temporary.write_bytes(weights)
+    else:
+        open_run(output_dir, running_config(), dataset_dir, label_file, new_settings=bool(redo))
     log_to_file(Path(output_dir) / "run.log")
     logger.info(f"{stage}: results go to {Path(output_dir).resolve()}.")
     return {"since": time.monotonic()}

@@ -1,0 +1,137 @@
+"""The bundle's segmentation network as ``inference.json`` and ``inference_slides.json`` wire it, kept in memory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from ..check import rgb_size
+from ..slides.engine import SlideEngine
+from ..slides.legend import Legend
+from .options import BUNDLE_ROOT, Options
+from .versions import NEWEST, Versions
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the network says of an image.
+
+    Args:
+        mask: class values, (H, W) uint8.
+        entropy: of the class probabilities, as a share of the largest possible, (H, W) float32 in [0, 1]; 0 where the
+            mask is background.
+    """
+
+    mask: np.ndarray
+    entropy: np.ndarray
+
+
+class TissueModel:
+    """A segmentation network with certain weights.
+
+    Args:
+        bundle: folder of the bundle.
+        weights: file of its weights.
+        device: where it works, as for ``torch.device``.
+    """
+
+    def __init__(self, bundle: Path, weights: Path, device: str) -> None:
+        self.device = torch.device(device)
+        self.parser = ConfigParser()
+        slides = BUNDLE_ROOT / "configs" / "inference_slides.json"
+        self.parser.read_config([str(bundle / "configs" / "inference.json"), str(slides)])
+        own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device('{device}')"}
+        self.parser.update(own)
+        settings = self.parser.get_parsed_content("inference")
+        self.network = settings["network"]
+        self.patch_size: list[int] = list(settings["patch_size"])
+        self.model_mpp: float | None = settings["model_mpp"]
+        self.values: list[int] = list(settings["segmenter_values"])
+        self.legend: Legend = self.parser.get_parsed_content("legend")
+        self.preprocessing = self.parser.get_parsed_content("preprocessing")
+        self.inferer = self.parser.get_parsed_content("inferer")
+        self.postprocessing = self.parser.get_parsed_content("postprocessing")
+
+    @cached_property
+    def engine(self) -> SlideEngine:
+        """The same network on slides.
+
+        Raises:
+            ValueError: if the resolution of its training patches is unknown.
+        """
+        return self.parser.get_parsed_content("engine")
+
+    def segment_file(self, path: str | Path) -> Segmentation:
+        """Segment an 8-bit RGB image file as ``inference.json`` does.
+
+        Raises:
+            ValueError: if the file is no such image.
+        """
+        rgb_size(path)
+        return self._segment(self.preprocessing({"image": str(path), "name": Path(path).name})["image"])
+
+    def segment_pixels(self, pixels: np.ndarray) -> Segmentation:
+        """Segment ``pixels``, (H, W, 3) uint8."""
+        return self._segment(torch.tensor(pixels).permute(2, 0, 1).contiguous() / 255)
+
+    @torch.inference_mode()
+    def _segment(self, image: torch.Tensor) -> Segmentation:
+        """Segment ``image``, (3, H, W) in [0, 1]."""
+        logits = self.inferer(image[None].to(self.device), self.network)[0]  # (K, H, W)
+        prob = logits.softmax(dim=0)
+        entropy = torch.special.entr(prob).sum(dim=0) / np.log(max(2, len(prob)))  # (H, W)
+        mask = self.postprocessing({"image": image.to(self.device), "pred": logits})["pred"][0].cpu().numpy()
+        entropy = entropy.clamp(0, 1).cpu().numpy()
+        if self.legend.background:
+            entropy[mask == 0] = 0
+        return Segmentation(mask, entropy)
+
+
+class ModelStore:
+    """Gives the network of a version, from memory if it is the one that was asked for last and its file is the same.
+
+    Args:
+        options: settings of the app.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.versions = Versions(options.bundle, options.versions_dir)
+        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._kept: tuple[tuple, TissueModel] | None = None
+
+    def get(self, version: str = NEWEST) -> TissueModel:
+        """The network of a version.
+
+        Raises:
+            ValueError: if there is no such version, or its file is no network that fits.
+        """
+        path = self.versions.weights(version)
+        state = path.stat()
+        key = (path, state.st_mtime_ns, state.st_size)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # two networks need not be in memory at a time
+            self._kept = (key, TissueModel(self.options.bundle, path, self.device))
+        return self._kept[1]
+
+    def state(self) -> str:
+        """A text that changes when the newest network does."""
+        path = self.versions.weights()
+        return f"{self.versions.name_of(path.parents[1])} {path.stat().st_mtime_ns}"
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image file in pixels, from its header.
+
+    Raises:
+        ValueError: if it is no image.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except Exception as error:  # damaged files make PIL raise errors of many kinds
+        raise ValueError(f"{Path(path).name} must be a readable image, got {error!r}.") from error
