@@ -41,9 +41,9 @@ def write_slide(path, image, mpp=1.0, levels=1, compression="zlib", **options):
 
 
 def tissue_tile(seed):
-    """Purple and pink blots, (TILE_PX, TILE_PX, 3) uint8."""
+    """Purple and pink blots of 32 px, (TILE_PX, TILE_PX, 3) uint8."""
     rng = np.random.default_rng(seed)
-    blots = np.kron(rng.random((16, 16)), np.ones((16, 16))) > 0.5
+    blots = np.kron(rng.random((8, 8)), np.ones((32, 32))) > 0.5
     pixels = np.where(blots[..., None], [120, 60, 150], [230, 150, 190]) + rng.integers(-8, 9, (TILE_PX, TILE_PX, 3))
     return np.clip(pixels, 0, 255).astype(np.uint8)
 

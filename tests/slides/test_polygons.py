@@ -4,7 +4,7 @@ import shapely
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label, points_in_poly
 
-from scripts.slides.polygons import PolygonTracer, simple_rings, twice_area
+from scripts.slides.polygons import PolygonTracer, simple_rings
 
 
 def trace(values, height, ignored=(0,)):
@@ -23,6 +23,12 @@ def painted(polygons, shape):
         inside = sum(points_in_poly(centres, ring).astype(int) for ring in polygon.rings) % 2
         values += polygon.value * inside.reshape(shape)
     return values
+
+
+def twice_area(ring):
+    """By the shoelace formula; positive if the ring runs counterclockwise with y upwards."""
+    x, y = ring.T
+    return int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
 
 
 def as_shapely(polygons, value):

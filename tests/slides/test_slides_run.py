@@ -240,7 +240,7 @@ def test_killed_ten_times_it_still_comes_to_the_same_bytes(finished_run, tmp_pat
     command, settings = command_of(finished_run, tmp_path / "a.tif", tmp_path / "whole")
     started = time.monotonic()
     subprocess.run(command, **settings, check=True)
-    seconds, chance = time.monotonic() - started, random.Random(0)
+    seconds, chance, stages = time.monotonic() - started, random.Random(0), set()
     command, settings = command_of(finished_run, tmp_path / "a.tif", tmp_path / "killed")
     del settings["capture_output"], settings["text"]
     for _ in range(10):
@@ -250,7 +250,9 @@ def test_killed_ten_times_it_still_comes_to_the_same_bytes(finished_run, tmp_pat
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
+        stages.add((len(list(tmp_path.glob("killed/.a.work/strips/*"))), any(tmp_path.glob("killed/.a.partial-*"))))
         if (tmp_path / "killed" / "a").exists():
             shutil.rmtree(tmp_path / "killed")  # it was faster: begin again
     subprocess.run(command, **settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    assert len(stages) >= 3  # strips that were there, and whether results were being written
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

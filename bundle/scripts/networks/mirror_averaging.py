@@ -19,9 +19,11 @@ class MirrorAveraging(nn.Module):
     def __init__(self, network: nn.Module, enabled: bool = True) -> None:
         super().__init__()
         self.network = network
-        self.mirrored_axes = MIRRORED_AXES if enabled else MIRRORED_AXES[:1]
+        self.enabled = enabled
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map ``image``, (B, 3, H, W), to the mean output, (B, K, H, W)."""
-        outputs = [self.network(image.flip(axes)).flip(axes) for axes in self.mirrored_axes]
+        if not self.enabled:
+            return self.network(image)
+        outputs = [self.network(image.flip(axes)).flip(axes) for axes in MIRRORED_AXES]
         return sum(outputs) / len(outputs)

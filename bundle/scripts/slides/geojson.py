@@ -44,9 +44,11 @@ class GeoJSONWriter:
         """Add polygons of any class, in pixels of the class map."""
         for polygon in polygons:
             file = self.files[polygon.value]
-            file.write(",\n" if file.tell() else "")
-            rings = [self._coordinates(np.concatenate([ring, ring[:1]])) for ring in polygon.rings]
-            file.write(json.dumps(rings, separators=(",", ":")))
+            mark = ",\n[" if file.tell() else "["
+            for ring in polygon.rings:
+                file.write(mark + json.dumps(self._coordinates(np.concatenate([ring, ring[:1]])), separators=(",", ":")))
+                mark = ","
+            file.write("]")
 
     def _coordinates(self, ring: np.ndarray) -> list[list[float]]:
         """``ring``, (n, 2) x and y, in pixels of level 0."""

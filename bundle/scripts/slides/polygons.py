@@ -190,7 +190,7 @@ class PolygonTracer:
         """Give rings to their regions; the polygons of regions that end here, in order of their regions."""
         for number, ring in rings:
             for simple in simple_rings(ring):
-                if twice_area(simple) > 0:
+                if simple[0, 1] == simple[1, 1]:  # from its top left corner an outer ring goes right, a hole down
                     self.regions[number].outer = simple
                 else:
                     self.regions[number].holes.append(simple)
@@ -276,33 +276,28 @@ def _pair_on_columns(
 
 def simple_rings(ring: Ring) -> Iterator[Ring]:
     """Cut a ring that passes a point more than once into rings that do not, each beginning at its lowest y, then x."""
-    keys = ring[:, 0] * (1 << 32) + ring[:, 1]
+    keys = (ring[:, 1] << 32) + ring[:, 0]
     if len(ring) < 8 or len(np.unique(keys)) == len(keys):
-        yield _from_first(ring)
+        yield _from_first(ring, keys)
         return
     path: list[int] = []
     place: dict[int, int] = {}
     for index, key in enumerate(keys.tolist()):
         if key in place:
             cut = place[key]
-            yield _from_first(ring[path[cut:]])
+            yield _from_first(ring[path[cut:]], keys[path[cut:]])
             for gone in path[cut:]:
                 del place[int(keys[gone])]
             del path[cut:]
         place[key] = len(path)
         path.append(index)
-    yield _from_first(ring[path])
+    yield _from_first(ring[path], keys[path])
 
 
-def _from_first(ring: Ring) -> Ring:
-    """The ring, beginning at its corner with the lowest y, and of these the lowest x."""
-    return np.roll(ring, -int(np.lexsort((ring[:, 0], ring[:, 1]))[0]), axis=0)
-
-
-def twice_area(ring: Ring) -> int:
-    """Twice the area inside a ring, in square pixels; negative if it runs clockwise, with y upwards."""
-    x, y = ring[:, 0], ring[:, 1]
-    return int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+def _from_first(ring: Ring, keys: np.ndarray) -> Ring:
+    """The ring, beginning at its corner with the smallest key."""
+    first = int(keys.argmin())
+    return np.concatenate([ring[first:], ring[:first]])
 
 
 def _flatten(parts: list) -> Iterator[np.ndarray]:
