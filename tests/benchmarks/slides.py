@@ -1,7 +1,7 @@
 """Measure the whole-slide engine on synthetic slides, half of them tissue.
 
-    python tests/benchmarks/slides.py memory          peak memory and disk, slides of 8192 to 65536 px
-    python tests/benchmarks/slides.py throughput      tiles per second, as a share of the bare network's
+python tests/benchmarks/slides.py memory          peak memory and disk, slides of 8192 to 65536 px
+python tests/benchmarks/slides.py throughput      tiles per second, as a share of the bare network's
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def resident_gb(field):
 
 
 def peak(slide, output_dir, budget_gb=2.0):
-    """Segment a slide with a network of one 1 x 1 convolution; print memory before and at most, disk and time as JSON."""
+    """Segment a slide with a network of one 1 x 1 convolution; print memory, disk and time as JSON."""
     engine = configured(trained_segmenter=pink_or_purple(), budget_gb=budget_gb)
     engine.segmenter.probabilities(torch.zeros(16, 224, 224, 3, dtype=torch.uint8).numpy())
     before, start = resident_gb("VmRSS"), time.perf_counter()
@@ -87,8 +87,8 @@ def memory(sides=(8192, 32768, 65536), budget_gb=2.0):
             found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
         peaks.append(found["peak"] - found["before"])
         print(
-            f"{side:>6} px: {found['before']:.2f} GB before, at most {found['peak']:.2f} GB, difference {peaks[-1]:.2f} "
-            f"GB; maps {found['bytes_per_pixel']:.2f} bytes per pixel, annotations {found['geojson_gb']:.2f} GB; "
+            f"{side:>6} px: {found['before']:.2f} GB before, at most {found['peak']:.2f} GB, difference "
+            f"{peaks[-1]:.2f} GB; maps {found['bytes_per_pixel']:.2f} bytes per pixel, annotations {found['geojson_gb']:.2f} GB; "
             f"{found['tiles']} tiles in {found['seconds']:.0f} s",
             flush=True,
         )

@@ -46,7 +46,8 @@ class GeoJSONWriter:
             file = self.files[polygon.value]
             mark = ",\n[" if file.tell() else "["
             for ring in polygon.rings:
-                file.write(mark + json.dumps(self._coordinates(np.concatenate([ring, ring[:1]])), separators=(",", ":")))
+                corners = self._coordinates(np.concatenate([ring, ring[:1]]))
+                file.write(mark + json.dumps(corners, separators=(",", ":")))
                 mark = ","
             file.write("]")
 
