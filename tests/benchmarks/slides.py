@@ -88,8 +88,8 @@ def memory(sides=(8192, 32768, 65536), budget_gb=2.0):
         peaks.append(found["peak"] - found["before"])
         print(
             f"{side:>6} px: {found['before']:.2f} GB before, at most {found['peak']:.2f} GB, difference "
-            f"{peaks[-1]:.2f} GB; maps {found['bytes_per_pixel']:.2f} bytes per pixel, annotations {found['geojson_gb']:.2f} GB; "
-            f"{found['tiles']} tiles in {found['seconds']:.0f} s",
+            f"{peaks[-1]:.2f} GB; maps {found['bytes_per_pixel']:.2f} bytes per pixel, annotations "
+            f"{found['geojson_gb']:.2f} GB; {found['tiles']} tiles in {found['seconds']:.0f} s",
             flush=True,
         )
     print(f"from {sides[-2]} to {sides[-1]} px the difference grows by {peaks[-1] / peaks[-2] - 1:.1%}")
