@@ -165,6 +165,16 @@ def test_truncated_slides_are_named(tmp_path, share):
         SlideView(Slide(path, 0.25), 0.25).read()
 
 
+def test_tiles_beyond_the_end_of_a_truncated_file_are_not_white(tmp_path):
+    whole = write_slide(tmp_path / "whole.tif", random_image(), 0.25, levels=1).read_bytes()
+    path = tmp_path / "cut.tif"
+    path.write_bytes(whole[: len(whole) // 2])
+    slide = Slide(path, backends=["tifffile"])
+    height, width = slide.level_sizes[0]
+    with pytest.raises(ValueError, match="damaged at row .*: the file ends before its pixels do"):
+        slide.read(0, height - 1, width - 1, 1, 1)
+
+
 def test_a_damaged_place_is_named(pyramid):
     slide = Slide(pyramid)
 

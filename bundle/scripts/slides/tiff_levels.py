@@ -70,6 +70,8 @@ def _decode(page: TiffPage, index: int, lock: Lock) -> np.ndarray | None:
         handle = page.parent.filehandle
         handle.seek(page.dataoffsets[index])
         data = handle.read(page.databytecounts[index])
+    if len(data) < page.databytecounts[index]:
+        raise ValueError("the file ends before its pixels do.")
     if not data:
         return None
     tables = {}
