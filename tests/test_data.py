@@ -131,7 +131,7 @@ def test_reads_a_datalist(tmp_path):
     ],
 )
 def test_refuses_json_that_is_no_datalist(tmp_path, content):
-    with pytest.raises(ValueError, match=r'labels.json must be JSON with a list "training" of'):
+    with pytest.raises(ValueError, match=r'labels.json must be JSON (in UTF-8|with a list "training" of)'):
         read_label_file(write_datalist(tmp_path, content), CLASS_NAMES)
 
 

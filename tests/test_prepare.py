@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 OVERLAY = {
     "class_names": ["tumor", "stroma"],
     "classifier_values": [1, 2],
+    "segmenter_values": [1, 2],
     "source": {"mask_values": {"0": 1, "1": 2, "3": 0}},
     "mask_values": {"0": 0, "1": 1, "2": 2},
     "palette": [[255, 255, 255], [200, 0, 0], [0, 0, 200]],
