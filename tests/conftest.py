@@ -107,7 +107,7 @@ def server(label_run, studies, tmp_path_factory):
     from label_server import LabelServer
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, largest_mpx=2)
+    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, label_run, largest_mpx=2)
     running.wait()
     yield running
     running.stop()

@@ -4,6 +4,7 @@ The environment variable ``LARGEST_IMAGE_MPX`` sets how many million pixels an i
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,22 +22,29 @@ def limit_pixels() -> float:
 
     Returns:
         The limit, in millions of pixels.
+    """
+    limit = positive_setting("LARGEST_IMAGE_MPX", LARGEST_IMAGE_MPX)
+    Image.MAX_IMAGE_PIXELS = int(limit * 1e6 / 2)  # PIL warns from here on and refuses from twice as many
+    return limit
+
+
+def positive_setting(name: str, default: float) -> float:
+    """The number that an environment variable sets.
 
     Raises:
-        ValueError: if the environment variable is no positive number.
+        ValueError: if it is no positive, finite number.
     """
-    text = os.environ.get("LARGEST_IMAGE_MPX", LARGEST_IMAGE_MPX)
+    text = os.environ.get(name, str(default))
     try:
-        limit = float(text)
-        Image.MAX_IMAGE_PIXELS = int(limit * 1e6 / 2)  # PIL warns from here on and refuses from twice as many
-    except (ValueError, OverflowError):
-        limit = 0.0
-    if not limit > 0:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise ValueError(
-            f"the environment variable `LARGEST_IMAGE_MPX` must be a positive number of million pixels, got {text!r}; "
-            f"correct it, or unset it for {LARGEST_IMAGE_MPX:g}."
+            f"the environment variable {name} must be a positive number, got {text!r}; correct it, or unset it for "
+            f"{default:g}."
         )
-    return limit
+    return value
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -78,13 +78,13 @@ class TissueTrainTask(TrainTask):
         epochs = request.get("max_epochs", self.config()["max_epochs"])
         if type(epochs) is not int or epochs < 1:
             raise ValueError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
+        device = require_device(name_to_device(request.get("device") or self.store.device))
         output_dir = self.store.versions.new_folder()
         try:
             settings = self.write_data(annotated_images(datastore), output_dir, request)
         except Exception:
             shutil.rmtree(output_dir, ignore_errors=True)
             raise
-        device = require_device(name_to_device(request.get("device") or self.store.device))
         overrides = {
             "bundle_root": str(self.store.options.bundle),
             "dataset_dir": str(output_dir / "data"),
