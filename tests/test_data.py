@@ -23,6 +23,7 @@ from scripts.data import (
     split_items,
     value_names,
 )
+from scripts.plain_errors import plain_cause
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "train.json"
 CLASS_NAMES = ["tumor", "stroma", "necrosis"]
@@ -375,3 +376,12 @@ def test_patch_size_is_height_and_width_of_the_training_patches(tmp_path):
     assert patch_size(tmp_path, (3, 4)) == [3, 4]
     Image.new("RGB", (7, 5)).save(tmp_path / "train" / "img" / "slide" / "a.png")
     assert patch_size(str(tmp_path), (3, 4)) == [5, 7]
+
+
+def test_a_damaged_image_is_named_when_it_is_read(load_image, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2000])
+    with pytest.raises(RuntimeError) as error:
+        load_image({"image": str(tmp_path / "a.jpg")})
+    assert str(plain_cause(error.value)).startswith(f"{tmp_path / 'a.jpg'} must be a readable image, got OSError")

@@ -18,7 +18,7 @@ from monai.data import Dataset, PILReader
 from PIL import Image
 from torch.utils.data import Sampler
 
-from .foreign_files import limit_pixels, open_image, read_json, require_one_picture
+from .foreign_files import limit_pixels, open_image, read_json, require_one_picture, unreadable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -75,7 +75,11 @@ class RGBReader(PILReader):
 
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
         """The pixels, uint8, and the metadata. (``read`` is no place to refuse: MONAI then tries its other readers.)"""
-        return super().get_data(require_rgb(img))
+        require_rgb(img)
+        try:
+            return super().get_data(img)
+        except Exception as error:  # damaged files make PIL raise errors of many kinds, without their names
+            raise unreadable(img.filename, error) from error
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:

@@ -47,14 +47,12 @@ def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
         ValueError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by ``like``;
             or if it needs a ``dataset``.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = json.dumps(read_json(path))
     if dataset is None and "{dataset}" in text:
         raise ValueError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
     plan = json.loads(text.replace("{dataset}", str(dataset)))
-    if not plan.get("variants") or set(plan) - PLAN_KEYS:
-        raise ValueError(
-            f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {sorted(plan)}."
-        )
+    if not isinstance(plan, dict) or not plan.get("variants") or set(plan) - PLAN_KEYS:
+        raise ValueError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
     for name, variant in plan["variants"].items():
         if set(variant) - VARIANT_KEYS:
             raise ValueError(f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}.")
