@@ -24,6 +24,13 @@ TINY = {  # two epochs of two steps in each stage
 
 os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 torch.set_num_threads(2)
+try:
+    from hypothesis import settings
+except ModuleNotFoundError:  # in MONAI Label's environment, whose tests need none
+    pass
+else:
+    settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40, database=None)
+    settings.load_profile("tests")
 
 
 @pytest.fixture()

@@ -164,6 +164,7 @@ def check_dataset(
     label_file: str | Path | None = None,
     value_names: Sequence[str] = (),
     batch_size: int = 1,
+    segmenter_batch_size: int = 2,
 ) -> dict:
     """Refuse a data set on which a training would fail, or teach nothing, before it starts.
 
@@ -173,7 +174,8 @@ def check_dataset(
         mask_values: our value for each value in the masks (see ``lookup_table``).
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
         value_names: the name of each mask value, for the log.
-        batch_size: patches in a training step, of all processes together.
+        batch_size: patches in a training step of the classifier, of all processes together.
+        segmenter_batch_size: patches in a training step of the segmentation network, of one process.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
@@ -187,6 +189,11 @@ def check_dataset(
         problems.append(
             f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
             f"{report['train']['images']}; lower `classification#batch_size`."
+        )
+    if segmenter_batch_size < 2:
+        problems.append(
+            f"`train#batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
+            "raise it."
         )
     if not problems:
         logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, value_names)))
