@@ -1,5 +1,6 @@
-"""What a data set's overlay says of its classes: names, values and colours that must belong together."""
+"""What a data set's overlay says: classes whose names, values and colours must belong together, and how CAMs are used."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from .foreign_files import read_json
 from .mask_values import lookup_table
 
 CLASS_KEYS = ("class_names", "classifier_values", "segmenter_values", "mask_values", "palette")
+CAM_KEYS = ("threshold", "level_weights")
 
 
 def require_class_names(class_names: Any) -> None:
@@ -37,8 +39,10 @@ def require_classes(
     segmenter_values: Sequence[int],
     mask_values: Mapping[str, int],
     palette: Sequence[Sequence[int]],
+    threshold: float = 0.5,
+    level_weights: Sequence[float] = (1.0,),
 ) -> None:
-    """Refuse classes whose names, values and colours do not belong together.
+    """Refuse classes whose names, values and colours do not belong together, and numbers that stage 1 would not need.
 
     Args:
         class_names: the K tissue classes in label order.
@@ -46,6 +50,8 @@ def require_classes(
         segmenter_values: mask value of each channel of the segmentation network: the same, in any order.
         mask_values: our value for each value in the masks (see ``lookup_table``).
         palette: RGB colour, 0..255, of each mask value.
+        threshold: class probability above which a class is present, in [0, 1].
+        level_weights: weight of each CAM.
 
     Raises:
         ValueError: for the first one that does not fit.
@@ -71,6 +77,15 @@ def require_classes(
         raise ValueError(
             f"`palette` must be {count} RGB colours in 0..255, one for each mask value, got {palette}; correct it."
         )
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise ValueError(
+            f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
+        )
+    weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
+    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+        raise ValueError(
+            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
+        )
 
 
 def read_overlay(path: str | Path) -> dict[str, Any]:
@@ -88,7 +103,7 @@ def read_overlay(path: str | Path) -> dict[str, Any]:
             "give configs/dataset_….json, or make one with `python -m scripts.new_dataset`."
         )
     try:
-        require_classes(*(overlay[key] for key in CLASS_KEYS))
+        require_classes(**{key: overlay[key] for key in (*CLASS_KEYS, *CAM_KEYS) if key in overlay})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return overlay

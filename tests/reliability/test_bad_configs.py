@@ -4,7 +4,9 @@ import json
 
 import pytest
 from bad_input import remove, require_sentence, stopped, table, write_json
-from conftest import LITE
+from conftest import BUNDLE, LITE
+from monai.bundle import ConfigParser
+from PIL import Image
 from test_bad_data import OVERLAY
 
 from scripts import new_dataset as new_dataset_module
@@ -57,6 +59,10 @@ OVERLAYS = table(
         "`mask_values` must map to the classes' values, 0..2",
         "[3]",
     ),
+    ("a percentage", overlay(threshold=30), FILE + ": `threshold` must lie in [0, 1], got 30", "not a percentage"),
+    ("a threshold of text", overlay(threshold="0.3"), FILE + ": `threshold` must lie in [0, 1], got '0.3'"),
+    ("a weight below 0", overlay(level_weights=[1, -1, 1]), "`level_weights` must be a list of numbers", "correct it"),
+    ("weights of 0", overlay(level_weights=[0, 0, 0]), "`level_weights` must be a list of numbers", "not all 0"),
     ("a mask value of text", overlay(mask_values={"0": "1"}), "`mask_values` must map to whole numbers", "'1'"),
 )
 SECTIONS = table(
@@ -109,6 +115,7 @@ def test_plans_are_refused(folder, case):
         ("palette", [[0, 0, 0]], "`palette` must be 4 RGB colours"),
         ("mask_values", {"0": 9}, "`mask_values` must map to the classes' values, 0..3, got also [9]"),
         ("class_names", ["a"], "`values` must give each of the classes ['a'] a mask value of its own"),
+        ("threshold", float("nan"), "`threshold` must lie in [0, 1], got nan"),
         ("classifier_values", "123", "`classifier_values` must be a list of whole numbers"),
     ],
 )
@@ -137,3 +144,29 @@ def test_new_data_sets_have_no_folder_that_a_config_cannot_name(folder, monkeypa
     monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
     message = stopped(new_dataset, "own", str(folder / "a#1"), ["tumor", "stroma"])
     assert "`dataset_dir` must have no # and no ::" in message and "a#1; rename the folder" in message
+
+
+def test_names_of_files_and_folders_are_no_code(folder, monkeypatch):
+    monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
+    data = folder / "here" / CODE
+    for name in (f"{CODE}[1 0].png", "@seed[0 1].png", "%seed[1 1].png"):
+        for part in ("train/img", "val/img", "val/mask"):
+            (data / part).mkdir(parents=True, exist_ok=True)
+            Image.new("L" if part == "val/mask" else "RGB", (8, 8), 1).save(data / part / name)
+    labels = {"training": [{"image": path.name, "label": [1, 1]} for path in (data / "train" / "img").iterdir()]}
+    write_json("$labels.json", labels)(folder)
+    path = new_dataset("own", CODE, ["tumor", "stroma"])  # relative, as it is typed
+    for label_file in (None, str(folder / "$labels.json")):
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLE / "configs" / "train.json"), str(path)])
+        parser["label_file"], parser["classification"]["batch_size"] = label_file, 1
+        assert parser.get_parsed_content("check")["train"]["images"] == 3
+        items = parser.get_parsed_content("classification#items")
+        assert {item["image"] for item in items} == set(map(str, (data / "train" / "img").iterdir()))
+        assert parser.get_parsed_content("dataset_dir") == str(data)
+    assert not (folder / "here" / "victim").exists()
+
+
+def test_the_code_in_these_tests_would_run(folder):
+    ConfigParser({"a": CODE}).get_parsed_content("a")
+    assert (folder / "here" / "victim").exists()
