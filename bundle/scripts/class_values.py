@@ -1,4 +1,4 @@
-"""What a data set's overlay says: classes whose names, values and colours must belong together, and how CAMs are used."""
+"""What a data set's overlay says: names, values and colours of classes, which must belong together, and use of CAMs."""
 
 import math
 from collections.abc import Mapping, Sequence
