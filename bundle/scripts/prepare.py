@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .atomic import atomic_path, write_json
+from . import plain_errors
+from .atomic import atomic_path, remove_leftovers_of, write_json
 from .check import count_labels, format_counts, read_pair_mask
 from .data import find_images, images_with_masks
 from .mask_values import inverse, lookup_table, to_ours
@@ -261,6 +262,7 @@ def prepare(
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
+    remove_leftovers_of(output)
     with atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)
@@ -293,4 +295,5 @@ def format_report(report: Mapping) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(prepare, serialize=format_report)
