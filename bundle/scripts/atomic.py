@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 LEFTOVER = ".partial-"
@@ -73,3 +74,13 @@ def write_checkpoint(path: str | os.PathLike, content: Any) -> None:
             torch.save(content, file)
         except RuntimeError as error:  # torch ends the archive when a write has failed, which fails again
             raise (error.__context__ or error) from None
+
+
+def write_state_dict(path: str | os.PathLike, state: Mapping[str, torch.Tensor]) -> None:
+    """Write names with tensors: as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
+    if Path(path).suffix.lower() != ".safetensors":
+        write_checkpoint(path, dict(state))
+        return
+    own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    with atomic_path(path) as temporary:  # safetensors refuses tensors that share memory, hence the clones
+        temporary.write_bytes(safetensors.torch.save(own))
