@@ -1,5 +1,6 @@
 """End a command with the words of the error that matters, not with the tracebacks around it."""
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from types import TracebackType
 logger = logging.getLogger(__name__)
 
 PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
+REMEDIES = {  # for what a disk refuses
+    errno.ENOSPC: "free some space and repeat the command: what is complete is kept",
+    errno.EDQUOT: "free some space and repeat the command: what is complete is kept",
+    errno.EROFS: "write elsewhere, for instance with another --output_dir",
+    errno.EACCES: "give yourself the right to it, or write elsewhere, for instance with another --output_dir",
+}
 
 
 def install() -> None:
@@ -49,4 +56,5 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
         sys.__excepthook__(kind, error, trace)
         return
     logger.debug("The error in full:", exc_info=(kind, error, trace))
-    sys.stderr.write(f"\nStopped: {plain}\n")
+    remedy = REMEDIES.get(plain.errno) if isinstance(plain, OSError) else None
+    sys.stderr.write(f"\nStopped: {plain}{f'; {remedy}.' if remedy else ''}\n")

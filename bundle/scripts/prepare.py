@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import plain_errors
-from .atomic import atomic_path, write_json
+from .atomic import atomic_path, remove_leftovers_of, write_json
 from .check import count_labels, format_counts, read_pair_mask
 from .class_values import read_overlay
 from .data import find_images, images_with_masks
@@ -263,6 +263,7 @@ def prepare(
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
+    remove_leftovers_of(output)
     with atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)

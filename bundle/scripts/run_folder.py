@@ -66,7 +66,7 @@ def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str
     """``config`` as a run folder keeps it: paths that hold anywhere on this machine, and one process on any device."""
     template = read_json(BUNDLE_ROOT / "configs" / "train.json")
     kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
-    for key in SESSION_SETTINGS:
+    for key in sorted(SESSION_SETTINGS):
         kept.pop(key, None)
         if key in template:
             kept[key] = template[key]
