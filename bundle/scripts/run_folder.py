@@ -21,7 +21,16 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
-FREE_SETTINGS = {"check_classes", "dataset_dir", "imports", "initialize", "label_file", "num_workers", "picture_names"}
+FREE_SETTINGS = {
+    "check",
+    "check_classes",
+    "dataset_dir",
+    "imports",
+    "initialize",
+    "label_file",
+    "num_workers",
+    "picture_names",
+}
 # settings of one session that the saved config has as the bundle's train.json has them
 SESSION_SETTINGS = {"device", "finalize", "initialize", "rank", "redo", "synchronize", "world_size"}
 # settings that inference.json has under the name they have in train.json, but of its own
