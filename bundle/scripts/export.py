@@ -53,7 +53,9 @@ def run_config(run: Path, method: str, preset: str) -> dict[str, Any]:
     """The config of a run, which must be of the method and preset that were asked for."""
     path = run / "configs" / "train.json"
     if not path.is_file():
-        raise FileNotFoundError(f"`weights` must be a file of weights or a run's folder, got {run} without {path.name}.")
+        raise FileNotFoundError(
+            f"`weights` must be a file of weights or a run's folder, got {run} without {path.name}."
+        )
     config = json.loads(path.read_text())
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
@@ -218,7 +220,9 @@ def export(
     folder = output / name
     for existing in (folder, output / f"{name}.zip"):
         if existing.exists():
-            raise FileExistsError(f"`output` must hold no {existing.name} yet; remove {existing} or give another folder.")
+            raise FileExistsError(
+                f"`output` must hold no {existing.name} yet; remove {existing} or give another folder."
+            )
     record = {}
     if source.is_dir():
         if dataset is not None or classifier is not None:
