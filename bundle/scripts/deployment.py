@@ -52,7 +52,7 @@ class CAMOutput(nn.Module):
 
 
 def networks(bundle: Path) -> dict[str, nn.Module]:
-    """The trained networks of a bundle's folder, in evaluation mode on the CPU: ``segmenter`` and, if there, ``classifier``."""
+    """The trained networks of a bundle's folder, for evaluation: ``segmenter`` and, if it is there, ``classifier``."""
     inference, train = ConfigParser(), ConfigParser()
     inference.read_config(str(bundle / "configs" / "inference.json"))
     segmenter = inference.get_parsed_content("network_def")
@@ -76,7 +76,7 @@ def to_torchscript(network: nn.Module, image: torch.Tensor, path: Path) -> None:
 
 
 def to_torch_export(network: nn.Module, image: torch.Tensor, path: Path, stride: int) -> None:
-    """Write a ``torch.export`` program for any batch and all multiples of ``stride``, which divides the size of ``image``."""
+    """Write a ``torch.export`` program for any batch and all multiples of ``stride`` px, as the size of ``image`` is."""
     sizes = {0: Dim("batch"), 2: stride * Dim("rows"), 3: stride * Dim("columns")}
     torch.export.save(torch.export.export(network, (image,), dynamic_shapes=(sizes,)), path)
 

@@ -104,8 +104,8 @@ def performance(facts: Facts) -> str:
     run = facts.record.get("stages", {}).get("run", {})
     made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "not recorded with which seed"
     return (
-        f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose truth is background leave the "
-        f"score. Of the run that trained these weights ({made}):\n\n" + "\n".join(lines)
+        f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose truth is background leave "
+        f"the score. Of the run that trained these weights ({made}):\n\n" + "\n".join(lines)
     )
 
 
