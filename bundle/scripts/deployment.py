@@ -2,33 +2,30 @@
 
     python -m scripts.deployment --bundle dist/esfan_histopathology_segmentation --output deployed/
 
-writes ``segmenter`` (stage 2) and, where the weights of stage 1 are there, ``classifier`` (class activation maps and
-probabilities), each as ``.ts``, ``.pt2`` and ``.onnx``. Every file is loaded again and must give the network's outputs.
-
-=========== ============================== =====================================================
-file        batch                          height and width
-=========== ============================== =====================================================
-``.ts``     any                            any
-``.pt2``    any                            multiples of the network's stride, at least twice as large
-``.onnx``   any                            those given, ``size`` (the training patches' by default)
-=========== ============================== =====================================================
+writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image to
+class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``. All take
+any batch; ``.ts`` takes any size, the others all sizes of which both sides are multiples of the network's stride. Every file
+is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import fire
 import torch
 from monai.bundle import ConfigParser
 from torch import nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from .atomic import atomic_path
 from .cam import combine_cams
+from .dynamic_size import for_multiples_of_stride
 from .weights import load_weights
 
 LARGEST_DIFFERENCE = 1e-4
+OUTPUTS = {"segmenter": ["pred"], "classifier": ["cam", "prob"]}
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
@@ -66,34 +63,26 @@ def networks(bundle: Path) -> dict[str, nn.Module]:
     return found
 
 
-def to_torchscript(network: nn.Module, image: torch.Tensor, path: Path) -> None:
-    """Write TorchScript for any batch and size: scripted, or traced with ``image`` if it cannot be scripted."""
+def to_torchscript(network: nn.Module, path: Path) -> None:
+    """Write TorchScript for any batch and size: scripted, or traced if it cannot be scripted."""
     try:
         module = torch.jit.script(network)
     except (RuntimeError, torch.jit.frontend.NotSupportedError):
-        module = torch.jit.trace(network, image, check_trace=False)
+        module = torch.jit.trace(network, torch.rand(2, 3, 64, 96), check_trace=False)
     torch.jit.save(module, str(path))
 
 
-def to_torch_export(network: nn.Module, image: torch.Tensor, path: Path, stride: int) -> None:
-    """Write a ``torch.export`` program for any batch and all multiples of ``stride`` px, as the size of ``image`` is."""
+def to_program(network: nn.Module, stride: int) -> ExportedProgram:
+    """Export ``network`` with ``torch.export`` for any batch and all sides that are multiples of ``stride`` px."""
+    example = torch.rand(2, 3, 4 * stride, 6 * stride)  # numbers that differ, since equal ones are taken for one
     sizes = {0: Dim("batch"), 2: stride * Dim("rows"), 3: stride * Dim("columns")}
-    torch.export.save(torch.export.export(network, (image,), dynamic_shapes=(sizes,)), path)
+    return torch.export.export(for_multiples_of_stride(network), (example,), dynamic_shapes=(sizes,))
 
 
-def to_onnx(network: nn.Module, image: torch.Tensor, path: Path, output_names: Sequence[str]) -> None:
-    """Write ONNX for any batch at the size of ``image``, (B, 3, H, W) with B of at least 2."""
-    torch.onnx.export(
-        network,
-        (image,),
-        str(path),
-        input_names=["image"],
-        output_names=list(output_names),
-        dynamic_shapes=({0: Dim("batch")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+def to_onnx(program: ExportedProgram, path: Path, output_names: Sequence[str]) -> None:
+    """Write a program as ONNX; its input is ``image``."""
+    names = {"input_names": ["image"], "output_names": list(output_names)}
+    torch.onnx.export(program, (), str(path), **names, dynamo=True, external_data=False, verbose=False)
 
 
 def load_torchscript(path: Path) -> Run:
@@ -131,7 +120,7 @@ def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int,
     Raises:
         ValueError: if it is more than 1e-4, or an output has another shape.
     """
-    worst = 0.0
+    worst = torch.tensor(0.0)
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in shapes:
         image = torch.rand(batch, 3, height, width, generator=generator)
@@ -144,21 +133,20 @@ def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int,
                     f"an exported network must give outputs of the same shape, {tuple(ours.shape)} for images of "
                     f"{batch} x {height} x {width} px, got {tuple(theirs.shape)}."
                 )
-            worst = max(worst, (ours - theirs).abs().max().item())
+            worst = torch.maximum(worst, (ours - theirs).abs().max())  # NaN stays NaN
     if not worst <= LARGEST_DIFFERENCE:
         raise ValueError(
             f"an exported network must give the same to {LARGEST_DIFFERENCE}, got a difference of {worst}."
         )
-    return worst
+    return worst.item()
 
 
-def deploy(bundle: str, output: str, size: int | Sequence[int] | None = None) -> Mapping[str, float]:
+def deploy(bundle: str, output: str) -> dict[str, float]:
     """Export all networks of a bundle to all formats; see the module's docstring.
 
     Args:
         bundle: a run's folder or an exported bundle's.
         output: where the files go; files of the same names are replaced.
-        size: height and width in px of images for ONNX; a single number for both. The training patches' if left out.
 
     Returns:
         The largest difference from the network's outputs, by file name.
@@ -167,25 +155,15 @@ def deploy(bundle: str, output: str, size: int | Sequence[int] | None = None) ->
         ValueError: if a file gives other outputs than the network; it is not written then.
     """
     bundle, output = Path(str(bundle)), Path(str(output))
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
-    if size is None:
-        size = config["patch_size"]
-    height, width = [size, size] if isinstance(size, int) else size
-    stride = config["segmenter_def"]["divisor"]
-    rows, columns = 3 * stride, 4 * stride  # an example that is not square, since equal sides are taken for one
-    small = [(1, rows, columns), (3, 5 * stride, 2 * stride)]
-    outputs = {"segmenter": ["pred"], "classifier": ["cam", "prob"]}
+    stride = json.loads((bundle / "configs" / "inference.json").read_text())["segmenter_def"]["divisor"]
+    multiples = [(1, 4 * stride, 6 * stride), (3, 7 * stride, 3 * stride)]
     differences = {}
     for name, network in networks(bundle).items():
-        example, fixed = torch.rand(2, 3, rows, columns), torch.rand(2, 3, height, width)
+        program = to_program(network, stride)
         formats = {
-            ".ts": (lambda path: to_torchscript(network, example, path), load_torchscript, [*small, (2, 53, 70)]),
-            ".pt2": (lambda path: to_torch_export(network, example, path, stride), load_torch_export, small),
-            ".onnx": (
-                lambda path: to_onnx(network, fixed, path, outputs[name]),
-                load_onnx,
-                [(1, height, width), (3, height, width)],
-            ),
+            ".ts": (partial(to_torchscript, network), load_torchscript, [*multiples, (2, 53, 70)]),
+            ".pt2": (partial(torch.export.save, program), load_torch_export, multiples),
+            ".onnx": (partial(to_onnx, program, output_names=OUTPUTS[name]), load_onnx, multiples),
         }
         for suffix, (write, load, shapes) in formats.items():
             with atomic_path(output / f"{name}{suffix}") as temporary:
