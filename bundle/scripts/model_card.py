@@ -10,6 +10,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 SPLITS = ("val", "test")
+OF_A_RUN = {
+    "origin": "None of the authors' weights are redistributed: those here were trained by this code.",
+    "training": "`python -m monai.bundle run training --config_file configs/train.json` trains as they were trained.",
+}
+OF_A_FILE = {
+    "origin": "The code comes without the authors' weights; those here were given to it as a file, whose origin and "
+    "terms whoever shares them should state here.",
+    "training": "How the weights were trained is not known to the code: they were given to it as a file.",
+}
 STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
 PROTOCOL = "published"
 UNKNOWN_DATA = {
@@ -140,6 +149,7 @@ def text_card(facts: Facts) -> str:
         batch_2=stages["train"]["batch_size"],
         performance=performance(facts),
         stage_1="`models/classifier/model.pt`" if facts.has_classifier else "not part of this bundle",
+        **(OF_A_RUN if facts.record else OF_A_FILE),
         references="\n".join(f"* {reference}" for reference in facts.method["references"]),
     )
 

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import scripts.hub
-from scripts.hub import push
+from scripts.push import push
 
 REPO = "someone/tissues"
 
@@ -41,7 +40,7 @@ def test_a_push_makes_the_repository_uploads_and_tags_in_this_order(bundle, monk
         def __getattr__(self, name):
             return lambda *args, **kwargs: calls.append((name, args, kwargs)) or SimpleNamespace(commit_url="there")
 
-    monkeypatch.setattr(scripts.hub, "HfApi", Api)
+    monkeypatch.setattr("scripts.push.HfApi", Api)
     assert push(str(bundle), REPO, private=True) == "Uploaded: there, tag 0.1.0."
     assert [name for name, _, _ in calls] == ["create_repo", "upload_folder", "create_tag"]
     assert calls[0][2]["private"] and calls[0][2]["exist_ok"]

@@ -1,11 +1,11 @@
 """Export the networks of a run or of an exported bundle to TorchScript, torch.export and ONNX, and check the files.
 
-    python -m scripts.deployment --bundle dist/esfan_histopathology_segmentation --output deployed/
+    python -m scripts.deploy --bundle dist/esfan_histopathology_segmentation --output deployed/
 
-writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image to
-class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``. All take
-any batch; ``.ts`` takes any size, the others all sizes of which both sides are multiples of the network's stride. Every file
-is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
+writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image
+to class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``.
+All take any batch; ``.ts`` takes any size, the others all sizes of which both sides are multiples of the network's
+stride. Every file is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
 """
 
 import json
@@ -102,7 +102,8 @@ def load_onnx(path: Path) -> Run:
     import onnxruntime  # not needed for anything else
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda image: tuple(torch.from_numpy(array) for array in session.run(None, {"image": image.numpy()}))
+    (entry,) = session.get_inputs()
+    return lambda image: tuple(torch.from_numpy(array) for array in session.run(None, {entry.name: image.numpy()}))
 
 
 def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,7 @@
 """Put an exported bundle on a Hugging Face hub.
 
-    python -m scripts.hub push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME --dry-run
-    python -m scripts.hub push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME
+    python -m scripts.push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME --dry-run
+    python -m scripts.push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME
 
 The first looks through the bundle and says what would be uploaded, without a network. The second wants to be logged in
 (``hf auth login``). The commit is tagged with the bundle's version, which is where ``large_files.yml`` points to.
@@ -76,4 +76,4 @@ def push(bundle: str, repo_id: str, dry_run: bool = False, private: bool = False
 
 
 if __name__ == "__main__":
-    fire.Fire({"push": push})
+    fire.Fire(push)

@@ -1,10 +1,11 @@
 import pytest
 import segmentation_models_pytorch
 import torch
-from monai.bundle import ConfigParser, ckpt_export
+from monai.bundle import ConfigParser, ckpt_export, onnx_export
 
-from scripts.deployment import (
+from scripts.deploy import (
     CAMOutput,
+    deploy,
     largest_difference,
     load_onnx,
     load_torch_export,
@@ -87,8 +88,7 @@ def test_a_difference_is_an_error(stage_1):
         largest_difference(stage_1, lambda image: tuple(part * torch.nan for part in stage_1(image)), [(1, 24, 40)])
 
 
-@pytest.mark.parametrize("preset", ["paper", "lite"])
-@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+@pytest.mark.parametrize(("method", "preset"), [("esfan", "paper"), ("ibdr", "lite")])
 def test_the_networks_of_the_configs_become_torchscript(method, preset):
     parser = ConfigParser(config=default_config(method, preset, None))
     network = parser.get_parsed_content("segmenter_def").eval()
@@ -114,6 +114,15 @@ def test_monai_s_own_exports_give_the_network_s_outputs(bundle_path, tmp_path):
     network = networks(bundle_path)["segmenter"]
     ckpt_export("network_def", str(tmp_path / "model.ts"), **files(bundle_path))
     assert largest_difference(network, load_torchscript(tmp_path / "model.ts"), SIZES) <= 1e-4
+    onnx_export("network_def", str(tmp_path / "model.onnx"), **files(bundle_path))
+    assert largest_difference(network, load_onnx(tmp_path / "model.onnx"), [(1, 64, 64)]) <= 1e-4
+
+
+@pytest.mark.slow
+def test_all_files_of_a_bundle_are_written_and_checked(exported_bundle, tmp_path):
+    differences = deploy(str(exported_bundle), str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == set(differences)
+    assert len(differences) == 6 and max(differences.values()) <= 1e-4
 
 
 def test_both_networks_of_a_bundle_are_found(exported_bundle):
