@@ -145,6 +145,13 @@ def test_what_does_not_fit_the_run_is_an_error(finished_run, tmp_path, settings,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_is_not_complete_is_an_error(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "models" / "model.pt").unlink()
+    with pytest.raises(ValueError, match=f"the folder of a complete run, got {tmp_path / 'run'}; finish it"):
+        export("esfan", str(tmp_path / "run"), str(tmp_path / "dist"), "lite")
+
+
 def test_an_unknown_method_or_preset_is_an_error():
     with pytest.raises(ValueError, match=r"`method` must be one of \['esfan', 'ibdr'\], got 'unet'"):
         default_config("unet", "lite", None)

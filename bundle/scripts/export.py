@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import fire
 import yaml
@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from .atomic import atomic_path, write_json
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
-from .run_folder import BUNDLE_ROOT, portable, read_record, write_inference_config
+from .run_folder import BUNDLE_ROOT, is_complete, portable, read_record, write_inference_config
 from .weights import load_weights, save_weights
 
 PRESETS = {"paper": [], "lite": ["lite.json"]}
@@ -49,19 +49,32 @@ def default_config(method: str, preset: str, dataset: str | Path | None) -> dict
     return parser.get()
 
 
-def run_config(run: Path, method: str, preset: str) -> dict[str, Any]:
-    """The config of a run, which must be of the method and preset that were asked for."""
-    path = run / "configs" / "train.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"`weights` must be a file of weights or a run's folder, got {run} without {path.name}."
-        )
-    config = json.loads(path.read_text())
+class Trained(NamedTuple):
+    """What is exported: the merged config, with defaults for the paths in it, files of weights, and the run if any."""
+
+    config: dict[str, Any]
+    defaults: dict[str, Any]
+    patch_size: Sequence[int]
+    weights: Path
+    classifier: Path | None
+    run: Path | None
+
+
+def trained_by_run(run: Path, method: str, preset: str) -> Trained:
+    """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
+    if not is_complete(run, "run"):
+        raise ValueError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
+    config = json.loads((run / "configs" / "train.json").read_text())
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")
             raise ValueError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
-    return config
+    overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
+    defaults = default_config(method, preset, overlay if overlay.is_file() else None)
+    patch_size = json.loads((run / "configs" / "inference.json").read_text())["patch_size"]
+    classifier = run / "models" / "classifier" / "model.pt"
+    weights = run / "models" / "model.pt"
+    return Trained(config, defaults, patch_size, weights, classifier if classifier.is_file() else None, run)
 
 
 def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
@@ -103,10 +116,10 @@ def run_anywhere(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def write_configs(folder: Path, train: dict[str, Any]) -> None:
+def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
     write_json(folder / "configs" / "train.json", train)
-    parser = ConfigParser(config=train)
+    parser = ConfigParser(config=dict(train))
     names, num_classes = parser.get_parsed_content("value_names"), parser.get_parsed_content("num_classes")
     write_inference_config(folder, names, num_classes, train["patch_size"]["default"])
     for name in COPIED_CONFIGS:
@@ -162,14 +175,15 @@ def write_large_files(folder: Path, repo_id: str, bundle_version: str) -> None:
         (folder / "large_files.yml").write_text(yaml.safe_dump({"large_files": large}, sort_keys=False))
 
 
-def build(folder: Path, train: dict[str, Any], weights: Path, classifier: Path | None, facts: Facts) -> None:
+def build(folder: Path, trained: Trained, facts: Facts) -> None:
     """Fill ``folder`` with an exported bundle."""
+    train = facts.config
     write_configs(folder, train)
     configs = sorted((folder / "configs").glob("*.json"))
     for path in reached_files(configs, BUNDLE_ROOT):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(BUNDLE_ROOT / path, folder / path)
-    write_weights(folder, weights, classifier)
+    write_weights(folder, trained.weights, trained.classifier)
     write_metadata(folder, facts)
     for name in ("LICENSE", "CITATION.cff"):
         shutil.copy(BUNDLE_ROOT.parent / name, folder / name)
@@ -223,37 +237,28 @@ def export(
             raise FileExistsError(
                 f"`output` must hold no {existing.name} yet; remove {existing} or give another folder."
             )
-    record = {}
     if source.is_dir():
         if dataset is not None or classifier is not None:
             raise ValueError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
-        config, record = run_config(source, method, preset), read_record(source)
-        overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
-        defaults = default_config(method, preset, overlay if overlay.is_file() else None)
-        patch_size = json.loads((source / "configs" / "inference.json").read_text())["patch_size"]
-        stage_1 = source / "models" / "classifier" / "model.pt"
-        stage_1 = stage_1 if stage_1.is_file() else None
-        source, run = source / "models" / "model.pt", source
+        trained = trained_by_run(source, method, preset)
     else:
-        config = defaults = default_config(method, preset, dataset)
-        patch_size, run = config["patch_size"]["default"], None
+        config = default_config(method, preset, dataset)
         stage_1 = None if classifier is None else Path(str(classifier))
-    train = shareable(config, defaults, patch_size)
-    metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())
+        trained = Trained(config, config, config["patch_size"]["default"], source, stage_1, None)
     facts = Facts(
         name=name,
-        version=metadata["version"],
+        version=json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())["version"],
         repo_id=repo_id or f"MONAI/{name}",
-        config=train,
+        config=shareable(trained.config, trained.defaults, trained.patch_size),
         cards=read_cards(BUNDLE_ROOT / "docs" / "cards.json"),
-        record=record,
-        scores=scores_of(run),
-        has_classifier=stage_1 is not None,
+        record={} if trained.run is None else read_record(trained.run),
+        scores=scores_of(trained.run),
+        has_classifier=trained.classifier is not None,
     )
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder) as draft:
         draft.mkdir()
-        build(draft, train, source, stage_1, facts)
+        build(draft, trained, facts)
         with atomic_path(output / f"{name}.zip") as archive:
             shutil.make_archive(str(archive.with_suffix("")), "zip", draft.parent, name)
     return folder
