@@ -25,6 +25,13 @@ TINY = {  # two epochs of two steps in each stage
 
 os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 torch.set_num_threads(2)
+try:
+    from hypothesis import settings
+except ModuleNotFoundError:  # in MONAI Label's environment, whose tests need none
+    pass
+else:
+    settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40, database=None)
+    settings.load_profile("tests")
 
 
 @pytest.fixture()
@@ -114,7 +121,7 @@ def server(label_run, studies, tmp_path_factory):
     from label_server import LabelServer
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, largest_mpx=2)
+    running = LabelServer(label_run / "scripts" / "label_app", studies / "images", log, label_run, largest_mpx=2)
     running.wait()
     yield running
     running.stop()

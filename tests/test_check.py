@@ -160,8 +160,9 @@ def test_finds_files_that_are_no_image_or_too_large_to_open(dataset, monkeypatch
     with pytest.raises(ValueError, match=r"text\[1 0\].png must be a readable image, got UnidentifiedImageError"):
         check(dataset)
     (dataset / "train/img/text[1 0].png").unlink()
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)  # an error from twice as many on: the patches have 64
-    with pytest.raises(ValueError, match=r"a\[1 0\].png must be a readable image, got DecompressionBombError"):
+    monkeypatch.setenv("LARGEST_IMAGE_MPX", "62e-6")  # the patches have 64 pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # and set back afterwards
+    with pytest.raises(ValueError, match=r"a\[1 0\].png must have at most 6.2e-05 million pixels, got more"):
         check(dataset)
 
 
@@ -212,9 +213,8 @@ def test_collects_problems_one_a_line_and_shows_ten(dataset):
 
 def test_command_prints_the_report_or_all_problems(dataset, tmp_path, capsys):
     overlay = tmp_path / "dataset_x.json"
-    overlay.write_text(
-        json.dumps({"class_names": CLASS_NAMES, "classifier_values": [1, 2], "mask_values": MASK_VALUES})
-    )
+    values = {"classifier_values": [1, 2], "segmenter_values": [1, 2], "mask_values": MASK_VALUES}
+    overlay.write_text(json.dumps({"class_names": CLASS_NAMES, "palette": [[0, 0, 0]] * 3, **values}))
     main(str(dataset), str(overlay))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "train: 3 images, 3 of 8x8"

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from scripts.new_dataset import describe_dataset
-from scripts.plain_errors import root_cause
+from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
@@ -293,7 +293,7 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
     run_bundle("adapt", tmp_path, configs, **settings)
     with pytest.raises(RuntimeError) as error:
         run_bundle("adapt", tmp_path, configs, **settings | {"freeze_encoder": True})
-    assert "['freeze_encoder'] differ from its configs/train.json" in str(root_cause(error.value))
+    assert "['freeze_encoder'] differ from its configs/train.json" in str(plain_cause(error.value))
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
 
 
@@ -349,7 +349,7 @@ def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):
     configs = ["configs/train.json", "configs/dataset_demo.json"]
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", tmp_path, configs, **{"classification#batch_size": 4})
-    assert "resnet38d_imagenet.pt must be the pretrained weights of 'backbone'" in str(root_cause(error.value))
+    assert "resnet38d_imagenet.pt must be the pretrained weights of 'backbone'" in str(plain_cause(error.value))
 
 
 def test_two_processes_train_one_model(demo_dir, tmp_path):

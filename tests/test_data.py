@@ -1,4 +1,6 @@
+import csv
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -6,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
@@ -23,6 +27,7 @@ from scripts.data import (
     split_items,
     value_names,
 )
+from scripts.plain_errors import plain_cause
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "train.json"
 CLASS_NAMES = ["tumor", "stroma", "necrosis"]
@@ -131,7 +136,7 @@ def test_reads_a_datalist(tmp_path):
     ],
 )
 def test_refuses_json_that_is_no_datalist(tmp_path, content):
-    with pytest.raises(ValueError, match=r'labels.json must be JSON with a list "training" of'):
+    with pytest.raises(ValueError, match=r'labels.json must be JSON (in UTF-8|with a list "training" of)'):
         read_label_file(write_datalist(tmp_path, content), CLASS_NAMES)
 
 
@@ -375,3 +380,61 @@ def test_patch_size_is_height_and_width_of_the_training_patches(tmp_path):
     assert patch_size(tmp_path, (3, 4)) == [3, 4]
     Image.new("RGB", (7, 5)).save(tmp_path / "train" / "img" / "slide" / "a.png")
     assert patch_size(str(tmp_path), (3, 4)) == [5, 7]
+
+
+def test_a_damaged_image_is_named_when_it_is_read(load_image, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2000])
+    with pytest.raises(RuntimeError) as error:
+        load_image({"image": str(tmp_path / "a.jpg")})
+    assert str(plain_cause(error.value)).startswith(f"{tmp_path / 'a.jpg'} must be a readable image, got OSError")
+
+
+# --- properties
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=12), st.sampled_from(["", " ", ",", ", "]), st.text("ab[]01 -"))
+def test_any_label_comes_back_from_a_name(label, separator, stem):
+    name = f"{stem}[{separator.join(map(str, label))}].png"
+    assert parse_label(name, len(label)) == label
+
+
+@given(st.text(), st.integers(1, 8))
+def test_any_name_gives_a_label_of_its_digits_or_an_error_with_the_name(name, num_classes):
+    try:
+        label = parse_label(name, num_classes)
+    except ValueError as error:
+        assert str(error).startswith(f"{name!r} must carry {num_classes} labels")
+    else:
+        inside = re.sub("[ ,]", "", name[name.rindex("[", 0, name.rindex("]")) : name.rindex("]")])
+        assert len(label) == num_classes and set(label) <= {0, 1}
+        assert "".join(map(str, label)) in inside or name.count("[") > 1
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.dictionaries(NAMES, st.lists(st.integers(0, 1), min_size=3, max_size=3)))
+def test_any_labels_come_back_from_a_table_and_a_datalist(tmp_path_factory, labels):
+    folder = tmp_path_factory.mktemp("labels")
+    with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([["image", *CLASS_NAMES], *[[name, *label] for name, label in labels.items()]])
+    assert read_label_file(folder / "labels.csv", CLASS_NAMES) == labels
+    items = [{"image": name, "label": label} for name, label in labels.items()]
+    (folder / "labels.json").write_text(json.dumps({"training": items}))
+    assert read_label_file(folder / "labels.json", CLASS_NAMES) == labels
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+@given(st.one_of(st.binary(), st.text('{}[]",:01 \nimageltrng').map(str.encode)))
+def test_any_bytes_are_labels_or_an_error_with_the_file(tmp_path_factory, suffix, content):
+    path = tmp_path_factory.mktemp("labels") / f"labels.{suffix}"
+    path.write_bytes(content)
+    try:
+        labels = read_label_file(path, CLASS_NAMES)
+    except ValueError as error:
+        assert str(error).startswith(str(path)) and plain_cause(error) is error
+    else:
+        assert all(len(label) == 3 and set(label) <= {0, 1} for label in labels.values())

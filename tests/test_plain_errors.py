@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
+from PIL import Image
 
 from scripts.data import find_images, parse_label
-from scripts.plain_errors import install, is_plain, report, root_cause
+from scripts.mask_values import load_mask, lookup_table
+from scripts.plain_errors import causes, install, plain_cause, report
 from scripts.transforms import PrepareBatch
 
 NAMELESS = "'x.png' must carry 2 labels such as '[1 0]' in its name, got []; rename it, or give the labels in a CSV"
@@ -74,13 +76,24 @@ def test_other_errors_keep_their_whole_traceback(capsys):
     assert "RuntimeError: level 1 failed" in err and err.endswith("RuntimeError: level 2 failed\n")
 
 
-def test_an_error_that_was_never_raised_is_not_plain():
-    assert not is_plain(ValueError("x")) and is_plain(OSError("x"))
+def test_an_error_that_was_never_raised_is_plain_if_it_is_about_a_file():
+    assert plain_cause(ValueError("x")) is None
+    error = OSError("x")
+    assert plain_cause(error) is error
 
 
-def test_the_root_is_the_first_cause():
-    error = caught(lambda: wrapped(lambda: parse_label("x.png", 2), 3))
-    assert str(error) == "level 3 failed" and str(root_cause(error)).startswith(NAMELESS)
+def test_the_package_s_words_come_before_what_a_library_said(capsys, tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_text("no image")
+    error = caught(lambda: wrapped(lambda: load_mask(path, lookup_table({"0": 0}), (1, 1))))
+    assert [type(cause).__name__ for cause in causes(error)][-2:] == ["ValueError", "UnidentifiedImageError"]
+    assert reported(error, capsys).startswith(f"\nStopped: {path} must be a readable image, got UnidentifiedImageError")
+
+
+def test_the_package_s_first_words_name_the_file(capsys, tmp_path):
+    Image.new("L", (1, 1), 7).save(tmp_path / "mask.png")
+    error = caught(lambda: wrapped(lambda: load_mask(tmp_path / "mask.png", lookup_table({"0": 0}), (1, 1))))
+    assert reported(error, capsys).startswith(f"\nStopped: {tmp_path / 'mask.png'}: masks must hold values that")
 
 
 def test_the_log_has_the_error_in_full(caplog, capsys):

@@ -1,10 +1,13 @@
 import json
+import math
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from scripts.check import check_dataset
@@ -14,6 +17,7 @@ CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 OVERLAY = {
     "class_names": ["tumor", "stroma"],
     "classifier_values": [1, 2],
+    "segmenter_values": [1, 2],
     "source": {"mask_values": {"0": 1, "1": 2, "3": 0}},
     "mask_values": {"0": 0, "1": 1, "2": 2},
     "palette": [[255, 255, 255], [200, 0, 0], [0, 0, 200]],
@@ -104,6 +108,29 @@ def test_every_pixel_is_covered_when_every_patch_shows_a_class(source, tmp_path)
 @pytest.mark.parametrize(("length", "expected"), [(7, []), (8, [0]), (9, [0, 1]), (14, [0, 6]), (15, [0, 6, 7])])
 def test_last_patch_ends_at_the_border(length, expected):
     assert patch_starts(length, patch_size=8, stride=6) == expected
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_patches_of_any_size_and_stride_cover_each_pixel_and_lie_inside(length, patch_size, data):
+    stride = data.draw(st.integers(1, patch_size))
+    starts = patch_starts(length, patch_size, stride)
+    if length < patch_size:
+        assert starts == []
+        return
+    covered = np.zeros(length, dtype=bool)
+    for start in starts:
+        assert 0 <= start <= length - patch_size
+        covered[start : start + patch_size] = True
+    assert covered.all() and sorted(set(starts)) == starts
+    assert len(starts) == math.ceil((length - patch_size) / stride) + 1
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 100), st.integers(0, 2**32 - 1))
+def test_labels_of_any_mask_are_the_shares_of_its_pixels(num_values, height, width, percent, seed):
+    mask = np.random.default_rng(seed).integers(0, num_values, (height, width), dtype=np.uint8)
+    label = patch_label(mask, list(range(num_values)), percent / 100)
+    pixels = [sum(value == wanted for value in mask.ravel().tolist()) for wanted in range(num_values)]
+    assert label == [int(count >= percent / 100 * height * width) for count in pixels]
 
 
 def test_label_counts_a_class_from_exactly_the_share_on():

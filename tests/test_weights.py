@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from conftest import BUNDLE
@@ -13,6 +14,7 @@ from test_mxnet_params import params_bytes
 from test_published_weights import SHAPES, imagenet_names
 from torch import nn
 
+from scripts.atomic import write_state_dict
 from scripts.networks import ResNet38d, TimmBackbone
 from scripts.weights import (
     efficientnet_lite0_imagenet,
@@ -296,3 +298,63 @@ def test_imports_do_not_run_code(tmp_path, nested):
     with pytest.raises(ValueError, match="x.pth must be a state dict written by torch.save; it cannot be read"):
         import_weights(str(tmp_path / "x.pth"), "ibdr_stage2", str(tmp_path / "new.pt"), 2)
     assert not victim.exists()
+
+
+# --- safetensors
+
+
+def odd_state():
+    """All kinds of tensors: of many types, empty, tied, not contiguous, NaN with a payload."""
+    base = torch.arange(24.0).reshape(4, 6)
+    payload = torch.tensor([0x7FC00001, -0x400000, 1], dtype=torch.int32).view(torch.float32)
+    types = (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    return {
+        "base": base,
+        "tied": base,
+        "view": base[1:3],
+        "transposed": base.t(),
+        "strided": base[:, ::2],
+        "channels_last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "expanded": torch.tensor([1.5]).expand(3),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "payload": payload,
+        **{str(dtype): (torch.arange(5) % 2).to(dtype) for dtype in types},
+    }
+
+
+def bits(tensor):
+    return tensor.dtype, tuple(tensor.shape), tensor.contiguous().view(-1).view(torch.uint8).tolist()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".SAFETENSORS", ".pt", ""])
+def test_weights_come_back_bit_for_bit_in_each_format(tmp_path, suffix):
+    state, path = odd_state(), tmp_path / f"model{suffix}"
+    write_state_dict(path, state)
+    back = read_state_dict(path)
+    assert {name: bits(tensor) for name, tensor in back.items()} == {name: bits(state[name]) for name in state}
+    assert (path.read_bytes()[:2] == b"PK") == (not suffix.lower().startswith(".safe"))  # torch's files are archives
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_command_converts_to_safetensors_and_back(tmp_path):
+    save_weights(network(), tmp_path / "a.pt")
+    for source, output in (("a.pt", "b.safetensors"), ("b.safetensors", "c.pt")):
+        command = [sys.executable, "-m", "scripts.weights", "convert"]
+        command += ["--source", str(tmp_path / source), "--output", str(tmp_path / output)]
+        result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+        assert result.returncode == 0 and f"The weights are in {tmp_path / output}" in result.stdout
+    state = read_state_dict(tmp_path / "a.pt")
+    assert all(same(read_state_dict(tmp_path / name), state) for name in ("b.safetensors", "c.pt"))
+    load_weights(network(), tmp_path / "b.safetensors")
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("\nStopped: `output` must be a new file, got")
+
+
+def test_imports_and_trainings_write_the_format_that_the_suffix_says(tmp_path, checkpoint):
+    torch.save(checkpoint, tmp_path / "published.pth")
+    torch_file = import_weights(str(tmp_path / "published.pth"), "ibdr_stage2", str(tmp_path / "ours.pt"), 2)
+    safe_file = import_weights(str(tmp_path / "published.pth"), "ibdr_stage2", str(tmp_path / "ours.safetensors"), 2)
+    assert same(safetensors.torch.load_file(safe_file), read_state_dict(torch_file))
+    save_weights(network(), tmp_path / "own.safetensors")
+    assert safetensors.torch.load_file(tmp_path / "own.safetensors").keys() == network().state_dict().keys()

@@ -11,7 +11,7 @@ import torch
 from conftest import BUNDLE, LITE, TINY
 from PIL import Image
 
-from scripts.plain_errors import root_cause
+from scripts.plain_errors import plain_cause
 from scripts.weights import read_state_dict
 from scripts.workflow import running_config
 
@@ -86,7 +86,7 @@ def test_a_stage_without_its_result_is_done_again(finished_run, run_bundle, tmp_
 def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", tmp_path / "run", **{**TINY, "classification#batch_size": 9})
-    assert "must hold at least one batch, 9 patches, got 8" in str(root_cause(error.value))
+    assert "must hold at least one batch, 9 patches, got 8" in str(plain_cause(error.value))
 
 
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):

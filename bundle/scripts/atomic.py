@@ -1,15 +1,17 @@
 """Write files so that a reader, or a run after a crash, sees the whole file or none of it."""
 
 import csv
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 LEFTOVER = ".partial-"
@@ -21,18 +23,33 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_leftovers_of(path: str | os.PathLike) -> None:
+    """Remove the temporary folders that killed processes left beside ``path`` while they wrote it."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}{LEFTOVER}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``path``; when the block ends without an error, it is renamed to ``path``.
 
     Works for files and for folders that do not exist yet. The folder of ``path`` is made if needed.
+
+    Raises:
+        OSError: as the block does, for instance when the disk is full; one that names no file comes to name ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{LEFTOVER}") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{LEFTOVER}") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -52,5 +69,18 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Seq
 
 def write_checkpoint(path: str | os.PathLike, content: Any) -> None:
     """Write ``content``, made of tensors and plain Python values, with ``torch.save``."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # given a path, torch hides why writing fails
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch ends the archive when a write has failed, which fails again
+            raise (error.__context__ or error) from None
+
+
+def write_state_dict(path: str | os.PathLike, state: Mapping[str, torch.Tensor]) -> None:
+    """Write names with tensors: as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
+    if Path(path).suffix.lower() != ".safetensors":
+        write_checkpoint(path, dict(state))
+        return
+    own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    with atomic_path(path) as temporary:  # safetensors refuses tensors that share memory, hence the clones
+        temporary.write_bytes(safetensors.torch.save(own))

@@ -3,7 +3,6 @@
 python -m scripts.check DATASET_DIR --dataset configs/dataset_x.json [--label-file FILE]
 """
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import fire
 import numpy as np
-from PIL import Image
 
+from . import plain_errors
+from .class_values import read_overlay
 from .data import find_images, labelled_images, parse_label, require_rgb, value_names
+from .foreign_files import open_image, unreadable
 from .mask_values import load_mask, lookup_table
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,13 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ValueError: if the file is no readable image, is truncated, or is not 8-bit RGB.
     """
-    try:
-        with Image.open(path) as image:
-            require_rgb(image)
+    with open_image(path) as image:
+        require_rgb(image)
+        try:
             image.verify() if image.format == "PNG" else image.load()
-            return image.size
-    except ValueError:
-        raise
-    except Exception as error:  # damaged files make PIL raise errors of many kinds
-        raise ValueError(f"{path} must be a readable image, got {error!r}; replace the file.") from error
+        except Exception as error:  # damaged files make PIL raise errors of many kinds
+            raise unreadable(path, error) from error
+        return image.size
 
 
 def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np.ndarray:
@@ -165,6 +164,7 @@ def check_dataset(
     label_file: str | Path | None = None,
     value_names: Sequence[str] = (),
     batch_size: int = 1,
+    segmenter_batch_size: int = 2,
 ) -> dict:
     """Refuse a data set on which a training would fail, or teach nothing, before it starts.
 
@@ -174,7 +174,8 @@ def check_dataset(
         mask_values: our value for each value in the masks (see ``lookup_table``).
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
         value_names: the name of each mask value, for the log.
-        batch_size: patches in a training step, of all processes together.
+        batch_size: patches in a training step of the classifier, of all processes together.
+        segmenter_batch_size: patches in a training step of the segmentation network, of one process.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
@@ -188,6 +189,11 @@ def check_dataset(
         problems.append(
             f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
             f"{report['train']['images']}; lower `classification#batch_size`."
+        )
+    if segmenter_batch_size < 2:
+        problems.append(
+            f"`train#batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
+            "raise it."
         )
     if not problems:
         logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, value_names)))
@@ -227,7 +233,7 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
         dataset: its overlay, ``configs/dataset_….json``.
         label_file: training labels, if the file names do not carry them.
     """
-    overlay = json.loads(Path(dataset).read_text())
+    overlay = read_overlay(dataset)
     label_file = label_file or overlay.get("label_file")
     report, problems = inspect_dataset(str(dataset_dir), overlay["class_names"], overlay["mask_values"], label_file)
     if problems:
@@ -238,4 +244,5 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(main)

@@ -1,6 +1,5 @@
 """How strongly a classifier's activation maps answer to each class, measured with image-level labels alone."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from .atomic import write_json
 from .data import SameSizeBatches, ThreadedDataset
+from .foreign_files import read_json
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def class_strengths(
 def read_strengths(path: str | Path) -> list[list[float]]:
     """The strengths that ``class_strengths`` has written."""
     try:
-        strengths = json.loads(Path(path).read_text(encoding="utf-8"))["class_strengths"]
+        strengths = read_json(path)["class_strengths"]
         valid = all(math.isfinite(value) and value >= 0 for level in strengths for value in level)
     except (ValueError, TypeError, KeyError):
         valid = False

@@ -5,11 +5,11 @@ Layout, as the published data sets have it: ``train/img`` (labels in the file na
 """
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from monai.data import Dataset, PILReader
 from PIL import Image
 from torch.utils.data import Sampler
+
+from .foreign_files import limit_pixels, open_image, read_json, require_one_picture, unreadable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -42,11 +44,12 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
 
 
 def require_rgb(image: Image.Image) -> Image.Image:
-    """``image`` itself if it is 8-bit RGB.
+    """``image`` itself if it is one picture of 8-bit RGB.
 
     Raises:
-        ValueError: if it is greyscale, has a palette, transparency or 16 bits.
+        ValueError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
     """
+    require_one_picture(image)
     mode = image.mode
     if mode == "RGB" and ";16" in str([tile[3] for tile in getattr(image, "tile", [])]):  # PIL cuts these to 8 bits
         mode = "RGB with 16 bits per colour"
@@ -65,9 +68,18 @@ class RGBReader(PILReader):
         reverse_indexing: give (W, H, 3) as MONAI does by default; ``False`` gives (H, W, 3).
     """
 
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Any:
+        """Open a file, within the limit of ``foreign_files``."""
+        limit_pixels()
+        return super().read(data, **kwargs)
+
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
         """The pixels, uint8, and the metadata. (``read`` is no place to refuse: MONAI then tries its other readers.)"""
-        return super().get_data(require_rgb(img))
+        require_rgb(img)
+        try:
+            return super().get_data(img)
+        except Exception as error:  # damaged files make PIL raise errors of many kinds, without their names
+            raise unreadable(img.filename, error) from error
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:
@@ -126,6 +138,8 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, l
         The multi-hot label of each image, by the image's path as it is written in the file.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a file of labels; it does not exist. Check `label_file`.")
     labels = _datalist_labels(path) if path.suffix.lower() == ".json" else _table_labels(path, class_names)
     for image, label in labels:
         if not isinstance(label, list) or [str(value) in ("0", "1") for value in label] != [True] * len(class_names):
@@ -142,9 +156,9 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, l
 def _datalist_labels(path: Path) -> list[tuple[str, Any]]:
     """The ``label`` of each ``image`` in the list ``training`` of a MONAI datalist, unchecked."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["training"]
+        rows = read_json(path)["training"]
         return [(str(row["image"]), row["label"]) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f'{path} must be JSON with a list "training" of {{"image": name, "label": [1, 0, …]}}; {error!r}.'
         ) from error
@@ -152,12 +166,26 @@ def _datalist_labels(path: Path) -> list[tuple[str, Any]]:
 
 def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The cells of the class columns for each ``image`` of a CSV table, unchecked."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"image", *class_names} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} must have the columns {['image', *class_names]}; {sorted(missing)} are missing.")
-        return [(row["image"], [(row[name] or "").strip() for name in class_names]) for row in reader]
+    columns = ["image", *class_names]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a CSV table in UTF-8: {error}; save it as one.") from error
+    missing = sorted(set(columns) - set(header))
+    if missing:
+        raise ValueError(f"{path} must have the columns {columns}; {missing} are missing.")
+    twice = [name for name in columns if header.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} must have each column once; {twice} stand there more than once: remove one.")
+    labels = []
+    for number, row in enumerate(rows, start=2):
+        if len(row) > len(header):
+            raise ValueError(f"{path}: row {number} must have {len(header)} cells, as the header has, got {row}.")
+        if row:
+            cells = dict(zip_longest(header, row, fillvalue=""))
+            labels.append((cells["image"], [cells[name].strip() for name in class_names]))
+    return labels
 
 
 def labelled_images(
@@ -207,7 +235,7 @@ def patch_size(dataset_dir: str | Path, default: Sequence[int]) -> list[int]:
     folder = Path(dataset_dir) / "train" / "img"
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 return [image.height, image.width]
     return list(default)
 
@@ -271,7 +299,7 @@ class SameSizeBatches(Sampler[list[int]]):
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, item in enumerate(items):
-            with Image.open(item["image"]) as image:
+            with open_image(item["image"]) as image:
                 by_size.setdefault(image.size, []).append(index)
         self.batches = [
             indices[start : start + batch_size]

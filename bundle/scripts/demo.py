@@ -10,6 +10,7 @@ import fire
 import numpy as np
 from PIL import Image
 
+from . import plain_errors
 from .atomic import atomic_path
 from .pictures import mask_picture
 from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
@@ -123,4 +124,5 @@ def describe(folder: Path) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(make_demo_data, serialize=describe)

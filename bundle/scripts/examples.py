@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .data import split_items
+from .foreign_files import open_image
 from .mask_values import load_mask, lookup_table
 from .pictures import Palette, overlay
 
@@ -60,7 +61,7 @@ class ValExamples:
         """
         if name not in self.items:
             raise FileNotFoundError(f"{name} is no longer among the val images.")
-        with Image.open(self.items[name]["image"]) as picture:
+        with open_image(self.items[name]["image"]) as picture:
             image = np.asarray(picture.convert("RGB"))
         masks = {
             text: load_mask(path, np.arange(len(self.palette)), image.shape[:2])

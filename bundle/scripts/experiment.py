@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import fire
-import torch
 from tqdm import tqdm
 
+from . import plain_errors
 from .atomic import atomic_path
+from .foreign_files import read_json, read_tensors
 from .run_folder import BUNDLE_ROOT, is_complete, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
@@ -46,14 +47,12 @@ def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
         ValueError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by ``like``;
             or if it needs a ``dataset``.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = json.dumps(read_json(path))
     if dataset is None and "{dataset}" in text:
         raise ValueError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
     plan = json.loads(text.replace("{dataset}", str(dataset)))
-    if not plan.get("variants") or set(plan) - PLAN_KEYS:
-        raise ValueError(
-            f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {sorted(plan)}."
-        )
+    if not isinstance(plan, dict) or not plan.get("variants") or set(plan) - PLAN_KEYS:
+        raise ValueError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
     for name, variant in plan["variants"].items():
         if set(variant) - VARIANT_KEYS:
             raise ValueError(f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}.")
@@ -137,7 +136,7 @@ def mean_iou(folder: Path, stage: str, split: str, classes: Sequence[str] | None
     path = folder / "scores" / f"{stage}_{split}.json"
     if not path.exists():
         return None
-    scores = json.loads(path.read_text())["protocols"]["published"]["classes"]
+    scores = read_json(path)["protocols"]["published"]["classes"]
     values = [scores[name]["iou"] for name in classes or scores if scores[name]["iou"] is not None]
     return statistics.mean(values) if values else None
 
@@ -146,8 +145,7 @@ def million_parameters(path: Path) -> float | None:
     """Number of trained and kept numbers in a file of weights, in millions."""
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return sum(tensor.numel() for tensor in state.values()) / 1e6
+    return sum(tensor.numel() for tensor in read_tensors(path).values()) / 1e6
 
 
 def _cell(values: Sequence[float | None], digits: int) -> str:
@@ -235,4 +233,5 @@ def experiment(
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(experiment)

@@ -1,16 +1,15 @@
 """Few-shot adaptation: a few labelled images of another data set, and what training on them changed."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .atomic import write_csv
 from .data import find_images, images_with_masks, labelled_images, value_names
+from .foreign_files import open_image, read_json
 from .mask_values import load_mask, lookup_table
 from .pictures import Palette, write_mask
 from .pseudo_masks import mask_paths, write_manifest
@@ -49,7 +48,7 @@ def require_same_classes(source_dir: str | Path | None, channel_names: Sequence[
     path = Path(source_dir or "") / "configs" / "train.json"
     if source_dir is None or not path.is_file():  # weights without a run
         return
-    source = json.loads(path.read_text())
+    source = read_json(path)
     names = value_names(source["class_names"], source["classifier_values"])
     source_names = [names[value] for value in source["segmenter_values"]]
     if source_names != list(channel_names) and sorted(source_names) == sorted(channel_names):
@@ -101,7 +100,7 @@ def draw_images(
             f"`num_images` must lie in 2..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
         )
     drawn = [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
-    sizes = {item["name"]: Image.open(item["image"]).size for item in drawn}
+    sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"training images must be of one size, got {sizes}; cut patches with scripts.prepare.")
     return drawn
@@ -121,7 +120,7 @@ def write_pixel_masks(
     table = lookup_table(mask_values)
     for item, path in zip(items, mask_paths(items, mask_dir)):
         if not path.exists():
-            with Image.open(item["image"]) as image:
+            with open_image(item["image"]) as image:
                 size = (image.height, image.width)
             write_mask(path, load_mask(item["label"], table, size), palette)
     write_manifest(items, mask_dir)
@@ -140,7 +139,7 @@ def write_comparison(output_dir: str | Path, before: str, after: str) -> list[li
     folder, rows = Path(output_dir) / "scores", []
     for path in sorted(folder.glob(f"{before}_*.json")):
         split = path.stem.removeprefix(f"{before}_")
-        old, new = (json.loads((folder / f"{s}_{split}.json").read_text())["protocols"] for s in (before, after))
+        old, new = (read_json(folder / f"{s}_{split}.json")["protocols"] for s in (before, after))
         for protocol in old:
             for name in old[protocol]["classes"]:
                 pair = [stage[protocol]["classes"][name] for stage in (old, new)]

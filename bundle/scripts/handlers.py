@@ -14,7 +14,8 @@ from ignite.handlers import Checkpoint, ProgressBar
 from monai.utils import set_determinism
 from torch import nn
 
-from .atomic import write_checkpoint
+from .atomic import write_checkpoint, write_state_dict
+from .foreign_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class ResumeHandler:
             self.objects["scaler"] = scaler
         if not self.path.exists():
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = read_tensors(self.path)
         for name in ("max_epochs", "epoch_length"):
             saved, asked = state["trainer"][name], getattr(engine.state, name)
             if saved != asked:
@@ -234,7 +235,7 @@ class BestModelHandler:
             self.best = score
             logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
         if self.write and (better or not self.choose):
-            write_checkpoint(self.path, self.network.state_dict())
+            write_state_dict(self.path, self.network.state_dict())
 
     def state_dict(self) -> dict[str, float | None]:
         """The best score so far."""

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from .foreign_files import open_image, unreadable
 
 MASK_MODES = ("L", "P", "1", "I", "I;16")  # PIL's modes with one whole number per pixel
 
@@ -21,6 +22,11 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
         ValueError: for a key that is no value or range within 0..255, a value given twice, or a value of ours that is
             no whole number within 0..255.
     """
+    if not isinstance(mask_values, Mapping) or not all(isinstance(key, str) for key in mask_values):
+        raise ValueError(
+            f'`mask_values` must give our value for each value in the masks, as {{"0": 0, "1-255": 1}}, got '
+            f"{mask_values!r}; correct it."
+        )
     table = np.full(256, -1, dtype=np.int16)
     for key, ours in mask_values.items():
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", key)
@@ -71,14 +77,14 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: if the file is no readable image, or has more than one number per pixel.
     """
-    try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            if mode == "RGB" and ";16" in str(getattr(picture, "tile", [])):  # PIL cuts these to 8 bits
-                mode = "RGB with 16 bits per colour"
+    with open_image(path) as picture:
+        mode = picture.mode
+        if mode == "RGB" and ";16" in str(getattr(picture, "tile", [])):  # PIL cuts these to 8 bits
+            mode = "RGB with 16 bits per colour"
+        try:
             mask = np.asarray(picture)
-    except Exception as error:  # damaged files make PIL raise errors of many kinds
-        raise ValueError(f"{path} must be a readable image, got {error!r}; replace the file.") from error
+        except Exception as error:  # damaged files make PIL raise errors of many kinds
+            raise unreadable(path, error) from error
     if mode == "RGB":
         if (mask == mask[..., :1]).all():
             return mask[..., 0]

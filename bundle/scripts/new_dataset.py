@@ -13,7 +13,9 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 
+from . import plain_errors
 from .atomic import atomic_path
+from .class_values import require_class_names
 from .pictures import Palette
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -50,6 +52,7 @@ def require_names(name: str, class_names: Sequence[str], background: bool) -> No
             f"`class_names` must be {least} or more different names, none empty, got {list(class_names)}; "
             "give them in the order of the labels."
         )
+    require_class_names(class_names)
 
 
 def require_colors(colors: Palette, count: int) -> None:
@@ -83,6 +86,12 @@ def describe_dataset(
         colors: RGB colour of each class; default: the ones of ``distinct_colors``, light grey for the rest.
         mpp: micrometres per pixel of the patches; ``None`` if they are not known.
     """
+    dataset_dir = str(Path(dataset_dir).resolve())
+    if "#" in dataset_dir or "::" in dataset_dir:
+        raise ValueError(
+            f"`dataset_dir` must have no # and no :: in it, which part keys in MONAI's configs, got {dataset_dir}; "
+            "rename the folder."
+        )
     if mpp is not None and not (isinstance(mpp, (int, float)) and mpp > 0):
         raise ValueError(f"`mpp` must be a positive number of micrometres per pixel such as 0.5, got {mpp!r}.")
     require_names(name, class_names, background)
@@ -95,7 +104,7 @@ def describe_dataset(
     return {
         "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by scripts.new_dataset.",
         "dataset_name": name,
-        "dataset_dir": str(Path(dataset_dir).resolve()),
+        "dataset_dir": dataset_dir,
         "class_names": list(class_names),
         "classifier_values": values,
         "segmenter_values": sorted(values),
@@ -148,4 +157,5 @@ def training_command(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(new_dataset, serialize=training_command)

@@ -1,13 +1,21 @@
-"""End a command with the words of the error that matters, not with MONAI's tracebacks around it."""
+"""End a command with the words of the error that matters, not with the tracebacks around it."""
 
+import errno
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
 PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
+REMEDIES = {  # for what a disk refuses
+    errno.ENOSPC: "free some space and repeat the command: what is complete is kept",
+    errno.EDQUOT: "free some space and repeat the command: what is complete is kept",
+    errno.EROFS: "write elsewhere, for instance with another --output_dir",
+    errno.EACCES: "give yourself the right to it, or write elsewhere, for instance with another --output_dir",
+}
 
 
 def install() -> None:
@@ -15,27 +23,38 @@ def install() -> None:
     sys.excepthook = report
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The error that led to ``error``: MONAI wraps one in another for each level of a config."""
-    while error.__cause__ is not None:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, what led to it, and so on: MONAI wraps one in another for each level of a config."""
+    while error is not None:
+        yield error
         error = error.__cause__
-    return error
 
 
-def is_plain(error: BaseException) -> bool:
-    """Whether an error's message is meant for the person at the keyboard: raised by this package, or about a file."""
+def plain_cause(error: BaseException) -> BaseException | None:
+    """The error whose message is meant for the person at the keyboard; ``None`` if there is none.
+
+    That is the first one that this package raised, which may say in words what a library's error was; without one,
+    what led to ``error`` if it is about a file.
+    """
+    *_, root = causes(error)
+    own = (cause for cause in causes(error) if isinstance(cause, (*PLAIN_ERRORS, OSError)) and _raised_here(cause))
+    return next(own, root if isinstance(root, OSError) else None)
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether this package raised an error itself."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    raised_here = trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
-    return isinstance(error, OSError) or (isinstance(error, PLAIN_ERRORS) and raised_here)
+    return trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Write the error to stderr (and in full to ``run.log``, if there is one); serves as ``sys.excepthook``."""
-    root = root_cause(error)
-    if not is_plain(root):
+    plain = plain_cause(error)
+    if plain is None:
         sys.__excepthook__(kind, error, trace)
         return
     logger.debug("The error in full:", exc_info=(kind, error, trace))
-    sys.stderr.write(f"\nStopped: {root}\n")
+    remedy = REMEDIES.get(plain.errno) if isinstance(plain, OSError) else None
+    sys.stderr.write(f"\nStopped: {plain}{f'; {remedy}.' if remedy else ''}\n")

@@ -15,7 +15,6 @@ nothing reaches the share are lost. The table printed at the end (patches per cl
 shows which combinations there are to learn from; classes that always occur together cannot be told apart.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,9 +23,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .atomic import atomic_path, write_json
+from . import plain_errors
+from .atomic import atomic_path, remove_leftovers_of, write_json
 from .check import count_labels, format_counts, read_pair_mask
+from .class_values import read_overlay
 from .data import find_images, images_with_masks
+from .foreign_files import open_image
 from .mask_values import inverse, lookup_table, to_ours
 from .pictures import Palette, mask_picture
 from .releases import SPLITS, Release, read_flat_folder, read_release
@@ -117,7 +119,7 @@ def cut_patches(
     labels, small_images, empty_patches = [], 0, 0
     for item in tqdm(items, desc="train"):
         mask = read_pair_mask(item["image"], item["label"], table)
-        image = np.asarray(Image.open(item["image"]))
+        image = np.asarray(open_image(item["image"]))
         tops, lefts = (patch_starts(length, patch_size, stride) for length in mask.shape)
         small_images += not (tops and lefts)
         for top, left in ((top, left) for top in tops for left in lefts):
@@ -168,7 +170,7 @@ def copy_pairs(
     for item in tqdm(items, desc=folder.name):
         mask = read_pair_mask(item["image"], item["label"], table)
         name = f"{Path(item['name']).stem}.png"
-        Image.open(item["image"]).save(folder / "img" / name)
+        open_image(item["image"]).save(folder / "img" / name)
         draw_mask(mask).save(folder / "mask" / name)
 
 
@@ -246,7 +248,7 @@ def prepare(
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
-    overlay = json.loads(Path(dataset).read_text())
+    overlay = read_overlay(dataset)
     release = read_release(overlay)
     if patch_size is None:
         patch_size, stride = release.patch_size, release.stride if stride is None else stride
@@ -258,6 +260,7 @@ def prepare(
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
+    remove_leftovers_of(output)
     with atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)
@@ -290,4 +293,5 @@ def format_report(report: Mapping) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(prepare, serialize=format_report)

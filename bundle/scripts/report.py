@@ -14,10 +14,12 @@ from typing import Any
 import fire
 from monai.bundle import ConfigParser
 
+from . import plain_errors
 from .atomic import atomic_path
 from .curves import chart, read_curves
 from .data import value_names
 from .examples import ValExamples, best_median_worst, legend, picture_tag
+from .foreign_files import read_json
 from .pictures import panels, write_png
 from .run_folder import read_record
 
@@ -62,8 +64,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     path, config_file = output_dir / "report.html", output_dir / "configs" / "train.json"
     if not config_file.is_file():
         raise ValueError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
-    config = config_file.read_text()
-    parser, record = ConfigParser(json.loads(config)), read_record(output_dir)["stages"]
+    parser, record = ConfigParser(read_json(config_file)), read_record(output_dir)["stages"]
     scores = read_scores(output_dir / "scores")
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     sections = {
@@ -71,7 +72,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         "Scores": _scores(scores),
         "Learning curves": _curves(output_dir / "tensorboard"),
         "Stages": _stages(record),
-        "Settings and versions": _settings(parser, record) + _whole(json.loads(config)),
+        "Settings and versions": _settings(parser, record) + _whole(read_json(config_file)),
     }
     title += " · adapted" if "num_images" in parser else ""
     body = _headline(title, record, scores)
@@ -92,7 +93,7 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
     run_folder = Path(str(run_folder))  # Fire reads a folder named 2024 as a number
     config = run_folder / "configs" / "train.json"
     if dataset_dir is None and config.is_file():
-        dataset_dir = json.loads(config.read_text())["dataset_dir"]
+        dataset_dir = read_json(config)["dataset_dir"]
     return write_report(run_folder, str(dataset_dir))
 
 
@@ -101,7 +102,7 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in folder.glob("*_*.json"):
         stage, _, split = path.stem.rpartition("_")
-        found.append(json.loads(path.read_text()) | {"stage": stage, "split": split})
+        found.append(read_json(path) | {"stage": stage, "split": split})
     order = [*STAGES, *sorted({item["stage"] for item in found} - set(STAGES))]
     found.sort(key=lambda item: (item["split"] != "val", item["split"], order.index(item["stage"])))
     adapted = any(item["stage"] == "source" for item in found)
@@ -302,4 +303,5 @@ def _versions(record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(report, serialize=str)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import remove_leftovers, write_json
+from .foreign_files import read_json
 
 logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
-FREE_SETTINGS = {"dataset_dir", "imports", "label_file", "num_workers", "picture_names"}
+FREE_SETTINGS = {"check_classes", "dataset_dir", "imports", "initialize", "label_file", "num_workers", "picture_names"}
 # settings of one session that the saved config has as the bundle's train.json has them
 SESSION_SETTINGS = {"device", "finalize", "initialize", "rank", "redo", "synchronize", "world_size"}
 # settings that inference.json has under the name they have in train.json, but of its own
@@ -49,7 +50,7 @@ PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ig
 def read_record(output_dir: str | Path) -> dict[str, Any]:
     """What ``run.json`` says; a record without stages if there is none yet."""
     path = Path(output_dir) / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    return read_json(path) if path.exists() else {"stages": {}}
 
 
 def is_complete(output_dir: str | Path, stage: str) -> bool:
@@ -63,9 +64,9 @@ def is_complete(output_dir: str | Path, stage: str) -> bool:
 
 def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str | Path | None) -> dict[str, Any]:
     """``config`` as a run folder keeps it: paths that hold anywhere on this machine, and one process on any device."""
-    template = json.loads((BUNDLE_ROOT / "configs" / "train.json").read_text())
+    template = read_json(BUNDLE_ROOT / "configs" / "train.json")
     kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
-    for key in SESSION_SETTINGS:
+    for key in sorted(SESSION_SETTINGS):
         kept.pop(key, None)
         if key in template:
             kept[key] = template[key]
@@ -116,7 +117,7 @@ def require_same_settings(output_dir: Path, config: Mapping[str, Any]) -> None:
     path = output_dir / "configs" / "train.json"
     if not path.exists():
         return
-    old = json.loads(path.read_text())
+    old = read_json(path)
     changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
     if changed:
         raise ValueError(
@@ -193,12 +194,12 @@ def write_inference_config(
         patch_size: height and width of the training patches in pixels.
     """
     configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
-    train = json.loads((configs / "train.json").read_text())
-    inference = json.loads((templates / "inference.json").read_text())
+    train = read_json(configs / "train.json")
+    inference = read_json(templates / "inference.json")
     inference |= {key: train[key] for key in inference.keys() & train.keys() if key not in OWN_INFERENCE_SETTINGS}
     inference["patch_size"] = list(patch_size)
     write_json(configs / "inference.json", inference)
-    metadata = json.loads((templates / "metadata.json").read_text())
+    metadata = read_json(templates / "metadata.json")
     channel_def = {str(value): name for value, name in enumerate(value_names)}
     metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
     network_data = metadata["network_data_format"]

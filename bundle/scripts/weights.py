@@ -5,6 +5,10 @@
 turns the weights that others published into those of our networks. Kinds: ``esfan_stage1``, ``esfan_stage2``,
 ``ibdr_stage1`` and ``ibdr_stage2``, the authors' checkpoints, and ``resnet38d_imagenet``, ResNet38d's MXNet file, which
 needs no ``--num-classes``.
+
+    python -m scripts.weights convert --source model.pt --output model.safetensors
+
+Wherever weights are read or written, the suffix ``.safetensors`` stands for that format, and any other for torch's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +20,9 @@ import timm
 import torch
 from torch import nn
 
-from .atomic import write_checkpoint
+from . import plain_errors
+from .atomic import write_state_dict
+from .foreign_files import read_tensors
 from .mxnet_params import read_params
 from .published_weights import CHECKPOINTS, from_checkpoint, from_imagenet
 
@@ -24,29 +30,20 @@ StateDict = Mapping[str, torch.Tensor]
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Read a bare state dict written by ``torch.save``, on the CPU.
+    """Read a bare state dict, of ``torch.save`` or safetensors (see ``read_tensors``), on the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a state dict: names with tensors and nothing else.
     """
-    return _require_state_dict(_read(Path(path)), path)
+    return _require_state_dict(read_tensors(path), path)
 
 
 def read_checkpoint(path: str | Path) -> StateDict:
     """Read a state dict that is bare or the item ``"state_dict"`` of a checkpoint; errors as ``read_state_dict``."""
-    content = _read(Path(path))
+    content = read_tensors(path)
     nested = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     return _require_state_dict(content["state_dict"] if nested else content, path)
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a file of weights; it does not exist.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types for foreign files
-        raise ValueError(f"{path} must be a state dict written by torch.save; it cannot be read: {error}") from error
 
 
 def _require_state_dict(content: Any, path: str | Path) -> StateDict:
@@ -54,6 +51,9 @@ def _require_state_dict(content: Any, path: str | Path) -> StateDict:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
+    sparse = [name for name, value in content.items() if value.layout != torch.strided or value.is_meta]
+    if sparse:
+        raise ValueError(f"{path} must hold dense tensors with values; {sparse[:5]} are not: save them as such.")
     return content
 
 
@@ -105,7 +105,7 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
 
 
 def _require_match(expected: StateDict, state: StateDict, source: str, unexpected: Sequence[str] = ()) -> None:
-    """Raise a ``ValueError`` that lists the names which ``state`` lacks, has in another shape or should not have."""
+    """Raise a ``ValueError`` that lists the names which ``state`` lacks, should not have, or has otherwise."""
     missing = [name for name in expected if name not in state]
     misshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
@@ -115,13 +115,16 @@ def _require_match(expected: StateDict, state: StateDict, source: str, unexpecte
     if missing or misshaped or unexpected:
         raise ValueError(
             f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}; unexpected names: "
-            f"{list(unexpected)}."
+            f"{list(unexpected)}. Give the configs with which it was trained, or other weights."
         )
+    spoiled = [name for name in expected if not torch.isfinite(state[name]).all()]
+    if spoiled:
+        raise ValueError(f"{source} must hold finite numbers; {spoiled[:5]} have NaN or infinity: train it again.")
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write a network's weights as a bare state dict."""
-    write_checkpoint(path, network.state_dict())
+    write_state_dict(path, network.state_dict())
 
 
 def efficientnet_lite0_imagenet() -> StateDict:
@@ -165,20 +168,46 @@ def import_weights(source: str, kind: str, output: str, num_classes: int | None 
         ValueError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
             listed.
     """
-    source, output = str(source), Path(str(output))  # Fire reads a file named 2024 as a number
+    source, output = str(source), new_file(output)
     kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
     if kind not in kinds:
         raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
-    if output.exists():
-        raise FileExistsError(f"`output` must be a new file, got {output}; remove it or give another name.")
     if kind not in CHECKPOINTS:
-        write_checkpoint(output, from_imagenet(read_params(source), source))
+        write_state_dict(output, from_imagenet(read_params(source), source))
         return output
     if type(num_classes) is not int or num_classes < 1:
         raise ValueError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
-    write_checkpoint(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
+    write_state_dict(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
     return output
 
 
+def convert(source: str, output: str) -> Path:
+    """Write a state dict in the format that the suffix of ``output`` says: ``.safetensors``, or torch's for any other.
+
+    Args:
+        source: the file of weights, in either format; a state dict, bare or the item ``"state_dict"`` of a checkpoint.
+        output: the file to write.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        ValueError: if ``source`` is no state dict.
+    """
+    source, output = str(source), new_file(output)
+    write_state_dict(output, read_checkpoint(source))
+    return output
+
+
+def new_file(path: str | Path) -> Path:
+    """``path``, which must not exist. (Fire reads a file named 2024 as a number.)"""
+    path = Path(str(path))
+    if path.exists():
+        raise FileExistsError(f"`output` must be a new file, got {path}; remove it or give another name.")
+    return path
+
+
 if __name__ == "__main__":
-    fire.Fire({"import": import_weights}, serialize=lambda path: f"The weights are in {path}.")
+    plain_errors.install()
+    fire.Fire({"import": import_weights, "convert": convert}, serialize=lambda path: f"The weights are in {path}.")

@@ -29,24 +29,25 @@ class LabelServer:
         app_dir: the app's folder.
         studies: the data folder.
         log: file of what it writes.
+        bundle: folder of the app's bundle, whose own command starts it; else MONAI Label's does.
         conf: settings of the app.
     """
 
-    def __init__(self, app_dir, studies, log, **conf):
+    def __init__(self, app_dir, studies, log, bundle=None, **conf):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log, self.studies = Path(log), Path(studies)
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", app_dir, "--studies", studies]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        start = ["scripts.label_app.start"] if bundle else ["monailabel.main", "start_server", "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", *start, "--app", app_dir, "--studies", studies, "--port", str(self.port)]
         for name, value in conf.items():
             command += ["--conf", name, str(value)]
         environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(self.log.parent / "sessions")}
         environment |= {"OMP_NUM_THREADS": "1"}
         with open(log, "w") as output:
             self.process = subprocess.Popen(
-                list(map(str, command)), cwd=self.log.parent, env=environment, stdout=output, stderr=output
+                list(map(str, command)), cwd=bundle or self.log.parent, env=environment, stdout=output, stderr=output
             )
 
     def wait(self):

@@ -160,6 +160,14 @@ def test_many_images_are_segmented_and_kept_as_original(server, studies):
     assert {f["properties"]["name"] for f in features} <= {"tumor", "stroma", "lymphocytes"} and features
 
 
+def test_a_requests_device_is_not_run_as_code(server, label_run, tmp_path):
+    device = f"cpu') if open('{tmp_path / 'victim'}', 'w') else torch.device('cpu"
+    state = server.run_task("train", NAME, max_epochs=1, device=device)
+    assert state["status"] == "ERROR" and "`device` must be a device such as" in "\n".join(state["details"])
+    assert not (tmp_path / "victim").exists()
+    assert not (label_run / "versions" / "0004").exists()
+
+
 def test_training_that_cannot_work_says_so_and_leaves_no_version(server, label_run):
     for number in range(4):
         server.request("delete", f"/datastore/label?id={PATCHES[number]}&tag=final")

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import shapely
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label, points_in_poly
 
@@ -75,6 +77,19 @@ def test_random_maps_come_back_from_their_polygons(seed, height):
         assert shape.is_valid and shape.area == (values == value).sum()
         assert all(twice_area(p.rings[0]) > 0 for p in polygons if p.value == value)
         assert all(twice_area(hole) < 0 for p in polygons if p.value == value for hole in p.rings[1:])
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(2, 4), st.integers(1, 25), st.integers(0, 2**32 - 1))
+def test_polygons_of_any_mask_have_its_areas_and_holes_and_paint_it_again(rows, columns, num_values, height, seed):
+    values = np.random.default_rng(seed).integers(0, num_values, (rows, columns))
+    polygons = trace(values, height)
+    assert (painted(polygons, values.shape) == values).all()
+    for value in range(1, num_values):
+        own = [polygon for polygon in polygons if polygon.value == value]
+        shape, regions = as_shapely(own, value), label(np.pad(values == value, 1), connectivity=1)
+        assert shape.is_valid and shape.area == (values == value).sum()
+        inside = [label(regions != number, connectivity=1).max() - 1 for number in range(1, regions.max() + 1)]
+        assert sorted(len(polygon.rings) - 1 for polygon in own) == sorted(inside)  # holes; outside is one part more
 
 
 def test_strips_of_any_height_give_the_same_polygons():

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from synthetic_slide import write_slide
 from torch import nn
 
-from scripts.plain_errors import root_cause
+from scripts.plain_errors import plain_cause
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine
 from scripts.slides.legend import Legend
@@ -210,7 +210,7 @@ def test_a_network_of_unknown_resolution_is_an_error(run_bundle, finished_run, s
     }
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", tmp_path, configs, **settings)
-    assert "`model_mpp` must be the micrometres per pixel" in str(root_cause(error.value))
+    assert "`model_mpp` must be the micrometres per pixel" in str(plain_cause(error.value))
 
 
 def command_of(finished_run, slides, output_dir, processes=1):

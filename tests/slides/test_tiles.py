@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scripts.slides.tiles import (
     TileGrid,
@@ -37,6 +39,39 @@ def test_strips_of_bands_cover_the_image_once_and_lie_under_their_tiles(height, 
             covered[top:bottom, left:right] += 1
             assert row == grid.rows - 1 or bottom <= (row + 1) * step - grid.margin_px or bottom == height
     assert (covered == 1).all()
+
+
+SIDES = st.integers(1, 70)
+OVERLAPS = st.floats(0, 0.5)
+
+
+@given(SIDES, SIDES, st.integers(1, 40), OVERLAPS, st.integers(1, 6))
+def test_tiles_of_any_size_and_overlap_cover_any_image_once_with_weights_of_one(height, width, tile, overlap, band):
+    step = step_of(tile, overlap)
+    margin = (tile - step) // 2
+    grid, window = TileGrid(height, width, tile, step, band), blending_window(tile, step).double().numpy()
+    assert grid.margin_px == margin and 2 * margin + step == tile and window.min() > 0
+    around = tile + margin  # tiles reach beyond the image; those beyond its cells are mirrored into it
+    sums = np.zeros((height + 2 * around + tile, width + 2 * around + tile))
+    for row in range(-1, grid.rows + 1):
+        for column in range(-1, grid.columns + 1):
+            y, x = around + row * step - margin, around + column * step - margin
+            sums[y : y + tile, x : x + tile] += window
+    assert np.allclose(sums[around : around + height, around : around + width], 1, atol=1e-5)
+    covered = np.zeros((height, width), dtype=int)
+    for number in range(len(grid.bands)):
+        left, right = grid.band_pixels(number)
+        for row in range(grid.rows):
+            top, bottom = grid.strip_pixels(row)
+            covered[top:bottom, left:right] += 1
+    assert (covered == 1).all()
+    assert [cell for cells in grid.bands for cell in cells] == list(range(grid.columns))
+
+
+@given(st.lists(st.integers(0, 50)), st.integers(1, 9))
+def test_any_loads_are_shared_out_wholly_and_in_order(loads, number):
+    parts = share_out(loads, number)
+    assert len(parts) == number and [index for part in parts for index in part] == list(range(len(loads)))
 
 
 def test_cells_have_tissue_where_a_pixel_has():

@@ -9,6 +9,7 @@ from PIL import Image
 from tifffile import TiffFile
 
 from ..check import rgb_size
+from ..foreign_files import open_image
 from ..slides.engine import SlideEngine
 from ..slides.reading import MPP_TOLERANCE, Slide
 from ..slides.run import SUFFIXES
@@ -119,7 +120,7 @@ def picture_map(model: TissueModel, path: str | Path, mpp: float | None, origin:
     if abs(factor - 1) <= MPP_TOLERANCE:
         result = model.segment_file(path)
         return ClassMap(result.mask, float(result.entropy.mean()), (1.0, 1.0), origin, result.mask.shape)
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         width, height = (max(1, round(side / factor)) for side in picture.size)
         means = Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR
         size, pixels = picture.size[::-1], np.asarray(picture.resize((width, height), means))

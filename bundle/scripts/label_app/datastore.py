@@ -3,7 +3,9 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,49 @@ from .settings import BundleSettings
 IMAGES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)))
 
 
-class TissueDatastore(LocalDatastore):
+def _in_turn(method: Callable) -> Callable:
+    """Let a method wait for those of other threads that read or change the index of images and labels."""
+
+    @wraps(method)
+    def call(datastore: "_SharedDatastore", *args: Any, **kwargs: Any) -> Any:
+        with datastore.turn:
+            return method(datastore, *args, **kwargs)
+
+    return call
+
+
+class _SharedDatastore(LocalDatastore):
+    """MONAI Label's folder, with an index that the server's threads and the folder's watcher can share.
+
+    While the watcher empties the index and fills it again, others would see it empty, or lose what they add.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.turn = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    add_image = _in_turn(LocalDatastore.add_image)
+    datalist = _in_turn(LocalDatastore.datalist)
+    get_image_info = _in_turn(LocalDatastore.get_image_info)
+    get_image_uri = _in_turn(LocalDatastore.get_image_uri)
+    get_label_info = _in_turn(LocalDatastore.get_label_info)
+    get_label_uri = _in_turn(LocalDatastore.get_label_uri)
+    get_labeled_images = _in_turn(LocalDatastore.get_labeled_images)
+    get_labels_by_image_id = _in_turn(LocalDatastore.get_labels_by_image_id)
+    get_unlabeled_images = _in_turn(LocalDatastore.get_unlabeled_images)
+    json = _in_turn(LocalDatastore.json)
+    list_images = _in_turn(LocalDatastore.list_images)
+    refresh = _in_turn(LocalDatastore.refresh)
+    remove_image = _in_turn(LocalDatastore.remove_image)
+    remove_label = _in_turn(LocalDatastore.remove_label)
+    save_label = _in_turn(LocalDatastore.save_label)
+    status = _in_turn(LocalDatastore.status)
+    update_image_info = _in_turn(LocalDatastore.update_image_info)
+    update_label_info = _in_turn(LocalDatastore.update_label_info)
+    _init_from_datastore_file = _in_turn(LocalDatastore._init_from_datastore_file)
+
+
+class TissueDatastore(_SharedDatastore):
     """MONAI Label's folder of images and labels, with names that stay in it and files that can be used.
 
     Args:
@@ -111,6 +155,7 @@ class TissueDatastore(LocalDatastore):
         self._init_from_datastore_file()
         super().update_image_info(image_id, info)
 
+    @_in_turn
     def update_image_infos(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """Add to what is known of several images at once; those that are gone are left out."""
         self._init_from_datastore_file()

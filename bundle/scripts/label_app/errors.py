@@ -10,7 +10,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
 
-from ..plain_errors import is_plain, root_cause
+from ..plain_errors import plain_cause
 
 ASKED_WRONGLY = ("Neither Image nor File", "Model File Name NOT configured")  # what stock endpoints answer with a 500
 
@@ -27,10 +27,10 @@ def answered(status: int = 400) -> Iterator[None]:
     except HTTPException:
         raise
     except Exception as error:  # MONAI wraps ours in those of its own
-        root = root_cause(error)
-        if not is_plain(root):
+        plain = plain_cause(error)
+        if plain is None:
             raise
-        raise HTTPException(status, str(root)) from error
+        raise HTTPException(status, str(plain)) from error
 
 
 def answer_in_words(api: FastAPI, check: Callable[[str, str], None]) -> None:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from PIL import Image
 
 from ..check import rgb_size
+from ..foreign_files import open_image
 from ..slides.engine import SlideEngine
 from ..slides.legend import Legend
 from .options import BUNDLE_ROOT, Options
@@ -101,7 +102,7 @@ class ModelStore:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.versions = Versions(options.bundle, options.versions_dir)
-        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = require_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._kept: tuple[tuple, TissueModel] | None = None
 
     def get(self, version: str = NEWEST) -> TissueModel:
@@ -124,14 +125,23 @@ class ModelStore:
         return f"{self.versions.name_of(path.parents[1])} {path.stat().st_mtime_ns}"
 
 
+def require_device(name: Any) -> str:
+    """The name of a device as PyTorch spells it; it goes into a config, where other text could be code.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    try:
+        return str(torch.device(name))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:0', got {name!r}; correct it.") from error
+
+
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an image file in pixels, from its header.
 
     Raises:
         ValueError: if it is no image.
     """
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except Exception as error:  # damaged files make PIL raise errors of many kinds
-        raise ValueError(f"{Path(path).name} must be a readable image, got {error!r}.") from error
+    with open_image(path) as picture:
+        return picture.height, picture.width

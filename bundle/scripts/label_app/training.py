@@ -1,6 +1,5 @@
 """The app's train tasks: corrected masks, or image-level labels, become a new version of the network."""
 
-import json
 import logging
 import math
 import shutil
@@ -13,9 +12,10 @@ import monai.bundle
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import name_to_device
 
+from ..foreign_files import read_json
 from ..run_folder import read_record
 from .datastore import TissueDatastore
-from .model import ModelStore
+from .model import ModelStore, require_device
 from .options import BUNDLE_ROOT
 from .settings import BundleSettings
 from .training_set import AnnotatedImage, write_labelled_patches, write_masked_patches
@@ -78,13 +78,13 @@ class TissueTrainTask(TrainTask):
         epochs = request.get("max_epochs", self.config()["max_epochs"])
         if type(epochs) is not int or epochs < 1:
             raise ValueError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
+        device = require_device(name_to_device(request.get("device") or self.store.device))
         output_dir = self.store.versions.new_folder()
         try:
             settings = self.write_data(annotated_images(datastore), output_dir, request)
         except Exception:
             shutil.rmtree(output_dir, ignore_errors=True)
             raise
-        device = name_to_device(request.get("device") or self.store.device)
         overrides = {
             "bundle_root": str(self.store.options.bundle),
             "dataset_dir": str(output_dir / "data"),
@@ -112,7 +112,7 @@ class TissueTrainTask(TrainTask):
         """Settings that say which weights training begins with: the newest version's, or those of a new training."""
         if pretrained and self.store.versions.names():
             return {"source_dir": str(self.store.versions.run_folder())}
-        train = json.loads((self.store.options.bundle / "configs" / "train.json").read_text())
+        train = read_json(self.store.options.bundle / "configs" / "train.json")
         return {"train#pretrained": train["train"]["pretrained"]}
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..atomic import write_json
 from ..check import rgb_size
+from ..foreign_files import open_image
 from ..pictures import write_mask, write_png
 from ..prepare import patch_label, patch_starts
 from ..slides.reading import Slide, SlideView
@@ -91,7 +92,7 @@ def cut(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> I
         yield from _cut_slide(image, settings, mpp)
         return
     rgb_size(image.path)
-    with Image.open(image.path) as picture:
+    with open_image(image.path) as picture:
         pixels = np.asarray(picture)
     mask = image.annotation.painted(pixels.shape[:2])
     places = [
@@ -181,7 +182,7 @@ def write_labelled_patches(
         )
     rows = []
     for image in patches:
-        with Image.open(image.path) as picture:
+        with open_image(image.path) as picture:
             write_png(folder / "train" / "img" / f"{image.name}.png", picture)
             size = (picture.height, picture.width)
         label = image.annotation.label

@@ -15,7 +15,7 @@ from torch import nn
 from ..atomic import atomic_path, write_json
 from .blending import Blender, Segmenter, stretches
 from .legend import Legend
-from .reading import BLOCK_PX, Slide, SlideView, thumbnail_view
+from .reading import BLOCK_PX, PLAUSIBLE_MPP, Slide, SlideView, thumbnail_view
 from .results import OVERLAY_PX, write_results
 from .strip_files import StripFiles
 from .tiles import TileGrid, share_out, step_of
@@ -81,7 +81,7 @@ class SlideEngine:
         threads: number of threads that read.
 
     Raises:
-        ValueError: if ``model_mpp`` is unknown, or the budget too small for a band of tiles.
+        ValueError: if ``model_mpp`` is unknown or cannot be, or the budget too small for a band of tiles.
     """
 
     def __init__(
@@ -99,6 +99,11 @@ class SlideEngine:
             raise ValueError(
                 "`model_mpp` must be the micrometres per pixel of the network's training data; its config does not "
                 "know them: give --model_mpp."
+            )
+        if not PLAUSIBLE_MPP[0] <= model_mpp <= PLAUSIBLE_MPP[1]:
+            raise ValueError(
+                f"`model_mpp` must be between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres per pixel, got "
+                f"{model_mpp}; give a number such as 0.5."
             )
         self.segmenter = segmenter
         self.legend = legend

@@ -12,12 +12,14 @@ import numpy as np
 from monai.data import WSIReader
 from PIL import Image
 
+from ..foreign_files import limit_pixels, positive_setting
 from . import tiff_levels
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("openslide", "cucim", "tifffile")
 PLAUSIBLE_MPP = (0.02, 20.0)  # a TIFF without a resolution of its own often says 72 or 96 dpi, some 300 um per pixel
+LARGEST_SLIDE_GPX = 100.0
 MPP_TOLERANCE = 0.02  # a level that is so near the wanted resolution is taken as it is
 BLOCK_PX = 512  # side of the blocks that are read, in pixels of the level
 ReadRegion = Callable[[int, int, int, int, int], np.ndarray]
@@ -33,7 +35,7 @@ class Slide:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if no reader can open it, or its resolution is unknown.
+        ValueError: if no reader can open it, it is too large (see ``require_size``), or its resolution is unknown.
 
     Attributes:
         level_sizes: height and width of each level in pixels.
@@ -56,13 +58,17 @@ class Slide:
         for self.backend in backends:
             try:
                 opened = open_with[self.backend](self.path, self.backend)
-                self.level_sizes, file_mpp, self._read = opened
+                self.level_sizes, tile_sizes, file_mpp, self._read = opened
+                require_size(self.level_sizes, tile_sizes)
                 self._read(0, 0, 0, 1, 1)  # a truncated file often opens, and fails here
                 break
             except Exception as error:  # readers raise errors of many types for foreign files
                 reasons.append(f"{self.backend}: {error}")
         else:
-            raise ValueError(f"{path} must be a slide that can be read; {'; '.join(map(str, reasons))}")
+            raise ValueError(
+                f"{path} must be a slide that can be read; {'; '.join(map(str, reasons))}. Replace the file, or "
+                "convert it, for instance to a pyramidal TIFF."
+            )
         self.level_scales = [_level_scale(self.level_sizes[0], size) for size in self.level_sizes]
         self.mpp, self.mpp_source = self._resolution(file_mpp, mpp)
 
@@ -102,8 +108,36 @@ class Slide:
             ) from error
 
 
+def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequence[int]]) -> None:
+    """Refuse a slide whose header claims what no slide has, before memory is taken for it.
+
+    The environment variable ``LARGEST_SLIDE_GPX`` sets how many billion pixels a level may have; a tile, which is
+    decoded at once, may have as many pixels as an image (see ``foreign_files``).
+
+    Args:
+        level_sizes, tile_sizes: heights and widths in pixels.
+
+    Raises:
+        ValueError: if there are more, or none.
+    """
+    largest_level = positive_setting("LARGEST_SLIDE_GPX", LARGEST_SLIDE_GPX) * 1e9
+    largest_tile = limit_pixels() * 1e6
+    for kind, sizes, largest, setting in (
+        ("levels", level_sizes, largest_level, "LARGEST_SLIDE_GPX"),
+        ("tiles", tile_sizes, largest_tile, "LARGEST_IMAGE_MPX"),
+    ):
+        odd = [
+            f"{width}x{height}" for height, width in sizes if not 1 <= min(height, width) <= height * width <= largest
+        ]
+        if odd:
+            raise ValueError(
+                f"its {kind} must have 1 to {largest:g} pixels, got {', '.join(odd[:3])}; if it is meant to be so "
+                f"large, set the environment variable {setting}."
+            )
+
+
 def _open_monai(path: Path, backend: str) -> tuple:
-    """Sizes of the levels, mpp and a reader of regions by MONAI's ``WSIReader``."""
+    """Sizes of the levels and of tiles, mpp and a reader of regions by MONAI's ``WSIReader``."""
     if importlib.util.find_spec(backend) is None:
         raise ModuleNotFoundError(f"the package {backend} is not installed.")
     reader = WSIReader(backend=backend, channel_dim=-1)
@@ -111,13 +145,17 @@ def _open_monai(path: Path, backend: str) -> tuple:
     sizes = [tuple(map(int, reader.get_size(wsi, level))) for level in range(reader.get_level_count(wsi))]
     downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in range(len(sizes))]
     mode = "RGBA" if backend == "openslide" else "RGB"
+    sides = [
+        [int(wsi.properties.get(f"openslide.level[{level}].tile-{side}", 1)) for side in ("height", "width")]
+        for level in range(len(sizes) if backend == "openslide" else 0)
+    ]
 
     def read(level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
         corner = (round(top * downsamples[level]), round(left * downsamples[level]))
         pixels, _ = reader.get_data(wsi, location=corner, size=(height, width), level=level, mode=mode)
         return on_white(pixels) if mode == "RGBA" else pixels
 
-    return sizes, _stated_mpp(lambda: reader.get_mpp(wsi, 0)), read
+    return sizes, sides, _stated_mpp(lambda: reader.get_mpp(wsi, 0)), read
 
 
 def _open_tiff(path: Path, backend: str) -> tuple:
@@ -130,7 +168,8 @@ def _open_tiff(path: Path, backend: str) -> tuple:
     def read(level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
         return tiff_levels.read_region(levels[level], top, left, height, width, lock)
 
-    return sizes, _stated_mpp(lambda: mpp.get_mpp(tiff, 0)), read
+    tiles = [tiff_levels.tile_size(level) for level in levels]
+    return sizes, tiles, _stated_mpp(lambda: mpp.get_mpp(tiff, 0)), read
 
 
 def _level_scale(full: Sequence[int], size: Sequence[int]) -> tuple[float, float]:

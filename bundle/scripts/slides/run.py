@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import LEFTOVER, write_json
+from ..foreign_files import read_json
 from ..workflow import running_config
 from .engine import SlideEngine, SlidePlan
 from .reading import BACKENDS, Slide
@@ -187,7 +188,7 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
         raise ValueError(f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir.")
     path = folder / "record.json" if complete else work / "settings.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         stored = stored["settings"] if complete else stored
         changed = [key for key in sorted(stored | plan.settings) if stored.get(key) != plan.settings.get(key)]
         if changed:

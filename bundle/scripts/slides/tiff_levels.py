@@ -36,6 +36,13 @@ def is_level(shape: Sequence[int], first: Sequence[int], page: TiffPage, first_p
     return fits and page.samplesperpixel == first_page.samplesperpixel and page.dtype == first_page.dtype
 
 
+def tile_size(page: TiffPage) -> tuple[int, int]:
+    """Height and width, in pixels, of what is decoded at once: a tile or a strip."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
 def read_region(page: TiffPage, top: int, left: int, height: int, width: int, lock: Lock) -> np.ndarray:
     """Read a region of a level, (height, width, 3) uint8; what lies outside the level is white.
 
@@ -45,10 +52,7 @@ def read_region(page: TiffPage, top: int, left: int, height: int, width: int, lo
         lock: guards the file's position, so that threads may share the file.
     """
     region = np.full((height, width, 3), 255, dtype=np.uint8)
-    if page.is_tiled:
-        tile_height, tile_width = page.tilelength, page.tilewidth
-    else:
-        tile_height, tile_width = page.rowsperstrip, page.imagewidth
+    tile_height, tile_width = tile_size(page)
     across = math.ceil(page.imagewidth / tile_width)
     rows = range(max(0, top // tile_height), math.ceil(min(top + height, page.imagelength) / tile_height))
     columns = range(max(0, left // tile_width), math.ceil(min(left + width, page.imagewidth) / tile_width))
