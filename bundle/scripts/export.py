@@ -18,7 +18,6 @@ from string import Template
 from typing import Any, NamedTuple
 
 import fire
-import yaml
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from monai.bundle import ConfigParser
 
@@ -172,7 +171,7 @@ def write_large_files(folder: Path, repo_id: str, bundle_version: str) -> None:
             digest = SUPPORTED_HASH_TYPES["md5"](path.read_bytes(), usedforsecurity=False).hexdigest()
             large.append({"path": name, "url": url, "hash_val": digest, "hash_type": "md5"})
     if large:
-        (folder / "large_files.yml").write_text(yaml.safe_dump({"large_files": large}, sort_keys=False))
+        ConfigParser.export_config_file({"large_files": large}, str(folder / "large_files.yml"), fmt="yaml")
 
 
 def build(folder: Path, trained: Trained, facts: Facts) -> None:

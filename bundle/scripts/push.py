@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 import fire
-import yaml
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
+from monai.bundle import ConfigParser
 
 NEEDED = ("README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
 LEFT_OUT = ("eval/*", "data/*", "output/*", "predictions/*", "**/__pycache__/*")  # what using a bundle leaves in it
@@ -37,8 +37,8 @@ def require_bundle(bundle: Path, repo_id: str) -> str:
     if ModelCard.load(bundle / "README.md").data.license is None:
         raise ValueError(f"{bundle / 'README.md'} must name a licence in its first lines; export the bundle again.")
     large = bundle / "large_files.yml"
-    urls = [entry["url"] for entry in yaml.safe_load(large.read_text())["large_files"]] if large.is_file() else []
-    elsewhere = [url for url in urls if f"/{repo_id}/resolve/{version}/" not in url]
+    entries = ConfigParser.load_config_file(str(large))["large_files"] if large.is_file() else []
+    elsewhere = [entry["url"] for entry in entries if f"/{repo_id}/resolve/{version}/" not in entry["url"]]
     if elsewhere:
         raise ValueError(
             f"large_files.yml must point to {repo_id} at {version}, got {elsewhere}; export with --repo-id."
