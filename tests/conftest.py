@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from scripts.demo import make_demo_data
+from scripts.export import export
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 LITE = ["configs/train.json", "configs/lite.json", "configs/dataset_demo.json"]
@@ -78,6 +79,12 @@ def finished_run(tmp_path_factory, run_bundle):
     output_dir = tmp_path_factory.mktemp("runs") / "tiny"
     run_bundle("training", output_dir, **TINY)
     return output_dir
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(tmp_path_factory, finished_run):
+    """The bundle that is exported from that run."""
+    return export("esfan", str(finished_run), str(tmp_path_factory.mktemp("dist")), preset="lite")
 
 
 @pytest.fixture(scope="session")

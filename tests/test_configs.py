@@ -182,10 +182,7 @@ def test_every_property_that_monai_asks_for_is_there(in_bundle, finished_run, de
     assert training.check_properties() == []
     shared["dataset_dir"] += "/val/img"
     inference = ConfigWorkflow(
-        str(finished_run / "configs" / "inference.json"),
-        workflow_type="infer",
-        bundle_root=str(finished_run),
-        **shared,
+        str(finished_run / "configs" / "inference.json"), workflow_type="infer", bundle_root=str(finished_run), **shared
     )
     inference.initialize()
     assert inference.check_properties() == []

@@ -302,12 +302,7 @@ def test_weights_move_linearly_and_stop_before_the_end():
     engine = Engine(lambda engine, batch: seen.append((weights.alpha, weights.beta, weights.gamma, weights.tau)))
     LinearScheduleHandler(weights, START, END).attach(engine)
     engine.run([0], max_epochs=4)
-    expected = [
-        (0.4, 0.4, 0.2, 0.2),
-        (0.5, 0.325, 0.175, 0.275),
-        (0.6, 0.25, 0.15, 0.35),
-        (0.7, 0.175, 0.125, 0.425),
-    ]
+    expected = [(0.4, 0.4, 0.2, 0.2), (0.5, 0.325, 0.175, 0.275), (0.6, 0.25, 0.15, 0.35), (0.7, 0.175, 0.125, 0.425)]
     for values, those in zip(seen, expected, strict=True):
         assert values == pytest.approx(those)
     assert weights.other == 9.0

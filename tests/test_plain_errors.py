@@ -110,10 +110,7 @@ def test_install_takes_over_the_reports(monkeypatch):
     assert sys.excepthook is report
 
 
-@pytest.mark.parametrize(
-    ("statement", "plain"),
-    [("open('missing.png')", True), ("int('x')", False)],
-)
+@pytest.mark.parametrize(("statement", "plain"), [("open('missing.png')", True), ("int('x')", False)])
 def test_a_command_ends_with_the_report(tmp_path, statement, plain):
     code = f"from scripts import plain_errors; plain_errors.install(); {statement}"
     result = subprocess.run(

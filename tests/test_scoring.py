@@ -323,10 +323,7 @@ def test_splits_with_images_are_scored_and_empty_ones_left_out(tmp_path, caplog)
     pixels[:, :, :3, :2] = 250 - rng.integers(0, 9, (3, 3, 3, 2), dtype=np.uint8)
     data = [{"image": pixels[i], "label": label[i], "name": f"{i}.png"} for i in range(3)]
     names = ["background", "tumor", "stroma"]
-    dataloaders = {
-        "val": DataLoader([], batch_sampler=SameSizeBatches([], 2)),
-        "test": DataLoader(data, batch_size=2),
-    }
+    dataloaders = {"val": DataLoader([], batch_sampler=SameSizeBatches([], 2)), "test": DataLoader(data, batch_size=2)}
     evaluator = partial(SupervisedEvaluator, "cpu", prepare_batch=PrepareBatch(), postprocessing=to_masks)
     handler = partial(score_handler, tmp_path, names=names)
     inferer = CountingInferer()

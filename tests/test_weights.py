@@ -130,10 +130,7 @@ def changed(**changes):
         ({"head__bias": None, "body__1__running_var": None}, r"missing names: \['body.1.running_var', 'head.bias'\]"),
         ({"head__weight": torch.zeros(3, 4)}, r"wrong shapes: \['head.weight \(3, 4\) instead of \(2, 4\)'\]"),
         ({"head__weight": torch.zeros(2, 4, 1)}, r"wrong shapes: \['head.weight \(2, 4, 1\) instead of \(2, 4\)'\]"),
-        (
-            {"head__scale": torch.zeros(1), "a": torch.zeros(1)},
-            r"unexpected names: \['a', 'head.scale'\]",
-        ),
+        ({"head__scale": torch.zeros(1), "a": torch.zeros(1)}, r"unexpected names: \['a', 'head.scale'\]"),
     ],
 )
 def test_lists_the_names_that_do_not_fit(tmp_path, changes, message):

@@ -13,16 +13,7 @@ from PIL import Image
 from . import plain_errors
 from .atomic import atomic_path
 from .pictures import mask_picture
-from .synthetic_tissue import (
-    MIN_SHARE,
-    MIN_SIZE_PX,
-    PALETTE,
-    STAINS,
-    TISSUES,
-    Stain,
-    make_patch,
-    require_whole_number,
-)
+from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
 
 SPLITS = ("train", "val", "test")
 GENERATOR = 1  # to be raised when the same settings come to give other pixels

@@ -76,10 +76,7 @@ def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> 
         whole = (
             own
             | whole
-            | {
-                "configs": [*configs, *whole.get("configs", [])],
-                "settings": settings | whole.get("settings", {}),
-            }
+            | {"configs": [*configs, *whole.get("configs", [])], "settings": settings | whole.get("settings", {})}
         )
         current = own.get("like")
     return whole

@@ -157,10 +157,7 @@ def mask_drawer(written: Mapping[int, int], palette: Palette) -> Callable[[np.nd
 
 
 def copy_pairs(
-    items: Sequence[Mapping[str, str]],
-    folder: Path,
-    table: np.ndarray,
-    draw_mask: Callable[[np.ndarray], Image.Image],
+    items: Sequence[Mapping[str, str]], folder: Path, table: np.ndarray, draw_mask: Callable[[np.ndarray], Image.Image]
 ) -> None:
     """Write images as RGB PNG into ``folder / "img"`` and masks as palette PNG into ``folder / "mask"``.
 

@@ -75,10 +75,7 @@ class Kind:
 # files in the older spelling have layers of the encoder that PSPNet never uses
 CHECKPOINTS = {
     "esfan_stage1": Kind(
-        "method_esfan.json",
-        "classifier_def",
-        STAGE_1,
-        constants={"ESF.laplacian_kernel.weight": (1, 2048, 3, 3)},
+        "method_esfan.json", "classifier_def", STAGE_1, constants={"ESF.laplacian_kernel.weight": (1, 2048, 3, 3)}
     ),
     "esfan_stage2": Kind("method_esfan.json", "segmenter_def", STAGE_2, r"encoder\.layer[34]\."),
     "ibdr_stage1": Kind("method_ibdr.json", "classifier_def", STAGE_1),

@@ -285,11 +285,7 @@ def require_whole_number(name: str, value: int, least: int) -> None:
 
 
 def make_patch(
-    rng: np.random.Generator,
-    size_px: int,
-    tissues: Sequence[int],
-    stain: Stain = STAINS["lab_a"],
-    glass: float = 0.0,
+    rng: np.random.Generator, size_px: int, tissues: Sequence[int], stain: Stain = STAINS["lab_a"], glass: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a patch and its mask. The same state of ``rng`` gives the same tissue in every stain.
 

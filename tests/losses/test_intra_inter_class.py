@@ -13,13 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = {"alpha": 0.9, "beta": 0.35, "gamma": 0.25, "delta": 0.3, "eta": 0.45, "tau": 0.55}
 METHOD = {"alpha": 1.0, "beta": 0.2, "gamma": 0.1, "delta": 0.1, "eta": 0.1, "tau": 0.4}  # as published
 NOTHING = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0, "eta": 0.0}
-SHAPES = {
-    "batch of 1": (1, 3, 4),
-    "a row": (2, 1, 5),
-    "a column": (2, 5, 1),
-    "pixels": (3, 1, 1),
-    "a pixel": (1, 1, 1),
-}
+SHAPES = {"batch of 1": (1, 3, 4), "a row": (2, 1, 5), "a column": (2, 5, 1), "pixels": (3, 1, 1), "a pixel": (1, 1, 1)}
 CASES = [
     "no background",
     "background",

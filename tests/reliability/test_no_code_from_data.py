@@ -23,6 +23,7 @@ FORBIDDEN_CALLS = {
     "torch.package.PackageImporter",
 }
 FOREIGN_FILES = {"torch.load", "Image.open", "load_file", "safetensors.torch.load_file"}  # foreign_files.py has them
+OWN_FILES = {("deploy.py", "torch.jit.load")}  # reads back what it has itself just written, and nothing else
 
 
 def dotted(node):
@@ -43,6 +44,8 @@ def offences(source, name="x.py"):
         if not isinstance(node, ast.Call):
             continue
         call, options = dotted(node.func), {option.arg: option.value for option in node.keywords}
+        if (name, call) in OWN_FILES:
+            continue
         if call in FORBIDDEN_CALLS or call.endswith((".extractall", ".unsafe_load")):
             found.append(f"{line}{call}")
         if call in FOREIGN_FILES and name != "foreign_files.py":

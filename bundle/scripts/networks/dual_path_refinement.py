@@ -51,7 +51,7 @@ class DualPathRefinement(nn.Module):
             nn.Conv2d(hidden_channels, num_classes, 1),
         )
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, image: torch.Tensor):  # TorchScript has no type for "one or two"
         """Segment ``image``, (B, 3, H, W) with sides divisible by the encoder's stride.
 
         Returns:
@@ -59,7 +59,11 @@ class DualPathRefinement(nn.Module):
         """
         features = self.pspnet.encoder(image)
         main = self.hdfm(self.pspnet.segmentation_head(self.pspnet.decoder(features)))
-        if not self.training:
+        if torch.jit.is_scripting():  # of an exported network only the main path is wanted
             return main
-        auxiliary = self.auxiliary_head(features[-1])
-        return main, F.interpolate(auxiliary, size=main.shape[2:], mode="bilinear", align_corners=True)
+        else:
+            return (main, self._auxiliary(features[-1], main.shape[2:])) if self.training else main
+
+    def _auxiliary(self, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        """The auxiliary path's logits (B, K, H, W) at ``size``, from the encoder's deepest features."""
+        return F.interpolate(self.auxiliary_head(features), size=size, mode="bilinear", align_corners=True)

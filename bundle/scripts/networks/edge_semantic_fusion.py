@@ -60,6 +60,7 @@ class PyramidContextIntegrator(nn.Module):
     def __init__(self, channels: int, pool_sizes: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.pool_sizes = tuple(pool_sizes)
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(size) for size in self.pool_sizes)
         self.conv = nn.Conv2d((1 + len(self.pool_sizes)) * channels, channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
 
@@ -68,8 +69,8 @@ class PyramidContextIntegrator(nn.Module):
         own_weight, *pool_weights = self.conv.weight.chunk(1 + len(self.pool_sizes), dim=1)  # each (C, C, 1, 1)
         mixed = F.conv2d(x, own_weight)
         cells, upsampling = [], []
-        for size, weight in zip(self.pool_sizes, pool_weights):
-            cells.append(F.conv2d(F.adaptive_avg_pool2d(x, size), weight).flatten(2))  # (B, C, size²)
+        for size, pool, weight in zip(self.pool_sizes, self.pools, pool_weights):
+            cells.append(F.conv2d(pool(x), weight).flatten(2))  # (B, C, size²)
             each = torch.eye(size**2, dtype=mixed.dtype, device=x.device).view(1, size**2, size, size)
             each = F.interpolate(each, size=x.shape[2:], mode="bilinear", align_corners=True)
             upsampling.append(each[0].flatten(1))  # (size², H * W), what a cell adds to each position

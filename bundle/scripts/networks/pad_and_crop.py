@@ -24,7 +24,7 @@ class PadAndCrop(nn.Module):
         self.normalization = nn.Identity() if normalization is None else normalization
         self.divisor = divisor
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(self, image: torch.Tensor):  # TorchScript has no type for "one or several", and finds it out itself
         """Map ``image``, (B, 3, H, W) in [0, 1], to logits (B, K, H, W), or to a tuple of them as the network does."""
         height, width = image.shape[-2], image.shape[-1]
         bottom, right = -height % self.divisor, -width % self.divisor
@@ -32,5 +32,5 @@ class PadAndCrop(nn.Module):
             image = F.pad(image, [0, right, 0, bottom], mode="replicate")
         logits = self.network(self.normalization(image))
         if isinstance(logits, tuple):
-            return tuple(path[..., :height, :width] for path in logits)
+            return tuple([path[..., :height, :width] for path in logits])
         return logits[..., :height, :width]

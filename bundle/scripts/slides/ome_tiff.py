@@ -103,11 +103,7 @@ class PyramidWriter:
                 self._add(index + 1, part, last and position == len(smaller) - 1)
 
     def save(
-        self,
-        path: str | Path,
-        name: str,
-        mpp: Sequence[float],
-        palette: Sequence[Sequence[int]] | None = None,
+        self, path: str | Path, name: str, mpp: Sequence[float], palette: Sequence[Sequence[int]] | None = None
     ) -> None:
         """Write the file.
 
