@@ -8,7 +8,6 @@ All take any batch; ``.ts`` takes any size, the others all sizes of which both s
 stride. Every file is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,11 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from . import plain_errors
 from .atomic import atomic_path
 from .cam import combine_cams
 from .dynamic_size import for_multiples_of_stride
+from .foreign_files import read_json
 from .weights import load_weights
 
 LARGEST_DIFFERENCE = 1e-4
@@ -156,7 +157,7 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
         ValueError: if a file gives other outputs than the network; it is not written then.
     """
     bundle, output = Path(str(bundle)), Path(str(output))
-    stride = json.loads((bundle / "configs" / "inference.json").read_text())["segmenter_def"]["divisor"]
+    stride = read_json(bundle / "configs" / "inference.json")["segmenter_def"]["divisor"]
     multiples = [(1, 4 * stride, 6 * stride), (3, 7 * stride, 3 * stride)]
     differences = {}
     for name, network in networks(bundle).items():
@@ -179,4 +180,5 @@ def describe(differences: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(deploy, serialize=describe)

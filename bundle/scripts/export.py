@@ -9,7 +9,6 @@ weights, model card, licences and a unit test in the zoo's form. Stage-1 weights
 the card are those of the run; a file of weights has none.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -21,7 +20,9 @@ import fire
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from monai.bundle import ConfigParser
 
-from .atomic import atomic_path, write_json
+from . import plain_errors
+from .atomic import atomic_path, remove_leftovers_of, write_json
+from .foreign_files import read_json
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
 from .run_folder import BUNDLE_ROOT, is_complete, portable, read_record, write_inference_config
@@ -63,14 +64,14 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
     if not is_complete(run, "run"):
         raise ValueError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
-    config = json.loads((run / "configs" / "train.json").read_text())
+    config = read_json(run / "configs" / "train.json")
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")
             raise ValueError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
     overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
     defaults = default_config(method, preset, overlay if overlay.is_file() else None)
-    patch_size = json.loads((run / "configs" / "inference.json").read_text())["patch_size"]
+    patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
     classifier = run / "models" / "classifier" / "model.pt"
     weights = run / "models" / "model.pt"
     return Trained(config, defaults, patch_size, weights, classifier if classifier.is_file() else None, run)
@@ -124,7 +125,7 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     for name in COPIED_CONFIGS:
         shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
     for path in (folder / "configs").glob("*.json"):
-        write_json(path, run_anywhere(json.loads(path.read_text())))
+        write_json(path, run_anywhere(read_json(path)))
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
@@ -142,13 +143,13 @@ def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
 def write_metadata(folder: Path, facts: Facts) -> None:
     """Complete ``metadata.json``: what the card says, the stage-1 network, and the versions that are installed here."""
     path = folder / "configs" / "metadata.json"
-    metadata = json.loads(path.read_text())
+    metadata = read_json(path)
     configs = sorted((folder / "configs").glob("*.json"))
     packages = required_packages(configs, sorted((folder / "scripts").rglob("*.py")))
     metadata |= {key: packages.pop(name) for name, key in OWN_PINS.items()}
     metadata["required_packages_version"] = packages | {name: version(name) for name in COMMANDS_NEED}
     metadata |= facts.metadata()
-    train = json.loads((folder / "configs" / "train.json").read_text())
+    train = read_json(folder / "configs" / "train.json")
     channels = {str(channel): name for channel, name in enumerate(train["class_names"])}
     image = metadata["network_data_format"]["inputs"]["image"]
     shared = {"num_channels": len(channels), "dtype": "float32", "is_patch_data": False, "channel_def": channels}
@@ -225,17 +226,15 @@ def export(
         The bundle's folder.
 
     Raises:
-        FileExistsError: if ``output`` has such a bundle already.
+        FileExistsError: if ``output`` has such a bundle's folder already; a zip alone is written anew.
         ValueError: for an unknown method or preset, one that is not the run's, or weights that do not fit.
     """
     source, output = Path(str(weights)).resolve(), Path(str(output)).resolve()
     name = f"{method}_histopathology_segmentation"
     folder = output / name
-    for existing in (folder, output / f"{name}.zip"):
-        if existing.exists():
-            raise FileExistsError(
-                f"`output` must hold no {existing.name} yet; remove {existing} or give another folder."
-            )
+    archive = output / f"{name}.zip"
+    if folder.exists():
+        raise FileExistsError(f"`output` must hold no {name} yet; remove {folder} or give another folder.")
     if source.is_dir():
         if dataset is not None or classifier is not None:
             raise ValueError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
@@ -246,7 +245,7 @@ def export(
         trained = Trained(config, config, config["patch_size"]["default"], source, stage_1, None)
     facts = Facts(
         name=name,
-        version=json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())["version"],
+        version=read_json(BUNDLE_ROOT / "configs" / "metadata.json")["version"],
         repo_id=repo_id or f"MONAI/{name}",
         config=shareable(trained.config, trained.defaults, trained.patch_size),
         cards=read_cards(BUNDLE_ROOT / "docs" / "cards.json"),
@@ -254,14 +253,16 @@ def export(
         scores=scores_of(trained.run),
         has_classifier=trained.classifier is not None,
     )
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder) as draft:
+    for path in (folder, archive):
+        remove_leftovers_of(path)
+    with atomic_path(folder) as draft:  # the folder comes last: without it a zip is what a killed export left
         draft.mkdir()
         build(draft, trained, facts)
-        with atomic_path(output / f"{name}.zip") as archive:
-            shutil.make_archive(str(archive.with_suffix("")), "zip", draft.parent, name)
+        with atomic_path(archive) as temporary:
+            shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
     return folder
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(export, serialize=lambda folder: f"The bundle is in {folder} and {folder}.zip.")

@@ -1,6 +1,5 @@
 """What an exported bundle says of itself: the zoo's README, the hub's card, metadata and the terms of data sets."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from string import Template
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+
+from .foreign_files import read_json
 
 SPLITS = ("val", "test")
 OF_A_RUN = {
@@ -86,7 +87,7 @@ class Facts:
 
 def read_cards(path: str | Path) -> dict[str, Any]:
     """Read ``docs/cards.json``."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
@@ -96,7 +97,7 @@ def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
         for split in SPLITS:
             path = run / "scores" / f"{stage}_{split}.json"
             if path.is_file():
-                content = json.loads(path.read_text())
+                content = read_json(path)
                 scores[stage, split] = content["protocols"][PROTOCOL] | {"images": content["images"]}
     return scores
 

@@ -7,13 +7,15 @@ The first looks through the bundle and says what would be uploaded, without a ne
 (``hf auth login``). The commit is tagged with the bundle's version, which is where ``large_files.yml`` points to.
 """
 
-import json
 from pathlib import Path
 
 import fire
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from monai.bundle import ConfigParser
+
+from . import plain_errors
+from .foreign_files import read_json
 
 NEEDED = ("README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
 LEFT_OUT = ("eval/*", "data/*", "output/*", "predictions/*", "**/__pycache__/*")  # what using a bundle leaves in it
@@ -33,7 +35,7 @@ def require_bundle(bundle: Path, repo_id: str) -> str:
     missing = [name for name in NEEDED if not (bundle / name).is_file()]
     if missing:
         raise FileNotFoundError(f"`bundle` must be a folder that scripts.export made, got {bundle} without {missing}.")
-    version = json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    version = read_json(bundle / "configs" / "metadata.json")["version"]
     if ModelCard.load(bundle / "README.md").data.license is None:
         raise ValueError(f"{bundle / 'README.md'} must name a licence in its first lines; export the bundle again.")
     large = bundle / "large_files.yml"
@@ -76,4 +78,5 @@ def push(bundle: str, repo_id: str, dry_run: bool = False, private: bool = False
 
 
 if __name__ == "__main__":
+    plain_errors.install()
     fire.Fire(push)
