@@ -2,11 +2,11 @@
 
     python tests/reliability/kill_anywhere.py FOLDER [--kills 50] [--seed 0]
 
-The commands, on tiny data that are made in FOLDER, are: the preparation of a data set, a training of all stages, and
-the segmentation of a slide. They take turns. Each is killed (SIGKILL, with all its processes) at a moment between its
-first trace on the disk and its end, and then repeated until its end. A table says where the kills hit; the exit status
-is 1 if any result is not the same, byte for byte. Not compared are logs, TensorBoard's files and the
-slides' records, which tell of sessions; dates and minutes are taken out of a run's record and report.
+The commands, on tiny data that are made in FOLDER, are: the preparation of a data set, a training of all stages, the
+segmentation of a slide, and the export of a run. They take turns. Each is killed (SIGKILL, with all its processes) at a
+moment between its first trace on the disk and its end, and then repeated until its end. A table says where the kills
+hit; the exit status is 1 if any result is not the same, byte for byte. Not compared are logs, TensorBoard's files and
+the slides' records, which tell of sessions; dates and minutes are taken out of a run's record and report.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,12 +55,14 @@ class Command:
         arguments: after ``python -m``, with ``OUTPUT`` for the folder that it makes.
         cwd: where it runs.
         stage: tells from the folder where a killed process was.
+        result: what appears in the folder when the command has done its work and refuses to do it again, if it does.
     """
 
     name: str
     arguments: list[str]
     cwd: Path
     stage: Callable[[Path], str]
+    result: str | None = None
 
     def start(self, output: Path) -> subprocess.Popen:
         """Start it as the leader of a group of processes."""
@@ -103,6 +106,11 @@ def stage_of_slides(output: Path) -> str:
     return "strips" if any(output.glob(".*.work/strips/*")) else "before the first strip"
 
 
+def stage_of_export(output: Path) -> str:
+    """The folder comes last."""
+    return "after the archive" if any(output.glob("*.zip")) else "before the archive"
+
+
 def contents(output: Path) -> dict[str, str]:
     """A hash of each file, times left out."""
     found = {}
@@ -111,6 +119,8 @@ def contents(output: Path) -> dict[str, str]:
         if not path.is_file() or NOT_COMPARED & set(name.parts):
             continue
         content = path.read_bytes()
+        if path.suffix == ".zip":  # has its files' times in it
+            content = repr([(item.filename, item.CRC) for item in zipfile.ZipFile(path).infolist()]).encode()
         if path.suffix in (".json", ".html"):
             content = TIMES.sub("", content.decode()).encode()
         found[str(name)] = hashlib.sha256(content).hexdigest()
@@ -147,10 +157,14 @@ def commands(folder: Path) -> list[Command]:
     tiles = [np.asarray(Image.open(path)) for path in sorted((source / "train" / "img").glob("*.png"))]
     write_slide(folder / "slide.tif", np.concatenate(tiles[:2], axis=1), 1.0)
     slides = [*bundle, "--config_file", "configs/inference_slides.json", "--slides", str(folder / "slide.tif")]
+    export = ["scripts.export", "--method", "esfan", "--preset", "lite", "--weights", str(folder / "trained")]
     return [
-        Command("preparation", [*prepare, "--dataset", "configs/dataset_demo.json"], BUNDLE, stage_of_preparation),
+        Command("preparation", [*prepare, "--dataset", "configs/dataset_demo.json"], BUNDLE, stage_of_preparation, "."),
         train,
         Command("slides", [*slides, "--output_dir", "OUTPUT", *device], folder / "trained", stage_of_slides),
+        Command(
+            "export", [*export, "--output", "OUTPUT"], BUNDLE, stage_of_export, "esfan_histopathology_segmentation"
+        ),
     ]
 
 
@@ -187,7 +201,7 @@ def kill_anywhere(folder: str, kills: int = 50, seed: int = 0) -> None:
                 process.wait()
                 hits[command.name, command.stage(output)] += 1
                 bar.update()
-            if command.name != "preparation" or not output.exists():  # a whole data set is not made again
+            if command.result is None or not (output / command.result).exists():
                 command.finish(output)
             left = [str(path) for path in [*folder.glob(f".{output.name}*"), *output.rglob("*.partial-*")]]
             found = contents(output)
