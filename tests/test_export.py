@@ -179,6 +179,13 @@ def test_paths_of_one_machine_become_the_defaults_or_are_refused():
         shareable(defaults | {"source_dir": "/home/someone/run"}, defaults, (64, 64))
 
 
+def test_settings_that_an_old_run_has_not_are_the_defaults():
+    defaults = default_config("esfan", "lite", None)
+    config = {key: value for key, value in defaults.items() if key != "threshold"} | {"seed": 5}
+    shared = shareable(config, defaults, (64, 64))
+    assert shared["threshold"] == defaults["threshold"] and shared["seed"] == 5
+
+
 # --- it stands alone
 
 

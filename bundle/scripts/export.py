@@ -88,7 +88,7 @@ def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size
     Raises:
         ValueError: if a path of this machine is left.
     """
-    shared = portable(config, "", None)
+    shared = portable(dict(defaults) | dict(config), "", None)  # what newer code asks for may be new to an old run
     shared |= {key: defaults[key] for key in ("dataset_dir", "imports", "picture_names")}
     shared |= {key: defaults[key] for key, value in shared.items() if key in defaults and _is_absolute(value)}
     shared["output_dir"] = "$@bundle_root + '/output'"
