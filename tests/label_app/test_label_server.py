@@ -54,6 +54,17 @@ def test_info_lists_the_models(server):
     assert info["datastore"]["total"] == 9
 
 
+def listening(port):
+    """The IPv4 addresses, as the kernel writes them, on which a port is listened to."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
+
+
+def test_the_server_listens_to_this_machine_alone(server):
+    assert listening(server.port) == {"0100007F"}  # 127.0.0.1, the bytes backwards; nothing in the test says so
+
+
 def test_masks_of_patches_are_the_bundles_own(server, own_masks):
     for name, mask in own_masks.items():
         assert np.array_equal(mask_of(server.post(f"/infer/{NAME}?image={name}&output=image")), mask)
