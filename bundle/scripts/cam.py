@@ -28,7 +28,7 @@ def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weight
     if len(cams) != len(level_weights):
         raise ValueError(f"`level_weights` must have one weight per CAM ({len(cams)}), got {list(level_weights)}.")
     upsampled = (F.interpolate(cam, size=tuple(size), mode="bilinear", align_corners=False) for cam in cams)
-    return sum(weight * cam for weight, cam in zip(level_weights, upsampled))
+    return sum(weight * cam for weight, cam in zip(level_weights, upsampled, strict=True))
 
 
 def balance_classes(
@@ -207,7 +207,7 @@ class CAMSegmenter(nn.Module):
             In larger images than ``window`` they are means over windows, each with a gate of its own, in which a class
             that is left out counts -1, below every score.
         """
-        if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window)):
+        if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
             return self._scores(image, label)
         inferer = SlidingWindowInferer(
             self.window, WINDOWS_AT_A_TIME, overlap=0.5, mode="gaussian", padding_mode="replicate"
@@ -217,7 +217,9 @@ class CAMSegmenter(nn.Module):
             return self._scores(windows, None if own is None else own.expand(len(windows), -1)).clamp(min=-1)
 
         labels = [None] * len(image) if label is None else label.split(1)
-        return torch.cat([inferer(single, windows_scores, own) for single, own in zip(image.split(1), labels)])
+        return torch.cat(
+            [inferer(single, windows_scores, own) for single, own in zip(image.split(1), labels, strict=True)]
+        )
 
     def _scores(self, image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
         """The scores (B, K, H, W) of ``image`` as a whole, see ``forward``."""

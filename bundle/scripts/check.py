@@ -58,7 +58,7 @@ def format_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     names = list(counts["per_class"])
     lines = [f"  {count:7d}  {name}" for name, count in counts["per_class"].items()]
     for combination, count in counts["per_combination"].items():
-        present = [name for name, shown in zip(names, combination.split()) if shown == "1"]
+        present = [name for name, shown in zip(names, combination.split(), strict=True) if shown == "1"]
         lines.append(f"  {count:7d}  [{combination}] {' + '.join(present) or 'no class'}")
     return lines
 

@@ -70,7 +70,7 @@ def measure_strengths(
             raise ValueError(
                 f"The CAMs of class {class_index} must be finite, got means {strengths[-1]}; train the classifier anew."
             )
-    return [list(level) for level in zip(*strengths)]
+    return [list(level) for level in zip(*strengths, strict=True)]
 
 
 def class_strengths(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -79,20 +80,20 @@ def chart(name: str, points: Sequence[Point], x_name: str, smoothed: bool = Fals
 
     def path(values: np.ndarray, kind: str) -> str:
         every = math.ceil(len(values) / MANY)
-        corners = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x[::every], values[::every]))
-        return f'<polyline class="{kind}" points="{corners}"/>'
+        corners = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x[::every], values[::every], strict=True))
+        return f"<polyline class={quoteattr(kind)} points={quoteattr(corners)}/>"
 
     parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in y_ticks
+        f'<line class="grid" x1="{LEFT:d}" x2="{WIDTH - RIGHT:d}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in y_ticks
     ]
-    parts += [f'<text class="y" x="{LEFT - 6}" y="{up(t) + 4:.1f}">{t:g}</text>' for t in y_ticks]
+    parts += [f'<text class="y" x="{LEFT - 6:d}" y="{up(t) + 4:.1f}">{t:g}</text>' for t in y_ticks]
     shown = [t for t in x_ticks if x[0] <= t <= x[-1] and t == int(t)]
-    parts += [f'<text class="x" x="{across(t):.1f}" y="{HEIGHT - BOTTOM + 16}">{t:g}</text>' for t in shown]
-    parts += [f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6}">{escape(x_name)}</text>']
+    parts += [f'<text class="x" x="{across(t):.1f}" y="{HEIGHT - BOTTOM + 16:d}">{t:g}</text>' for t in shown]
+    parts += [f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6:d}">{escape(x_name)}</text>']
     parts += [path(y, "raw")] * smoothed + [path(line, "line")]
     if y.max() > y_ticks[-1]:
-        parts += [f'<text class="y" x="{WIDTH - RIGHT}" y="{TOP + 12}">highest: {y.max():.3g}</text>']
+        parts += [f'<text class="y" x="{WIDTH - RIGHT:d}" y="{TOP + 12:d}">highest: {y.max():.3g}</text>']
     if len(x) <= FEW:
-        parts += [f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="2.5"/>' for a, b in zip(x, line)]
-    label = escape(f"{name} by {x_name}: {y[0]:.3g} at {x[0]:g}, {y[-1]:.3g} at {x[-1]:g}")
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        parts += [f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="2.5"/>' for a, b in zip(x, line, strict=True)]
+    label = f"{name} by {x_name}: {y[0]:.3g} at {x[0]:g}, {y[-1]:.3g} at {x[-1]:g}"
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label={quoteattr(label)}>{"".join(parts)}</svg>'

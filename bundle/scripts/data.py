@@ -30,7 +30,7 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
         class_names: the tissue classes in label order.
         values: mask value of each class.
     """
-    names = dict(zip(values, class_names)) or {0: ""}
+    names = dict(zip(values, class_names, strict=False)) or {0: ""}
     if (
         len(names) != len(class_names)
         or len(values) != len(class_names)
@@ -169,7 +169,7 @@ def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, lis
     columns = ["image", *class_names]
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+            header, *rows = list(csv.reader(file, strict=False)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} must be a CSV table in UTF-8: {error}; save it as one.") from error
     missing = sorted(set(columns) - set(header))

@@ -40,7 +40,7 @@ class AveragingMatrixPool(nn.Module):
 def with_constant_padding(conv: Conv2dSame) -> nn.Module:
     """A convolution with TensorFlow's "same" padding, for sides that are multiples of its stride."""
     pads = []
-    for kernel, dilation, stride in zip(conv.kernel_size[::-1], conv.dilation[::-1], conv.stride[::-1]):
+    for kernel, dilation, stride in zip(conv.kernel_size[::-1], conv.dilation[::-1], conv.stride[::-1], strict=True):
         pad = max((kernel - 1) * dilation + 1 - stride, 0)
         pads += [pad // 2, pad - pad // 2]
     plain = nn.Conv2d(

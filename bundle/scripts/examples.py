@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,7 @@ def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
     """The names with the best, median and worst of ``scores``, none twice; of an even number the lower median."""
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
     if len(ranked) < 3:
-        return dict(zip(("best", "worst"), ranked))
+        return dict(zip(("best", "worst"), ranked, strict=False))
     return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
 
 
@@ -80,14 +81,15 @@ def picture_tag(picture: Image.Image, text: str) -> str:
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     picture.save(buffer, format="JPEG", quality=90)
     data = base64.b64encode(buffer.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escape(text)}">'
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" width={picture.width} height={picture.height} alt={quoteattr(text)}>'
+    )
 
 
 def legend(names: Sequence[str], palette: Palette) -> str:
     """The name of each mask value beside its colour, as an HTML list."""
     items = ""
-    for value, (name, colour) in enumerate(zip(names, palette)):
+    for value, (name, colour) in enumerate(zip(names, palette, strict=False)):
         swatch = f'<i style="background:rgb({",".join(map(str, colour))})"></i>'
         items += f"<li>{swatch}{escape(name)}{' (left clear)' * (value == 0)}</li>"
     return f'<ul class="legend">{items}</ul>\n'

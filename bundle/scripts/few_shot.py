@@ -56,7 +56,9 @@ def require_same_classes(source_dir: str | Path | None, channel_names: Sequence[
             f"the data set's classes must be in the order of {path}, {source_names}, got {list(channel_names)}; "
             "reorder its overlay's `class_names`, values and labels."
         )
-    logger.info("Channels: " + ", ".join(f"{old} → {new}" for old, new in zip(source_names, channel_names)))
+    logger.info(
+        "Channels: " + ", ".join(f"{old} → {new}" for old, new in zip(source_names, channel_names, strict=True))
+    )
 
 
 def has_pixel_masks(dataset_dir: str | Path) -> bool:
@@ -118,7 +120,7 @@ def write_pixel_masks(
         palette: colour of each of our values.
     """
     table = lookup_table(mask_values)
-    for item, path in zip(items, mask_paths(items, mask_dir)):
+    for item, path in zip(items, mask_paths(items, mask_dir), strict=True):
         if not path.exists():
             with open_image(item["image"]) as image:
                 size = (image.height, image.width)

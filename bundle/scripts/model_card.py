@@ -128,7 +128,7 @@ def text_card(facts: Facts) -> str:
     config = facts.config
     mpp = config.get("model_mpp")
     stages = {name: config[name] for name in ("classification", "train")}
-    channels = {0: "background"} | dict(zip(config["classifier_values"], config["class_names"]))
+    channels = {0: "background"} | dict(zip(config["classifier_values"], config["class_names"], strict=True))
     template = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
     return template.substitute(
         title=f"Tissue segmentation from image-level labels ({facts.method['title']})",

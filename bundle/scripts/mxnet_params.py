@@ -76,7 +76,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
         raise reader.refuse("names must differ")
     if reader.position < len(reader.content):
         raise reader.refuse("nothing may follow the names")
-    return dict(zip(names, arrays))
+    return dict(zip(names, arrays, strict=True))
 
 
 def read_array(reader: Reader) -> np.ndarray:

@@ -100,7 +100,7 @@ def describe_dataset(
     if colors is None:
         colors = distinct_colors(count) if background else [*distinct_colors(count - 1), list(REST)]
     require_colors(colors, count)
-    color_of = {0: list(WHITE), **dict(zip(values, colors))}
+    color_of = {0: list(WHITE), **dict(zip(values, colors, strict=True))}
     return {
         "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by scripts.new_dataset.",
         "dataset_name": name,
@@ -152,8 +152,7 @@ def new_dataset(
 def training_command(path: Path) -> str:
     """The command that trains on the data set of the overlay ``path``."""
     files = ["configs/train.json", "configs/lite.json", f"configs/{path.name}"]
-    quoted = ",".join(f"'{file}'" for file in files)
-    return f'python -m monai.bundle run training --config_file "[{quoted}]"'
+    return f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
 
 
 if __name__ == "__main__":

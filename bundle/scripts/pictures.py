@@ -71,7 +71,7 @@ def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height:
     sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     left = gap
-    for column, (title, width) in enumerate(zip(titles, widths)):
+    for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
         draw.text((left, 3), title, fill="black", font=font)
         for index, row in enumerate(scaled):
             sheet.paste(row[column], (left, header + index * (height + gap)))

@@ -89,7 +89,7 @@ def write_pseudo_masks(
                 write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
             write_mask(paths[index], mask, palette)
 
-    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None)):
+    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None), strict=False):
         image, label = prepare_batch(batch, torch.device(device))
         labels = label_map(network(image, label), image, background)
         masks = value_of_channel[labels.cpu()].numpy()

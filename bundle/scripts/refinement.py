@@ -30,7 +30,7 @@ class SuperpixelAveraging(nn.Module):
         """Scores (B, K, H, W) of ``image``, (B, 3, H, W) in [0, 1], constant within each superpixel."""
         scores = self.network(image, label)
         pictures = image.permute(0, 2, 3, 1).cpu().numpy()
-        means = [self._mean(single, picture) for single, picture in zip(scores, pictures)]
+        means = [self._mean(single, picture) for single, picture in zip(scores, pictures, strict=True)]
         return torch.stack(means)
 
     def _mean(self, scores: torch.Tensor, picture: np.ndarray) -> torch.Tensor:

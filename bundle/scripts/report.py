@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import fire
 from monai.bundle import ConfigParser
@@ -113,10 +114,10 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
 def _page(title: str, body: str) -> str:
     """The whole document; by its policy a browser neither loads nor runs anything."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
@@ -145,7 +146,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], kind: str, capt
         )
         body += f'<tr><th scope="row">{escape(name)}</th>{data}</tr>\n'
     caption = f"<caption>{escape(caption)}</caption>" * bool(caption)
-    return f'<table class="{kind}">{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n'
+    return f"<table class={quoteattr(kind)}>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
 
 
 def _headline(title: str, record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str:
@@ -211,7 +212,7 @@ def _confusion_table(result: Mapping[str, Any]) -> str:
     classes, confusion = list(result["classes"]), result["confusion"]
     first = len(confusion) - len(classes)  # 1 where true background is not scored
     rows = []
-    for true, (name, counts) in enumerate(zip(classes, confusion[first:]), start=first):
+    for true, (name, counts) in enumerate(zip(classes, confusion[first:], strict=False), start=first):
         shares = [count / sum(counts) if any(counts) else None for count in counts]
         rows.append([name, *((_number(share), _shade(share or 0, k == true)) for k, share in enumerate(shares))])
     header = ["truth ↓  prediction →", *["background"] * first, *classes]
@@ -263,7 +264,9 @@ def _settings(parser: ConfigParser, record: Mapping[str, Any]) -> str:
         del trainings["classifier"]
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
     columns = [_training_settings(parser, network, section) for network, section in trainings.items()]
-    table = _table(["training", *(STAGES[network] for network in trainings)], zip(names, *columns), "words")
+    table = _table(
+        ["training", *(STAGES[network] for network in trainings)], zip(names, *columns, strict=True), "words"
+    )
     values = [(name, parser.get_parsed_content(key, default=None)) for key, name in OTHER_SETTINGS.items()]
     others = _table(["other settings", "value"], [pair for pair in values if pair[1] is not None], "words")
     return f'{table}<div class="columns">{others}{_versions(record)}</div>'

@@ -88,7 +88,7 @@ class ScoreHandler:
         masks = [output["pred_with_background"][0].cpu().numpy() for output in engine.state.output]
         with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
             list(pool.map(self._write_prediction, names, masks))
-        for name, output in zip(names, engine.state.output):
+        for name, output in zip(names, engine.state.output, strict=True):
             for protocol, (pred_key, _) in self.protocols.items():
                 matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
                 self._confusions[protocol][name] = matrix

@@ -130,7 +130,7 @@ def blur_weights(length: int, scale_px: float) -> np.ndarray:
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: tuple[float, float]) -> np.ndarray:
     """Draw normal noise (H, W) of mean 0 and variance 1 at every pixel, blurred by ``scale_px`` (rows, columns)."""
-    rows, columns = (blur_weights(*pair) for pair in zip(shape, scale_px))
+    rows, columns = (blur_weights(*pair) for pair in zip(shape, scale_px, strict=True))
     return rows @ rng.standard_normal((rows.shape[1], columns.shape[1])) @ columns.T
 
 
@@ -144,7 +144,7 @@ def place_centres(rng: np.random.Generator, free: np.ndarray, spacing_px: float)
     centres = []
     while inner.any():
         volley = rng.permutation(np.flatnonzero(inner))[:256]
-        for row, column in zip(*np.divmod(volley, free.shape[1])):
+        for row, column in zip(*np.divmod(volley, free.shape[1]), strict=True):
             if inner[row, column]:
                 padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1][near] = False
                 centres.append((row, column))
@@ -185,7 +185,7 @@ def draw_nuclei(
     profile = 1 - nuclei.paleness * (1 - np.minimum(radius, 1) ** 4) + nuclei.paleness * nucleolus
     layers = np.stack([coverage * draw(*nuclei.chromatin) * profile, coverage], axis=1)  # (N, 2, K, K)
     canvas = np.zeros((2, shape[0] + 2 * reach, shape[1] + 2 * reach), dtype=np.float32)
-    for (row, column), layer in zip(centres, layers):
+    for (row, column), layer in zip(centres, layers, strict=True):
         window = canvas[:, row : row + 2 * reach + 1, column : column + 2 * reach + 1]
         np.maximum(window, layer, out=window)
     return canvas[:, reach:-reach, reach:-reach]

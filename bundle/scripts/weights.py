@@ -148,7 +148,7 @@ def efficientnet_lite0_imagenet() -> StateDict:
     expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
         raise ValueError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
-    return dict(zip(expected, state.values()))
+    return dict(zip(expected, state.values(), strict=True))
 
 
 def import_weights(source: str, kind: str, output: str, num_classes: int | None = None) -> Path:

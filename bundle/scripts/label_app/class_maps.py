@@ -40,7 +40,7 @@ class ClassMap:
         """The values for each pixel of the image that was asked for, (height, width) uint8; the nearest ones."""
         rows, columns = (
             np.minimum(((np.arange(length) + 0.5) / step).astype(np.intp), side - 1)
-            for length, step, side in zip(self.size, self.scale, self.values.shape)
+            for length, step, side in zip(self.size, self.scale, self.values.shape, strict=True)
         )
         return self.values[np.ix_(rows, columns)]
 

@@ -75,7 +75,7 @@ class TissueInferTask(InferTask):
         else:
             nifti.write_nifti(path, mask)
         counts = np.bincount(mask.ravel(), minlength=len(model.legend.names))
-        pixels = {name: int(count) for name, count in zip(model.legend.names, counts)}
+        pixels = {name: int(count) for name, count in zip(model.legend.names, counts, strict=True)}
         return str(path), self._facts(request, class_map, begun) | {"pixels": pixels}
 
     def outlines(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -119,7 +119,7 @@ class TissueInferTask(InferTask):
             region = asked_region(request, slide.level_sizes)
             shape = slide.level_sizes[0] if region is None else region[2:]
             coarser = [model.engine.model_mpp / side for side in slide.mpp]
-            require_area([side / ratio for side, ratio in zip(shape, coarser)], options.largest_mpx)
+            require_area([side / ratio for side, ratio in zip(shape, coarser, strict=True)], options.largest_mpx)
             if as_mask:
                 require_area(shape, options.largest_mpx, "of the slide, for a mask of each")
             return model, slide_map(model.engine, slide, region)

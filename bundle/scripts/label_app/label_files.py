@@ -60,7 +60,7 @@ class Annotation:
         if self.mask is not None:
             rows, columns = (
                 np.minimum((start + (np.arange(length) + 0.5) * step).astype(np.intp), side - 1)
-                for start, length, step, side in zip(origin, size, scale, self.mask.shape)
+                for start, length, step, side in zip(origin, size, scale, self.mask.shape, strict=True)
             )
             return self.mask[np.ix_(rows, columns)]
         mask = np.zeros(size, dtype=np.uint8)

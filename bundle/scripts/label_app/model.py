@@ -45,7 +45,7 @@ class TissueModel:
         self.parser = ConfigParser()
         slides = BUNDLE_ROOT / "configs" / "inference_slides.json"
         self.parser.read_config([str(bundle / "configs" / "inference.json"), str(slides)])
-        own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device('{device}')"}
+        own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device({str(device)!r})"}
         self.parser.update(own)
         settings = self.parser.get_parsed_content("inference")
         self.network = settings["network"]

@@ -89,7 +89,7 @@ class TissueTrainTask(TrainTask):
             "bundle_root": str(self.store.options.bundle),
             "dataset_dir": str(output_dir / "data"),
             "output_dir": str(output_dir),
-            "device": f"$torch.device('{device}')",
+            "device": f"$torch.device({str(device)!r})",
             "mask_values": {str(value): value for value in range(len(self.settings.value_names))},
             "patch_size": list(self.settings.patch_size),
             "train#epochs": epochs,

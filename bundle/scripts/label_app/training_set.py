@@ -116,7 +116,7 @@ def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | Non
     first, last = _drawn_box(image.annotation, whole)
     tops, lefts = (
         [start for start in patch_starts(length, side, side) if start + side > low and start < high]
-        for length, side, low, high in zip(whole.shape, (height, width), first, last)
+        for length, side, low, high in zip(whole.shape, (height, width), first, last, strict=True)
     )
     if len(tops) * len(lefts) > LARGEST_NUMBER:
         raise ValueError(
@@ -124,9 +124,10 @@ def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | Non
             "draw smaller ones, or nearer to one another."
         )
     for top, left in ((top, left) for top in tops for left in lefts):
-        corner = [math.ceil(start * step) for start, step in zip((top, left), whole.scale)]
+        corner = [math.ceil(start * step) for start, step in zip((top, left), whole.scale, strict=True)]
         ends = [
-            math.ceil((start + side) * step) for start, side, step in zip((top, left), (height, width), whole.scale)
+            math.ceil((start + side) * step)
+            for start, side, step in zip((top, left), (height, width), whole.scale, strict=True)
         ]
         origin = (top * whole.scale[0], left * whole.scale[1])
         mask = image.annotation.painted((height, width), whole.scale, origin)

@@ -81,11 +81,11 @@ class UncertaintyScores:
         for row, column in cells[np.sort(order)]:
             corner = [
                 min(max(0, cell * grid.step_px - grid.margin_px), max(0, side - grid.tile_px))
-                for cell, side in zip((row, column), plan.view.shape)
+                for cell, side in zip((row, column), plan.view.shape, strict=True)
             ]
             (top, bottom), (left, right) = (
                 (math.ceil(start * step), math.ceil((start + grid.tile_px) * step))
-                for start, step in zip(corner, plan.view.scale)
+                for start, step in zip(corner, plan.view.scale, strict=True)
             )
             view = SlideView(slide, model.engine.model_mpp, (top, left, bottom - top, right - left))
             entropy = float(model.segment_pixels(view.read()).entropy.mean())

@@ -89,7 +89,9 @@ class CAMClassifier(nn.Module):
         features, side = self._features(image)
         features[-1] = self.dropout(features[-1])
         # a 1x1 convolution commutes with the mean over pixels
-        logits = [head(f.mean(dim=(2, 3), keepdim=True)).flatten(1) for head, f in zip(self._heads(), features)]
+        logits = [
+            head(f.mean(dim=(2, 3), keepdim=True)).flatten(1) for head, f in zip(self._heads(), features, strict=True)
+        ]
         return (*logits, *side)
 
     def cams(self, image: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -100,6 +102,6 @@ class CAMClassifier(nn.Module):
             deepest head. A CAM is its head's weight, without bias, applied to every position.
         """
         features, _ = self._features(image)
-        shallow, middle, deep = (F.conv2d(f, head.weight) for head, f in zip(self._heads(), features))
+        shallow, middle, deep = (F.conv2d(f, head.weight) for head, f in zip(self._heads(), features, strict=True))
         prob = torch.sigmoid(deep.mean(dim=(2, 3)))
         return (F.relu(shallow), F.relu(middle), F.relu(deep)), prob

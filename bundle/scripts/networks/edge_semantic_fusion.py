@@ -69,7 +69,7 @@ class PyramidContextIntegrator(nn.Module):
         own_weight, *pool_weights = self.conv.weight.chunk(1 + len(self.pool_sizes), dim=1)  # each (C, C, 1, 1)
         mixed = F.conv2d(x, own_weight)
         cells, upsampling = [], []
-        for size, pool, weight in zip(self.pool_sizes, self.pools, pool_weights):
+        for size, pool, weight in zip(self.pool_sizes, self.pools, pool_weights, strict=True):
             cells.append(F.conv2d(pool(x), weight).flatten(2))  # (B, C, size²)
             each = torch.eye(size**2, dtype=mixed.dtype, device=x.device).view(1, size**2, size, size)
             each = F.interpolate(each, size=x.shape[2:], mode="bilinear", align_corners=True)

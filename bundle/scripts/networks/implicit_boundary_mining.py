@@ -71,7 +71,7 @@ class ImplicitBoundaryMining(nn.Module):
             weight, bias = 0.0, 0.0
             device = self.fuse.weight.device.type
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-                for convolution, mix in zip(convolutions, self.fuse.weight[:, :, 0, 0].chunk(3, dim=1)):
+                for convolution, mix in zip(convolutions, self.fuse.weight[:, :, 0, 0].chunk(3, dim=1), strict=True):
                     margin = 2 - convolution.padding[0]
                     mixed = (mix @ convolution.weight.flatten(1)).view_as(convolution.weight)
                     weight = weight + F.pad(mixed, [margin] * 4)

@@ -90,7 +90,7 @@ def is_eligible(conv: nn.Module) -> bool:
     """Whether ``conv`` is a convolution that ``WinogradConv2d`` can do, and with so many channels that it pays."""
     if type(conv) is not nn.Conv2d or conv.kernel_size not in ((3, 3), (5, 5)):
         return False
-    same_size = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size))
+    same_size = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     plain = conv.stride == (1, 1) and conv.groups == 1 and conv.padding == same_size and conv.padding_mode == "zeros"
     isotropic = conv.dilation[0] == conv.dilation[1]
     return plain and isotropic and min(conv.in_channels, conv.out_channels) >= SMALLEST_CHANNELS

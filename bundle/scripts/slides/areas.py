@@ -37,7 +37,7 @@ class AreaCounter:
         total = int(counts.sum())
         labels = [(legend.names[value], value) for value in legend.classes] + [("tissue", None)]
         rows = []
-        for (name, value), histogram in zip(labels, [*counts, counts.sum(axis=0)]):
+        for (name, value), histogram in zip(labels, [*counts, counts.sum(axis=0)], strict=True):
             pixels = int(histogram.sum())
             area = pixels * mpp[0] * mpp[1] / 1e6
             share = pixels / total if total else None
@@ -49,6 +49,6 @@ class AreaCounter:
         """Write ``areas.csv`` and ``areas.json``."""
         rows = self.table(legend, mpp)
         write_csv(Path(folder) / "areas.csv", HEADER, rows)
-        entries = [dict(zip(HEADER, row)) for row in rows]
+        entries = [dict(zip(HEADER, row, strict=True)) for row in rows]
         content = {"mpp": {"y": mpp[0], "x": mpp[1]}, "classes": entries[:-1], "tissue": entries[-1]}
         write_json(Path(folder) / "areas.json", content)

@@ -144,10 +144,10 @@ class Blender:
 
     def _needed_blocks(self) -> np.ndarray:
         """Which blocks of the view lie under a tile or within reach of a cell with tissue: (rows, columns) bool."""
-        shape = [math.ceil(side / block) for side, block in zip(self.view.shape, self.view.block)]
+        shape = [math.ceil(side / block) for side, block in zip(self.view.shape, self.view.block, strict=True)]
         change = np.zeros((shape[0] + 1, shape[1] + 1), dtype=np.int32)
         spans = []
-        for cells, side, block in zip(np.nonzero(self.cells), self.view.shape, self.view.block):
+        for cells, side, block in zip(np.nonzero(self.cells), self.view.shape, self.view.block, strict=True):
             low, high = cells * self.grid.step_px - self.halo_px, (cells + 1) * self.grid.step_px + self.halo_px
             low = np.minimum(low, 2 * side - high)  # what is mirrored at the far end
             spans.append((np.maximum(low, 0) // block, (np.minimum(high, side) - 1) // block + 1))
@@ -209,7 +209,7 @@ class Blender:
         for start in range(0, len(cells), self.segmenter.batch_size):
             places = cells[start : start + self.segmenter.batch_size] * grid.step_px
             prob = self.segmenter.probabilities(np.stack([pixels[:, x : x + grid.tile_px] for x in places]))
-            for x, part in zip(places, (prob * self.window).cpu()):
+            for x, part in zip(places, (prob * self.window).cpu(), strict=False):
                 sums[:-1, :, x : x + grid.tile_px] += part
                 sums[-1, :, x : x + grid.tile_px] += self.window.cpu()
             done(len(places))

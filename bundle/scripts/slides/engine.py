@@ -179,8 +179,8 @@ class SlideEngine:
         """
         finished = strips.finished()
         todo = [strip for strip in plan.share(rank, world_size) if strip not in finished]
-        for band in sorted({band for band, _ in todo}):
-            for rows in stretches([row for other, row in todo if other == band]):
+        for band in sorted({within for within, _ in todo}):
+            for rows in stretches([row for within, row in todo if within == band]):
                 for row, classes, entropy in plan.blender.strips(band, rows, done):
                     strips.write(band, row, classes, entropy)
 

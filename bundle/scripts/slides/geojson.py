@@ -76,7 +76,7 @@ class GeoJSONWriter:
                     },
                 }
                 identity = uuid.uuid5(NAMESPACE, f"{name} {value} {self.legend.names[value]}")
-                target.write(f'{"," if position else ""}\n{{"type":"Feature","id":"{identity}",')
+                target.write(f'{"," if position else ""}\n{{"type":"Feature","id":{json.dumps(str(identity))},')
                 target.write(f'"properties":{json.dumps(properties)},')
                 target.write('"geometry":{"type":"MultiPolygon","coordinates":[\n')
                 self.files[value].seek(0)

@@ -146,11 +146,11 @@ def ome_xml(name: str, shape: Sequence[int], mpp: Sequence[float]) -> str:
     schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<OME xmlns="{schema}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+        f'<OME xmlns={quoteattr(schema)} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
         f'xsi:schemaLocation="{schema} {schema}/ome.xsd" UUID="urn:uuid:{identity}">'
         f'<Image ID="Image:0" Name={quoteattr(name)}>'
         '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" BigEndian="false" Interleaved="false" '
-        f'SizeX="{shape[1]}" SizeY="{shape[0]}" SizeC="1" SizeZ="1" SizeT="1" '
+        f'SizeX="{shape[1]:d}" SizeY="{shape[0]:d}" SizeC="1" SizeZ="1" SizeT="1" '
         f'PhysicalSizeX="{mpp[1]:.10g}" PhysicalSizeY="{mpp[0]:.10g}">'
         '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
     )

@@ -111,7 +111,7 @@ class PolygonTracer:
         inside = first[0] > 0
         new_value[merged[old + first[0][inside] - 1]] = values.ravel()[first[1][inside]] - 1
         regions = [_Region(int(value)) for value in new_value]
-        for region, number in zip(self.regions, merged[:old]):
+        for region, number in zip(self.regions, merged[:old], strict=False):
             kept = regions[number]
             kept.value, kept.holes = region.value, kept.holes + region.holes
             kept.outer = kept.outer if region.outer is None else region.outer
@@ -199,7 +199,7 @@ class PolygonTracer:
         ends[going_on] = False
         done = [
             Polygon(region.value, [region.outer, *sorted(region.holes, key=lambda ring: tuple(ring[0][::-1]))])
-            for region, over in zip(self.regions, ends)
+            for region, over in zip(self.regions, ends, strict=True)
             if over
         ]
         renumbered = np.zeros(len(self.regions) + 1, dtype=np.int64)
@@ -241,7 +241,7 @@ def _find_corners(
         where = np.flatnonzero(condition)
         x, y = columns[where], rows[where]
         found.append((x, y, np.full(len(x), comes), np.full(len(x), goes), name[pixel][y, x]))
-    x, y, comes, goes, region = (np.concatenate(parts).astype(np.int64) for parts in zip(*found))
+    x, y, comes, goes, region = (np.concatenate(parts).astype(np.int64) for parts in zip(*found, strict=True))
     order = np.lexsort((comes, x, y))
     return x[order], y[order], comes[order], goes[order], region[order]
 

@@ -174,9 +174,13 @@ def _open_tiff(path: Path, backend: str) -> tuple:
 
 def _level_scale(full: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
     """Pixels of level 0 per pixel of a level, (y, x): a whole number where the sizes are that but for rounding."""
-    ratios = [large / small for large, small in zip(full, size)]
+    ratios = [large / small for large, small in zip(full, size, strict=True)]
     whole = round(sum(ratios) / 2)
-    fits = all(small in (large // whole, -(-large // whole)) for large, small in zip(full, size)) if whole else False
+    fits = (
+        all(small in (large // whole, -(-large // whole)) for large, small in zip(full, size, strict=True))
+        if whole
+        else False
+    )
     return (float(whole), float(whole)) if fits else tuple(ratios)
 
 
@@ -228,13 +232,13 @@ class SlideView:
         finer = [index for index, scale in enumerate(finest) if scale <= min(wanted) * (1 + MPP_TOLERANCE)]
         self.level = max(finer, key=lambda index: finest[index], default=0)
         down = slide.level_scales[self.level]
-        self.ratio = tuple(_whole_if_near(ratio / step) for ratio, step in zip(wanted, down))
+        self.ratio = tuple(_whole_if_near(ratio / step) for ratio, step in zip(wanted, down, strict=True))
         if min(self.ratio) < 1 - MPP_TOLERANCE:
             logger.warning(
                 f"{slide.path.name} has {slide.mpp[1]:.4g} um per pixel, coarser than {mpp}: it is enlarged."
             )
-        self.scale = tuple(ratio * step for ratio, step in zip(self.ratio, down))
-        self.mpp = tuple(step * side for step, side in zip(self.scale, slide.mpp))
+        self.scale = tuple(ratio * step for ratio, step in zip(self.ratio, down, strict=True))
+        self.mpp = tuple(step * side for step, side in zip(self.scale, slide.mpp, strict=True))
         top, left, height, width = self._pixels(region)
         self._corner = (top, left)
         self.origin = (top * self.scale[0], left * self.scale[1])
@@ -244,14 +248,16 @@ class SlideView:
     def _pixels(self, region: Sequence[int] | None) -> tuple[int, int, int, int]:
         """Top, left, height and width in pixels of this view; a slide has at least one pixel."""
         full = self.slide.level_sizes[0]
-        ends = [max(1, math.floor(side / scale + 0.5)) for side, scale in zip(full, self.scale)]
+        ends = [max(1, math.floor(side / scale + 0.5)) for side, scale in zip(full, self.scale, strict=True)]
         if region is None:
             return 0, 0, ends[0], ends[1]
         top, left, height, width = region
         if not (0 <= top < full[0] and 0 <= left < full[1] and height > 0 and width > 0):
             raise ValueError(f"`region` must be top, left, height, width within {full} pixels, got {list(region)}.")
-        corner = [min(int(start / scale), end - 1) for start, scale, end in zip((top, left), self.scale, ends)]
-        sizes = zip((top + height, left + width), self.scale, ends, corner)
+        corner = [
+            min(int(start / scale), end - 1) for start, scale, end in zip((top, left), self.scale, ends, strict=True)
+        ]
+        sizes = zip((top + height, left + width), self.scale, ends, corner, strict=True)
         return *corner, *[min(end, max(low + 1, math.ceil(stop / scale))) - low for stop, scale, end, low in sizes]
 
     def read_block(self, row: int, column: int) -> np.ndarray:
@@ -266,7 +272,9 @@ class SlideView:
             (top + height) * self.ratio[0],
         ]
         first_x, first_y, last_x, last_y = map(math.floor, box[:2] + [math.ceil(value) for value in box[2:]])
-        end_y, end_x = (min(last, size) for last, size in zip((last_y, last_x), self.slide.level_sizes[self.level]))
+        end_y, end_x = (
+            min(last, size) for last, size in zip((last_y, last_x), self.slide.level_sizes[self.level], strict=True)
+        )
         pixels = self.slide.read(self.level, first_y, first_x, end_y - first_y, end_x - first_x)
         if (end_y, end_x) != (last_y, last_x):  # the slide's last pixels go on to the end of the view's
             pixels = np.pad(pixels, ((0, last_y - end_y), (0, last_x - end_x), (0, 0)), mode="edge")
@@ -304,4 +312,6 @@ def thumbnail_view(slide: Slide, mpp: float, largest_px: int, region: Sequence[i
         largest_px: pixels of the longer side at most.
     """
     size = slide.level_sizes[0] if region is None else region[2:]
-    return SlideView(slide, max(mpp, *(side * step / largest_px for side, step in zip(size, slide.mpp))), region)
+    return SlideView(
+        slide, max(mpp, *(side * step / largest_px for side, step in zip(size, slide.mpp, strict=True))), region
+    )

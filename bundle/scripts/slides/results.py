@@ -90,7 +90,9 @@ class SmallMap:
 
     def __init__(self, shape: Sequence[int], full: Sequence[int]) -> None:
         self.values = np.zeros(shape, dtype=np.uint8)
-        self.rows, self.columns = (nearest_pixels(np.arange(small), small, large) for small, large in zip(shape, full))
+        self.rows, self.columns = (
+            nearest_pixels(np.arange(small), small, large) for small, large in zip(shape, full, strict=True)
+        )
         self.top = 0
 
     def add(self, rows: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class StripFiles:
         try:
             mark, height, width, *lengths = HEADER.unpack_from(data)
             ends = [HEADER.size, HEADER.size + lengths[0], HEADER.size + sum(lengths)]
-            maps = [zlib.decompress(data[first:last]) for first, last in zip(ends, ends[1:])]
+            maps = [zlib.decompress(data[first:last]) for first, last in pairwise(ends)]
             if mark != MARK or ends[-1] != len(data):
                 raise ValueError("it is no strip.")
             classes, entropy = (np.frombuffer(part, dtype=np.uint8).reshape(height, width) for part in maps)

@@ -26,13 +26,15 @@ def pyramid_levels(tiff: TiffFile) -> list[TiffPage]:
     if levels[0].planarconfig != 1:
         raise ValueError("its colours lie in separate planes; save it with interleaved colours.")
     shapes = [(level.imagelength, level.imagewidth) for level in levels]
-    return [level for level, shape in zip(levels, shapes) if is_level(shape, shapes[0], level, levels[0])]
+    return [level for level, shape in zip(levels, shapes, strict=True) if is_level(shape, shapes[0], level, levels[0])]
 
 
 def is_level(shape: Sequence[int], first: Sequence[int], page: TiffPage, first_page: TiffPage) -> bool:
     """Whether a page is the same picture, smaller: the same colours, and one ratio for height and width (and 1 px)."""
     ratio = max(first[0] / shape[0], first[1] / shape[1])
-    fits = all(abs(large / ratio - small) <= 1 + LARGEST_SHIFT * small for large, small in zip(first, shape))
+    fits = all(
+        abs(large / ratio - small) <= 1 + LARGEST_SHIFT * small for large, small in zip(first, shape, strict=True)
+    )
     return fits and page.samplesperpixel == first_page.samplesperpixel and page.dtype == first_page.dtype
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -140,4 +141,4 @@ def share_out(loads: Sequence[int], number: int) -> list[range]:
     """Cut a row of loads into ``number`` stretches of about the same sum."""
     ends = np.cumsum([0, *loads])
     cuts = [int(np.searchsorted(ends, ends[-1] * part / number)) for part in range(number)] + [len(loads)]
-    return [range(first, last) for first, last in zip(cuts, cuts[1:])]
+    return [range(first, last) for first, last in pairwise(cuts)]
