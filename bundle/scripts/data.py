@@ -169,7 +169,7 @@ def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, lis
     columns = ["image", *class_names]
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file, strict=False)) or [[]]
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} must be a CSV table in UTF-8: {error}; save it as one.") from error
     missing = sorted(set(columns) - set(header))
