@@ -11,7 +11,7 @@ from skimage.color import rgb2lab
 
 from scripts import new_dataset as command
 from scripts.mask_values import lookup_table
-from scripts.new_dataset import describe_dataset, distinct_colors, new_dataset, training_command
+from scripts.new_dataset import describe_dataset, distinct_colors, new_dataset, next_commands
 
 CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 
@@ -67,7 +67,7 @@ def test_class_names_are_what_was_typed(configs, typed, names):
 
 
 def test_overlay_has_the_keys_and_the_layout_of_the_others(configs):
-    path = new_dataset("own", "x", ["a", "b"])
+    path = new_dataset("own", dataset_dir="x", class_names=["a", "b"])
     existing = json.loads((CONFIGS / "dataset_bcss.json").read_text())
     own = json.loads(path.read_text())
     assert [name for name in own if name != "dataset_dir"] == list(existing)
@@ -93,7 +93,7 @@ def test_computed_colours_are_far_apart_in_cielab():
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x/y", ".hidden", "-x", "ü", "a.b"])
 def test_refuses_names_that_do_not_fit_a_file(configs, name):
     with pytest.raises(ValueError, match="`name` must be made of letters"):
-        new_dataset(name, "x", ["a"])
+        new_dataset(name, dataset_dir="x", class_names=["a"])
     assert not configs.exists()
 
 
@@ -103,7 +103,7 @@ def test_refuses_names_that_do_not_fit_a_file(configs, name):
 )
 def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_names, background):
     with pytest.raises(ValueError, match="`class_names` must be [12] or more different names"):
-        new_dataset("x", "x", class_names, background)
+        new_dataset("x", dataset_dir="x", class_names=class_names, background=background)
 
 
 @pytest.mark.parametrize(
@@ -111,21 +111,30 @@ def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_name
 )
 def test_refuses_colours_that_do_not_fit(configs, colors):
     with pytest.raises(ValueError, match="`colors` must be 2 RGB colours"):
-        new_dataset("x", "x", "a,b", colors=colors)
+        new_dataset("x", dataset_dir="x", class_names="a,b", colors=colors)
 
 
 def test_refuses_to_overwrite(configs):
-    path = new_dataset("own", "x", ["a"])
+    path = new_dataset("own", dataset_dir="x", class_names=["a"])
     before = path.read_text()
     with pytest.raises(FileExistsError, match="`name` must be new, got 'own'"):
-        new_dataset("own", "y", ["b"])
+        new_dataset("own", dataset_dir="y", class_names=["b"])
     assert path.read_text() == before
 
 
-def test_prints_the_command_that_trains(configs, capsys):
-    fire.Fire(new_dataset, shlex.split("2024 --dataset-dir x --class-names a,b"), serialize=training_command)
-    words = shlex.split(capsys.readouterr().out)
+def test_classes_apart_by_spaces_are_refused(configs):
+    with pytest.raises(ValueError, match=r"`class_names` must be separated by commas, without spaces, got \['b'\] "):
+        fire.Fire(new_dataset, shlex.split("mine --dataset-dir x --class-names a b"), serialize=next_commands)
+    assert not (configs / "dataset_mine.json").exists()
+
+
+def test_prints_the_commands_that_follow(configs, capsys):
+    fire.Fire(new_dataset, shlex.split("2024 --dataset-dir x --class-names a,b"), serialize=next_commands)
+    wrote, check, train = capsys.readouterr().out.strip().splitlines()
+    path = configs / "dataset_2024.json"
+    assert wrote == f"Wrote {path}. With patches in {Path('x').resolve()}, next:" and path.is_file()
+    assert check == f"python -m scripts.check {Path('x').resolve()} --dataset configs/dataset_2024.json"
+    words = shlex.split(train)
     assert words[:6] == ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
     files = ["configs/train.json", "configs/lite.json", "configs/dataset_2024.json"]
     assert ast.literal_eval(words[6]) == files
-    assert (configs / "dataset_2024.json").is_file()

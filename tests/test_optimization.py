@@ -95,6 +95,18 @@ def test_nothing_is_frozen_unless_named():
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_fixed_statistics_of_batch_norms_whose_weights_train():
+    network = freeze(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout()), [], statistics=True).train()
+    norm = network[1]
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    network(torch.randn(2, 3, 5, 5) * 7 + 3).square().sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    assert norm.weight.grad.abs().sum() > 0 and network[2].training
+    free = freeze(nn.Sequential(nn.BatchNorm2d(3)), []).train()
+    free(torch.randn(2, 3, 5, 5))
+    assert free[0].num_batches_tracked == 1
+
+
 def test_refuses_to_freeze_what_is_not_there():
     with pytest.raises(ValueError, match="`parts` must name parts of TinyClassifier, got 'encoder'"):
         freeze(TinyClassifier(), ["encoder"])

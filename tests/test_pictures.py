@@ -106,6 +106,26 @@ def test_panels_stand_in_rows_and_columns_of_one_height():
     assert titles[: upper_right[0]].any() and titles[upper_right[0] :].any()
 
 
+def test_panels_name_the_colours():
+    red = Image.new("RGB", (300, 60), (255, 0, 0))
+    plain = panels([[red]], ["image"], height=60)
+    sheet = panels([[red]], ["image"], ["rest", "gland"], [(1, 200, 3), (4, 5, 250), (0, 255, 0)], height=60)
+    assert np.array_equal(np.asarray(sheet)[: plain.height], np.asarray(plain))
+    green, blue = (box_of(sheet, colour) for colour in ((1, 200, 3), (4, 5, 250)))
+    assert green[1] > plain.height and green[1] == blue[1] and green[2] < blue[0]
+    names = np.asarray(sheet)[plain.height :].min(axis=(0, 2)) < 128  # columns with dark text
+    assert names[green[2] + 2 : blue[0] - 2].any() and names[blue[2] + 2 :].any()
+
+
+def test_confusion_leaves_out_the_true_classes_that_are_not_scored():
+    names, confusion = ["background", "tumor", "stroma"], np.array([[30, 10, 0], [5, 0, 15], [0, 8, 0]])
+    whole, part = confusion_picture(confusion, names), confusion_picture(confusion[1:], names)
+    cell = whole.height - part.height
+    assert cell > 0 and whole.width == part.width
+    lower = np.asarray(whole)[-2 * cell :]
+    assert np.array_equal(np.asarray(part)[-2 * cell :], lower)
+
+
 def test_confusion_is_shown_as_shares_of_the_truth():
     names = ["background", "tumor", "tumor-associated stroma"]
     left, top, right, bottom = box_of(confusion_picture(np.eye(3), names), (0, 0, 255))  # the whole diagonal

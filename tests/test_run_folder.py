@@ -1,6 +1,7 @@
 import json
 import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from conftest import BUNDLE
@@ -76,11 +77,23 @@ def test_the_same_settings_open_the_folder_again(tmp_path):
 
 def test_changed_settings_are_named_and_nothing_is_written(tmp_path):
     open_run(tmp_path, config_with(extra=1), tmp_path / "data")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "classifier.pt").touch()
     before = files(tmp_path)
     changed = config_with(threshold=0.5, seed=1, num_workers=3, train=TEMPLATE["train"] | {"epochs": 999})
     with pytest.raises(ValueError, match=r"\['extra', 'seed', 'threshold', 'train'\] differ from its configs/train"):
         open_run(tmp_path, changed, tmp_path / "data")
     assert files(tmp_path) == before
+
+
+def test_a_run_that_made_nothing_may_have_other_settings(tmp_path):
+    open_run(tmp_path, config_with(source_dir="nope"), tmp_path / "data")
+    for name in ("run.log", "tensorboard/events", "scripts/own.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "checkpoints").mkdir()
+    open_run(tmp_path, config_with(source_dir="run"), tmp_path / "data")
+    assert read_json(tmp_path / "configs" / "train.json")["source_dir"] == str(Path("run").resolve())
 
 
 def test_new_settings_are_accepted_when_asked_for(tmp_path):

@@ -132,7 +132,9 @@ def read_tensors(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a file of weights; it does not exist.")
+        raise FileNotFoundError(
+            f"{path} must be a file of weights; it does not exist. Name another, or work in a finished run's folder."
+        )
     if path.suffix.lower() == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

@@ -5,6 +5,7 @@ python -m scripts.new_dataset NAME --dataset-dir DIR --class-names tumor,stroma,
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def describe_dataset(
 
 def new_dataset(
     name: str,
+    *words: str,
     dataset_dir: str,
     class_names: Sequence[str],
     background: bool = True,
@@ -128,6 +130,7 @@ def new_dataset(
 
     Args:
         name: of the data set.
+        words: none; what follows a space in a list of class names comes to lie here.
         dataset_dir: its folder, in the layout of ``scripts.data``.
         class_names: in the order of the labels, separated by commas.
         background: whether pixels may belong to no class; ``--nobackground``: the last class is the rest.
@@ -135,8 +138,13 @@ def new_dataset(
         mpp: micrometres per pixel of the patches, for a network that is to work on slides.
 
     Raises:
+        ValueError: if there are ``words``, or names, colours or ``mpp`` do not fit.
         FileExistsError: if there is such a config already.
     """
+    if words:
+        raise ValueError(
+            f"`class_names` must be separated by commas, without spaces, got {list(words)} apart from them."
+        )
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
     class_names = [str(item).strip() for item in names]
     overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, colors, mpp)
@@ -149,12 +157,17 @@ def new_dataset(
     return path
 
 
-def training_command(path: Path) -> str:
-    """The command that trains on the data set of the overlay ``path``."""
+def next_commands(path: Path) -> str:
+    """What to type after the overlay ``path`` is written."""
+    dataset_dir = json.loads(path.read_text())["dataset_dir"]
     files = ["configs/train.json", "configs/lite.json", f"configs/{path.name}"]
-    return f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
+    return (
+        f"Wrote {path}. With patches in {dataset_dir}, next:\n"
+        f"python -m scripts.check {shlex.quote(dataset_dir)} --dataset configs/{path.name}\n"
+        f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
+    )
 
 
 if __name__ == "__main__":
     plain_errors.install()
-    fire.Fire(new_dataset, serialize=training_command)
+    fire.Fire(new_dataset, serialize=next_commands)

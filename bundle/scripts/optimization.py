@@ -44,12 +44,14 @@ def parameter_groups(
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
-def freeze(network: nn.Module, parts: Sequence[str]) -> nn.Module:
+def freeze(network: nn.Module, parts: Sequence[str], statistics: bool = False) -> nn.Module:
     """Keep parts of a network as they are: no parameter trains, and batch norms and dropout stay in evaluation mode.
 
     Args:
         network: the network.
         parts: names of its parts, for instance ``["network.encoder.model"]``.
+        statistics: every batch norm keeps its running mean and variance, which a few images would give poorly; its
+            weight and bias train.
 
     Returns:
         ``network`` itself.
@@ -64,8 +66,16 @@ def freeze(network: nn.Module, parts: Sequence[str]) -> nn.Module:
             raise ValueError(f"`parts` must name parts of {type(network).__name__}, got {name!r}; {error}.") from error
         part.requires_grad_(False)
         part.register_forward_pre_hook(_evaluation_mode)
+    if statistics:
+        network.register_forward_pre_hook(_fixed_statistics)
     return network
 
 
 def _evaluation_mode(module: nn.Module, inputs: tuple) -> None:
     module.eval()
+
+
+def _fixed_statistics(module: nn.Module, inputs: tuple) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()

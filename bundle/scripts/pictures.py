@@ -61,14 +61,25 @@ def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
     return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
 
 
-def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height: int = 224) -> Image.Image:
-    """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``."""
+def panels(
+    rows: Sequence[Sequence[Image.Image]],
+    titles: Sequence[str],
+    names: Sequence[str] = (),
+    palette: Palette = (),
+    height: int = 224,
+) -> Image.Image:
+    """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``.
+
+    Below them stand the ``names`` of the mask values, as far as they fit, each after its colour of ``palette``.
+    """
     gap, header = 6, 22
+    footer = header * bool(names)
     scaled = [
         [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows
     ]
     widths = [max(row[column].width for row in scaled) for column in range(len(titles))]
-    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled)), "white")
+    size = (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled) + footer)
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     left = gap
     for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
@@ -76,22 +87,32 @@ def panels(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], height:
         for index, row in enumerate(scaled):
             sheet.paste(row[column], (left, header + index * (height + gap)))
         left += width + gap
+    left, top = gap, sheet.height - footer
+    for name, colour in zip(names, palette, strict=False):
+        draw.rectangle((left, top + 3, left + 14, top + 15), fill=tuple(colour), outline="gray")
+        draw.text((left + 20, top), name, fill="black", font=font)
+        left += 36 + round(draw.textlength(name, font=font))
     return sheet
 
 
 def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """A confusion matrix, (V, V) pixel counts with the truth down and the prediction across, as shares of each row."""
+    """A confusion matrix as shares of each row.
+
+    Args:
+        confusion: pixel counts (T, V) of the last T of V classes down, the truth, and of all across, the prediction.
+        names: of the V classes.
+    """
     cell, header, font = 96, 84, ImageFont.load_default(size=14)
     wrapped = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in names]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = cell * len(names)
-    picture = Image.new("RGB", (cell + side, side + header), "white")
+    picture = Image.new("RGB", (cell * (1 + len(names)), header + cell * len(confusion)), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((4, 4), "truth down, prediction across, as shares of the true pixels", fill="black", font=font)
-    for row, name in enumerate(wrapped):
+    for column, name in enumerate(wrapped):
+        draw.text((cell + column * cell + 4, 30), name, fill="black", font=font)
+    for row, name in enumerate(wrapped[len(names) - len(confusion) :]):
         top = header + row * cell
-        draw.text((4, top + 24), name, fill="black", font=font)
-        draw.text((cell + row * cell + 4, 30), name, fill="black", font=font)
+        draw.text((4, top + cell // 2 - 8 * (1 + name.count("\n"))), name, fill="black", font=font)
         for column, share in enumerate(shares[row]):
             left, shade = cell + column * cell, round(255 * (1 - share))
             draw.rectangle((left, top, left + cell - 2, top + cell - 2), fill=(shade, shade, 255))

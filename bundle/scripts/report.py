@@ -234,6 +234,7 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     chosen = best_median_worst({name: float(cell) for name, cell in cells.items() if cell})
     palette, mask_values = (parser.get_parsed_content(key) for key in ("palette", "mask_values"))
+    names = value_names(*(parser.get_parsed_content(key) for key in ("class_names", "classifier_values")))
     figures, rows = "", []
     try:
         examples = ValExamples(output_dir, dataset_dir, mask_values, palette)
@@ -247,13 +248,12 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
             figures += f'<div class="pictures">{pictures}</div></figure>\n'
         if rows:
             common = [text for text in rows[0] if all(text in row for row in rows)]
-            sheet = panels([[row[text] for text in common] for row in rows], common)
+            sheet = panels([[row[text] for text in common] for row in rows], common, names, palette)
             write_png(output_dir / "pictures" / "examples.png", sheet)
     except (OSError, ValueError) as error:  # the data were moved or changed since
         figures += _sentence(f"No pictures: {error}")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
         figures += _sentence("The folder predictions is not there; scoring the network again writes it.")
-    names = value_names(*(parser.get_parsed_content(key) for key in ("class_names", "classifier_values")))
     return legend(names, palette) + (figures or _sentence("No val image has a score."))
 
 

@@ -52,6 +52,7 @@ OWN_INFERENCE_SETTINGS = {
     "trained_segmenter",
     "validate",
 }
+BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before anything is made
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
@@ -122,9 +123,13 @@ def open_run(
 
 
 def require_same_settings(output_dir: Path, config: Mapping[str, Any]) -> None:
-    """Raise a ValueError if ``output_dir`` has a run with other settings than ``config``, as ``portable`` gives it."""
+    """Raise a ValueError if ``output_dir`` has a run with other settings than ``config``, as ``portable`` gives it.
+
+    A run that stopped before it had made anything does not count.
+    """
     path = output_dir / "configs" / "train.json"
-    if not path.exists():
+    made = (file for file in output_dir.rglob("*") if file.relative_to(output_dir).parts[0] not in BEGUN)
+    if not path.exists() or not any(file.is_file() for file in made):
         return
     old = read_json(path)
     changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]

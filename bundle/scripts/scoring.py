@@ -121,7 +121,7 @@ class ScoreHandler:
             self.result["protocols"][protocol] = scores
             write_png(
                 self.output_dir / "scores" / f"{self.title}_{protocol}_confusion.png",
-                confusion_picture(pooled[protocol].numpy(), self.names),
+                confusion_picture(pooled[protocol][int(exclude_background) :].numpy(), self.names),
             )
         write_json(self.output_dir / "scores" / f"{self.title}.json", self.result)
         self._write_image_table()
@@ -161,7 +161,7 @@ class ScoreHandler:
 
     def _write_sheet(self) -> None:
         """The sheet of pictures, as PNG and in TensorBoard."""
-        sheet = panels(self._rows, ["image", *self.channel_names, "prediction", "truth"])
+        sheet = panels(self._rows, ["image", *self.channel_names, "prediction", "truth"], self.names, self.palette)
         write_png(self.output_dir / "pictures" / f"{self.title}.png", sheet)
         with SummaryWriter(self.output_dir / "tensorboard") as writer:
             writer.add_image(self.title, np.asarray(sheet), dataformats="HWC")

@@ -34,10 +34,10 @@ def table(*rows):
     return [pytest.param(Case(name, spoil, sentence), id=name) for name, spoil, *sentence in rows]
 
 
-def stopped(action, *arguments):
+def stopped(action, *arguments, **settings):
     """The message with which ``action`` stops; the test fails if it does not stop, or only a traceback would tell."""
     try:
-        action(*arguments)
+        action(*arguments, **settings)
     except Exception as error:
         plain = plain_cause(error)
         assert plain is not None, f"a traceback of {error!r}"

@@ -135,14 +135,14 @@ def test_a_missing_config_is_named(run_bundle, tmp_path):
 @pytest.mark.parametrize("name", ["$open('victim', 'w')", "$import os", "@seed", "%train", "a#b"])
 def test_new_data_sets_have_no_class_that_is_code(folder, monkeypatch, name):
     monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
-    message = stopped(new_dataset, "own", str(folder), ["tumor", name])
+    message = stopped(new_dataset, "own", dataset_dir=str(folder), class_names=["tumor", name])
     assert "`class_names` must not begin with $, @ or %" in message and name in message
     assert not (folder / "configs").exists()
 
 
 def test_new_data_sets_have_no_folder_that_a_config_cannot_name(folder, monkeypatch):
     monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
-    message = stopped(new_dataset, "own", str(folder / "a#1"), ["tumor", "stroma"])
+    message = stopped(new_dataset, "own", dataset_dir=str(folder / "a#1"), class_names=["tumor", "stroma"])
     assert "`dataset_dir` must have no # and no ::" in message and "a#1; rename the folder" in message
 
 
@@ -155,7 +155,7 @@ def test_names_of_files_and_folders_are_no_code(folder, monkeypatch):
             Image.new("L" if part == "val/mask" else "RGB", (8, 8), 1).save(data / part / name)
     labels = {"training": [{"image": path.name, "label": [1, 1]} for path in (data / "train" / "img").iterdir()]}
     write_json("$labels.json", labels)(folder)
-    path = new_dataset("own", CODE, ["tumor", "stroma"])  # relative, as it is typed
+    path = new_dataset("own", dataset_dir=CODE, class_names=["tumor", "stroma"])  # relative, as it is typed
     for label_file in (None, str(folder / "$labels.json")):
         parser = ConfigParser()
         parser.read_config([str(BUNDLE / "configs" / "train.json"), str(path)])
