@@ -139,9 +139,17 @@ def test_the_source_must_be_a_finished_run(tmp_path):
     assert source_file(str(tmp_path), "models/model.pt") == tmp_path / "models" / "model.pt"
 
 
-def scores(gland_iou, rest_iou):
+def scores(gland_iou, rest_iou, mean_iou=0.25):
     classes = {"gland": {"iou": gland_iou, "dice": 0.5}, "rest": {"iou": rest_iou, "dice": None}}
-    return {"protocols": {"published": {"classes": classes, "mean_iou": 0.25, "mean_dice": 0.75}}}
+    return {"protocols": {"published": {"classes": classes, "mean_iou": mean_iou, "mean_dice": 0.75}}}
+
+
+@pytest.mark.parametrize(("before", "after", "warned"), [(0.5, 0.4, True), (0.4, 0.5, False), (None, 0.5, False)])
+def test_an_adaptation_that_makes_it_worse_says_so(tmp_path, caplog, before, after, warned):
+    for name, mean in {"source_val": before, "segmenter_val": after}.items():
+        write_json(tmp_path / "scores" / f"{name}.json", scores(0.2, 0.3, mean))
+    write_comparison(tmp_path, "source", "segmenter")
+    assert ("The mean IoU fell (val, published: 0.500 → 0.400)." in caplog.text) == warned
 
 
 def test_scores_before_and_after_stand_side_by_side(tmp_path, caplog):

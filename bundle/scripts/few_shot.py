@@ -155,4 +155,11 @@ def write_comparison(output_dir: str | Path, before: str, after: str) -> list[li
         cells = ["      -" if number is None else f"{number:7.4f}" for number in numbers]
         lines.append(f"{split:<6} {protocol:<16} {name:<28} {cells[0]} → {cells[1]} {cells[2]} → {cells[3]}")
     logger.info("Before → after the adaptation:\n" + "\n".join(lines))
+    means = [row for row in rows if row[2] == "mean" and None not in row[3:5]]
+    worse = [f"{split}, {protocol}: {old:.3f} → {new:.3f}" for split, protocol, _, old, new, *_ in means if new < old]
+    if worse:
+        logger.warning(
+            f"The mean IoU fell ({'; '.join(worse)}). Draw more images (--num_images) or others (--seed), or keep the "
+            "network as it was."
+        )
     return rows
