@@ -56,7 +56,7 @@ def test_names_each_mask_value(values, names):
 
 @pytest.mark.parametrize("values", [[1, 2], [1, 2, 3, 4], [1, 1, 2], [1, 2, 4], [2, 3, 4], [-1, 1, 2]])
 def test_refuses_values_with_gaps_or_of_another_number(values):
-    with pytest.raises(ValueError, match="`values` must give each of the classes .* without gaps; got"):
+    with pytest.raises(ValueError, match="`classifier_values` must give each of the classes .* without gaps; got"):
         value_names(CLASS_NAMES, values)
 
 

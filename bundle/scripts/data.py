@@ -37,8 +37,8 @@ def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
         or set(names) - {0} != set(range(1, max(names) + 1))
     ):
         raise ValueError(
-            f"`values` must give each of the classes {list(class_names)} a mask value of its own, without gaps; got "
-            f"{list(values)}."
+            f"`classifier_values` must give each of the classes {list(class_names)} a mask value of its own, without "
+            f"gaps; got {list(values)}."
         )
     return [names.get(value, "background") for value in range(max(names) + 1)]
 
