@@ -52,6 +52,8 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
     """
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+    if not source.is_dir():
+        raise FileNotFoundError(f"`source` must be a folder of images and masks, got {source}; it does not exist.")
     if is_flat(source, release):
         pairs = read_flat_folder(source, release)
         found = [split for split in splits if pairs[split]]
