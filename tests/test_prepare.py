@@ -224,7 +224,7 @@ def test_prepares_the_splits_asked_for_and_found(source, tmp_path):
         FileNotFoundError, match="source must hold folders train/img and .*, or images with .* `mask_suffix` in"
     ):
         prepare(str(source), str(tmp_path / "out3"), overlay)
-    with pytest.raises(FileNotFoundError, match=r"`source` must be a folder .*nope; it does not exist"):
+    with pytest.raises(FileNotFoundError, match="nope must hold folders .*; it does not exist; correct `source`"):
         prepare(str(source / "nope"), str(tmp_path / "out3"), overlay)
     with pytest.raises(ValueError, match=r"some of train, val, test, got \['valid'\]"):
         prepare(str(source), str(tmp_path / "out3"), overlay, splits="valid")

@@ -52,8 +52,6 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
     """
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
-    if not source.is_dir():
-        raise FileNotFoundError(f"`source` must be a folder of images and masks, got {source}; it does not exist.")
     if is_flat(source, release):
         pairs = read_flat_folder(source, release)
         found = [split for split in splits if pairs[split]]
@@ -64,9 +62,10 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
         return {split: pairs[split] for split in found}
     found = [split for split in splits if (source / split).is_dir()]
     if not found or "train" in set(splits) - set(found):
+        fault = "check `source`" if source.is_dir() else "it does not exist; correct `source`"
         raise FileNotFoundError(
             f"{source} must hold folders {'/img and '.join(splits)}/img, or images with their masks beside them if the "
-            "data set's overlay has `mask_suffix` in its section `source`; check `source`."
+            f"data set's overlay has `mask_suffix` in its section `source`; {fault}."
         )
     pairs = {}
     for split in found:
