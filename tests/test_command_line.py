@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.options import unknown_options
+from scripts.command_line import unknown_options
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
