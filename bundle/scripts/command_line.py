@@ -11,9 +11,9 @@ from typing import Any
 
 from monai.bundle import run
 
+from .foreign_files import read_json
+from .run_folder import BUNDLE_ROOT
 from .workflow import running_config
-
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 
 def require_known_options() -> None:
@@ -44,9 +44,9 @@ def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list
     """
     found = (re.match(r"--([A-Za-z][\w-]*)", text) for text in arguments)
     names = [match[1].replace("-", "_") for match in found if match]  # as Fire reads them
-    known = {key for path in CONFIG_DIR.glob("*.json") for key in json.loads(path.read_text(encoding="utf-8"))}
+    known = {key.split("#")[0] for path in (BUNDLE_ROOT / "configs").glob("*.json") for key in read_json(path)}
     known |= _parameters() | set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
-    return [name for name in names if name not in {key.split("#")[0] for key in known}]
+    return [name for name in names if name not in known]
 
 
 def _parameters() -> set[str]:
