@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from scripts.data import SameSizeBatches
+from scripts.pictures import confusion_picture
 from scripts.scoring import ScoreHandler, score_splits
 from scripts.transforms import PrepareBatch
 
@@ -191,6 +192,14 @@ def test_a_split_of_background_alone_has_no_published_scores(tmp_path, items):
     assert result["published"]["mean_iou"] is None and result["with_background"]["mean_iou"] is not None
     _, rows = read_table(tmp_path / "scores" / "segmenter_val.csv")
     assert [row for row in rows if row[:2] == ["published", "mean"]] == [["published", "mean", None, None, None, 0.0]]
+
+
+def test_the_picture_of_confusion_has_the_rows_that_are_scored(tmp_path, items):
+    result = run(score_handler(tmp_path), items).result["protocols"]
+    for protocol, first in (("published", 1), ("with_background", 0)):
+        expected = confusion_picture(np.array(result[protocol]["confusion"])[first:], NAMES)
+        with Image.open(tmp_path / "scores" / f"segmenter_val_{protocol}_confusion.png") as found:
+            assert found.size == expected.size and np.array_equal(np.asarray(found), np.asarray(expected))
 
 
 def test_without_background_there_is_one_protocol_and_value_0_a_class(tmp_path):
