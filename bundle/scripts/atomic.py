@@ -79,7 +79,7 @@ def write_checkpoint(path: str | os.PathLike, content: Any) -> None:
 def write_state_dict(path: str | os.PathLike, state: Mapping[str, torch.Tensor]) -> None:
     """Write names with tensors: as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
     if Path(path).suffix.lower() != ".safetensors":
-        write_checkpoint(path, dict(state))
+        write_checkpoint(path, {name: tensor.detach().cpu() for name, tensor in state.items()})
         return
     own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     with atomic_path(path) as temporary:  # safetensors refuses tensors that share memory, hence the clones

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
 SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
 WINDOWS_AT_A_TIME = 16
+NO_CHANNEL = 255  # in the place of a channel, where scores are NaN
 
 
 def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
@@ -94,11 +95,10 @@ def white_background(
         smallest_px: components with fewer pixels are tissue.
 
     Returns:
-        (B, H, W) bool, on the image's device.
+        (B, H, W) bool, on the host.
     """
     pixels = (image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    white = np.stack([white_pixels(single, white_grey, smallest_px) for single in pixels])
-    return torch.from_numpy(white).to(image.device)
+    return torch.from_numpy(np.stack([white_pixels(single, white_grey, smallest_px) for single in pixels]))
 
 
 def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
@@ -106,6 +106,26 @@ def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: 
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights
     return remove_small_objects(white, max_size=smallest_px - 1, connectivity=1) if white.any() else white
+
+
+def largest_channel(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest of ``scores``, (B, K, H, W); the first one of equals.
+
+    Returns:
+        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: whoever reads the masks
+        checks it, so that the device need not be waited for here.
+    """
+    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times as fast as argmax, on CPUs
+    return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
+
+
+def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
+    """Raise a ValueError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
+    if (channel == NO_CHANNEL).any():
+        raise ValueError(
+            f"{name} must not be NaN; the network's weights or its input are not finite: lower the learning rate, or "
+            "take --precision float32."
+        )
 
 
 def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> torch.Tensor:
@@ -117,14 +137,14 @@ def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> to
         background: whether white pixels are background; data sets without background have none.
 
     Returns:
-        (B, H, W) int64 in 0..K-1, K for background.
+        (B, H, W) int64 in 0..K-1, K for background, on the host.
 
     Raises:
         ValueError: if a score is NaN.
     """
-    if torch.isnan(scores).any():
-        raise ValueError("`scores` must not be NaN; the network's weights or its input image are not finite.")
-    labels = scores.max(dim=1).indices  # many times as fast as argmax, on CPUs
+    channel = largest_channel(scores).cpu()
+    require_channels(channel)
+    labels = channel.long()
     return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels
 
 

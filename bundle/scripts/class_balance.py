@@ -64,7 +64,8 @@ def measure_strengths(
         for batch in tqdm(loader, desc=f"strength of class {class_index}", unit="batch", disable=None):
             image, _ = PrepareBatch()(batch, torch.device(device))
             cams, _ = classifier.cams(image)
-            sums = sums + torch.stack([cam[:, class_index].float().mean(dim=(1, 2)).sum() for cam in cams]).double()
+            means = torch.stack([cam[:, class_index].float().mean(dim=(1, 2)).sum() for cam in cams])
+            sums = sums + means.cpu().double()
         strengths.append((sums / len(chosen)).tolist())
         if not all(math.isfinite(strength) and strength >= 0 for strength in strengths[-1]):
             raise ValueError(

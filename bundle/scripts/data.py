@@ -5,7 +5,9 @@ Layout, as the published data sets have it: ``train/img`` (labels in the file na
 """
 
 import csv
+import queue
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import Dataset, PILReader
+import torch
+from monai.data import DataLoader, Dataset, PILReader
 from PIL import Image
 from torch.utils.data import Sampler
 
@@ -282,6 +285,64 @@ class ThreadedDataset(Dataset):
         """The items of a batch; PyTorch's DataLoader asks for them so."""
         with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(self.__getitem__, indices))
+
+
+class ReadAheadDataLoader(DataLoader):
+    """MONAI's DataLoader; with ``pin_memory``, as for GPUs, a thread makes its batches before they are asked for.
+
+    Batches and their order are the same, and so are errors. The sampler draws in the thread that asks.
+
+    Args:
+        dataset, num_workers, kwargs: as for ``DataLoader``.
+        ahead: how many batches are made before they are asked for.
+    """
+
+    def __init__(self, dataset: Any, num_workers: int = 0, ahead: int = 2, **kwargs: Any) -> None:
+        super().__init__(dataset, num_workers, **kwargs)
+        self.ahead = ahead
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = super().__iter__()
+        return _made_ahead(batches, self.ahead) if self.pin_memory and torch.cuda.is_available() else batches
+
+
+def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
+    """``batches``, up to ``ahead`` of them made by a thread before they are asked for."""
+    made: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any = None) -> None:
+        while not stopped.is_set():
+            try:
+                return made.put((kind, value), timeout=0.1)
+            except queue.Full:
+                pass
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                put("batch", batch)
+                if stopped.is_set():
+                    return
+            put("end")
+        except BaseException as error:  # whatever it is, it belongs where the batch was wanted
+            put("error", error)
+
+    try:
+        yield next(batches)  # here the sampler draws, from this thread's random numbers
+    except StopIteration:
+        return
+    threading.Thread(target=make, name="read ahead", daemon=True).start()
+    try:
+        while True:
+            kind, value = made.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stopped.set()
 
 
 class SameSizeBatches(Sampler[list[int]]):

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from . import plain_errors
 from .atomic import atomic_path
+from .devices import cpu_cores
 from .foreign_files import read_json, read_tensors
 from .run_folder import BUNDLE_ROOT, is_complete, read_record
 
@@ -214,7 +215,7 @@ def experiment(
     if unknown:
         raise ValueError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
     runs = [(name, seed) for name in names for seed in seeds]
-    threads = None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+    threads = None if jobs == 1 else max(1, cpu_cores() // jobs)
     phases = [[], [], []]  # others may take the classifiers of the first runs, and go on from the second ones
     for run in runs:
         variant = content["variants"][run[0]]

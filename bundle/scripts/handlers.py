@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, ProgressBar
-from monai.utils import set_determinism
+from ignite.handlers import Checkpoint, EMAHandler, ProgressBar
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_checkpoint, write_state_dict
+from .devices import HostCopy, seed_everything
 from .foreign_files import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -25,22 +28,19 @@ class RandomSeedHandler:
 
     Args:
         seed: the run's seed, not negative.
+        deterministic: as for ``devices.prepare_device``.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, deterministic: bool = False) -> None:
         self.seed = seed
+        self.deterministic = deterministic
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        set_determinism(seed=(self.seed * 100_003 + engine.state.epoch) % 2**32)
-
-
-def loss_value(output: Mapping[str, Any]) -> float:
-    """The loss in a trainer's output."""
-    return output["loss"].item()
+        seed_everything((self.seed * 100_003 + engine.state.epoch) % 2**32, self.deterministic)
 
 
 class GradientClippingHandler:
@@ -66,50 +66,92 @@ class GradientClippingHandler:
         nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
 
-class StopOnNaNHandler:
-    """Raise an error when the loss is not finite, instead of training on with ruined weights."""
+class LossHandler:
+    """Follow the loss of a training: a progress bar on a terminal, TensorBoard, a line in the log after each epoch.
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        loss = loss_value(engine.state.output)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {engine.state.iteration}; "
-                "lower the learning rate, or turn `amp` off."
-            )
-
-
-class ProgressHandler:
-    """A progress bar for each epoch on a terminal, and a line in the log after it, with the loss.
+    Losses are read from the device when they have arrived, so that no step waits for the one before it. One that is not
+    finite ends the training, instead of going on with ruined weights; at the latest after the epoch, before anything
+    of it is kept.
 
     Args:
         name: what is trained.
+        log_dir: folder of TensorBoard's files; ``None`` writes none.
+        quiet: show and log nothing: of several processes, one does.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, log_dir: str | Path | None = None, quiet: bool = False) -> None:
         self.name = name
-        self._losses: list[float] = []
+        self.quiet = quiet
+        self._writer = None if log_dir is None or quiet else SummaryWriter(log_dir)
+        self._on_their_way: deque[tuple[int, HostCopy]] = deque()  # step, loss
+        self._losses: list[float] = []  # of this epoch
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar where there is no terminal
-        bar.attach(engine, output_transform=lambda output: {"loss": loss_value(output)})
+        """Register with a trainer; must stand before the handlers that validate and save."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish_epoch)
+        if not self.quiet:
+            bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar where there is no terminal
+            bar.attach(engine, output_transform=lambda output: {"loss": self._losses[-1]} if self._losses else {})
+
+    def start_epoch(self, engine: Engine) -> None:
+        """Forget the epoch before."""
+        self._losses.clear()
+        self._on_their_way.clear()
 
     def collect(self, engine: Engine) -> None:
-        """Keep the loss of a step."""
-        self._losses.append(loss_value(engine.state.output))
+        """Send for the loss of a step, and take those that have come."""
+        self._on_their_way.append((engine.state.iteration, HostCopy(engine.state.output["loss"])))
+        while self._on_their_way and self._on_their_way[0][1].is_there():
+            self._take(engine)
 
-    def log_epoch(self, engine: Engine) -> None:
-        """Log the epoch's mean loss and time."""
-        state, loss = engine.state, sum(self._losses) / len(self._losses)
-        seconds = state.times[Events.EPOCH_COMPLETED.name]
-        logger.info(f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {seconds:.0f} s.")
-        self._losses.clear()
+    def finish_epoch(self, engine: Engine) -> None:
+        """Take the losses that are still on their way; log the epoch's mean and time."""
+        while self._on_their_way:
+            self._take(engine)
+        if self._writer is not None:
+            self._writer.flush()
+        if not self.quiet:
+            state, loss = engine.state, sum(self._losses) / len(self._losses)
+            seconds = state.times[Events.EPOCH_COMPLETED.name]
+            logger.info(f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {seconds:.0f} s.")
+
+    def _take(self, engine: Engine) -> None:
+        """Check and note the loss of the first step whose loss is on its way."""
+        step, copy = self._on_their_way.popleft()
+        loss = copy.get().item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {step}; lower the learning "
+                "rate, or take --precision float32."
+            )
+        self._losses.append(loss)
+        if self._writer is not None:
+            self._writer.add_scalar(f"{self.name}_loss", loss, step)
+
+
+class WeightAveragingHandler(EMAHandler):
+    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds.
+
+    Args:
+        model, momentum: as for ``EMAHandler``; ``ema_model`` is the average.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float) -> None:
+        super().__init__(model, momentum=momentum)
+        pairs = [*zip(self.ema_model.parameters(), model.parameters(), strict=True)]
+        pairs += zip(self.ema_model.buffers(), model.buffers(), strict=True)
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # batch norms' numbers of steps
+        self._average = get_ema_multi_avg_fn(1 - momentum)
+
+    @torch.no_grad()
+    def _update_ema_model(self, engine: Engine, name: str) -> None:
+        averages, values = zip(*self._averaged, strict=True)
+        self._average(list(averages), list(values), None)
+        for average, value in self._copied:
+            average.copy_(value)
 
 
 class ScoreLogHandler:

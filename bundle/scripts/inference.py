@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
+from .background_work import BackgroundWork
 from .mask_values import inverse
 from .pictures import Palette, overlay, uint8_image, write_mask, write_png
 
@@ -48,6 +48,7 @@ class SaveMasksHandler:
         self.written_palette = np.zeros((256, 3), dtype=np.uint8)
         self.written_palette[self.written_value] = palette
         self._count = 0
+        self._work = BackgroundWork()
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -63,10 +64,9 @@ class SaveMasksHandler:
     def __call__(self, engine: Engine) -> None:
         """Write the images of a batch."""
         names = [f"{Path(item['name']).stem}.png" for item in engine.state.batch]
-        masks = [output["pred"][0].cpu().numpy() for output in engine.state.output]
-        images = [output["image"].cpu() for output in engine.state.output]
-        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
-            self._count += len(list(pool.map(self._write, names, masks, images)))
+        for name, output in zip(names, engine.state.output, strict=True):
+            self._work.submit(self._write, name, output["pred"][0].numpy(), output["image"].cpu())
+        self._count += len(names)
 
     def _write(self, name: str, mask: np.ndarray, image: torch.Tensor) -> None:
         """Write the two files of an image."""
@@ -74,5 +74,6 @@ class SaveMasksHandler:
         write_png(self.output_dir / "overlays" / name, overlay(uint8_image(image), mask, self.palette, self.opacity))
 
     def finish(self, engine: Engine) -> None:
-        """Say where the files are."""
+        """Wait for the files, and say where they are."""
+        self._work.finish()
         logger.info(f"Wrote masks and overlays of {self._count} images to {self.output_dir.resolve()}.")

@@ -30,12 +30,14 @@ class MaskConfusionMatrix(ConfusionMatrix):
         """Count the pixels of items with masks ``pred_key`` and ``label``, (1, H, W) of any size."""
         for item in output:
             matrix = confusion_matrix(item[self.pred_key], item["label"], self.num_classes)
-            self.confusion_matrix += matrix.to(self.confusion_matrix.device)
+            self.confusion_matrix += matrix
         self._num_examples += len(output)
 
 
 def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) -> torch.Tensor:
-    """Pixel counts (V, V), truth down and prediction across, of two masks of one shape with values 0..V-1."""
+    """Pixel counts (V, V), truth down and prediction across, of two masks of one shape with values 0..V-1; on the host,
+    wherever the masks are."""
+    pred, true = pred.cpu(), true.cpu()
     if pred.shape != true.shape:
         raise ValueError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
     for name, mask in (("pred", pred), ("true", true)):
@@ -44,7 +46,7 @@ def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) ->
                 f"`{name}` must have mask values in 0..{num_values - 1}, got {mask.min()}..{mask.max()}; correct "
                 "`mask_values` or `segmenter_values`."
             )
-    pairs = num_values * true.flatten().to(pred.device, torch.int64) + pred.flatten().to(torch.int64)
+    pairs = num_values * true.flatten().to(torch.int64) + pred.flatten().to(torch.int64)
     return torch.bincount(pairs, minlength=num_values**2).reshape(num_values, num_values)
 
 

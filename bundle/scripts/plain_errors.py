@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import torch
+
+from .devices import memory_sentence
+
 logger = logging.getLogger(__name__)
 
 PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
+EVALUATION_ADVICE = "halve --eval_batch_size (16), the images that go through the network together"
 REMEDIES = {  # for what a disk refuses
     errno.ENOSPC: "free some space and repeat the command: what is complete is kept",
     errno.EDQUOT: "free some space and repeat the command: what is complete is kept",
@@ -52,6 +57,9 @@ def _raised_here(error: BaseException) -> bool:
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Write the error to stderr (and in full to ``run.log``, if there is one); serves as ``sys.excepthook``."""
     plain = plain_cause(error)
+    if plain is None:
+        full = next((cause for cause in causes(error) if isinstance(cause, torch.OutOfMemoryError)), None)
+        plain = full and memory_sentence(full, EVALUATION_ADVICE)
     if plain is None:
         sys.__excepthook__(kind, error, trace)
         return

@@ -2,19 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import Dataset
 from tqdm import tqdm
 
 from .atomic import write_json
-from .cam import CAMSegmenter, label_map
-from .data import SameSizeBatches, image_items, labelled_images
-from .pictures import Palette, overlay, uint8_image, write_mask, write_png
+from .background_work import BackgroundWork
+from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
+from .data import ReadAheadDataLoader, SameSizeBatches, image_items, labelled_images
+from .devices import HostCopy
+from .pictures import Palette, overlay, write_mask, write_png
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -76,25 +77,35 @@ def write_pseudo_masks(
     unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)
-    loader = DataLoader(dataset, batch_sampler=unfinished, num_workers=num_workers)
+    loader = ReadAheadDataLoader(
+        dataset, batch_sampler=unfinished, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda"
+    )
     kept = sum(path.exists() for path in paths)
     logger.info(f"Pseudo masks: {len(paths)} images, {kept} have masks already, which are kept, in {mask_dir}.")
-    value_of_channel = torch.tensor([*values, 0], dtype=torch.uint8)  # the last one is background
+    value_of_channel = np.array(values, dtype=np.uint8)
     network.to(device).eval()
     prepare_batch = PrepareBatch()
 
-    def write(index: int, mask: np.ndarray, rgb: torch.Tensor) -> None:
+    def write(index: int, channel: torch.Tensor, rgb: torch.Tensor) -> None:
+        require_channels(channel, f"the scores of {paths[index].name}")
+        mask, pixels = value_of_channel[channel.numpy()], rgb.permute(1, 2, 0).numpy()
+        if background:
+            mask[white_pixels(pixels)] = 0
         if not paths[index].exists():
             if overlay_dir is not None:
-                write_png(Path(overlay_dir) / paths[index].name, overlay(uint8_image(rgb), mask, palette))
+                write_png(Path(overlay_dir) / paths[index].name, overlay(pixels, mask, palette))
             write_mask(paths[index], mask, palette)
 
-    for indices, batch in zip(unfinished, tqdm(loader, desc="pseudo masks", unit="batch", disable=None), strict=False):
-        image, label = prepare_batch(batch, torch.device(device))
-        labels = label_map(network(image, label), image, background)
-        masks = value_of_channel[labels.cpu()].numpy()
-        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
-            list(pool.map(write, indices, masks, image))
+    def write_batch(indices: list[int], channels: HostCopy, images: torch.Tensor) -> None:
+        for index, channel, rgb in zip(indices, channels.get(), images, strict=True):
+            write(index, channel, rgb)
+
+    with BackgroundWork() as work:
+        batches = tqdm(loader, desc="pseudo masks", unit="batch", disable=None)
+        for indices, batch in zip(unfinished, batches, strict=False):
+            image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
+            channels = HostCopy(largest_channel(network(image, label)))
+            work.submit(write_batch, indices, channels, batch["image"])
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:

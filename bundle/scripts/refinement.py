@@ -8,6 +8,8 @@ import torch
 from skimage.segmentation import slic
 from torch import nn
 
+from .devices import to_device
+
 
 class SuperpixelAveraging(nn.Module):
     """Give all pixels of a superpixel (scikit-image's SLIC) their mean score, so that masks follow edges.
@@ -37,9 +39,10 @@ class SuperpixelAveraging(nn.Module):
         """Means of ``scores``, (K, H, W), over the superpixels of ``picture``, (H, W, 3)."""
         count = max(1, round(picture.shape[0] * picture.shape[1] / self.area_px))
         regions = slic(picture, n_segments=count, compactness=self.compactness, start_label=0)
-        regions = torch.from_numpy(regions).to(scores.device).flatten()  # (H * W,)
-        sums = scores.new_zeros(len(scores), int(regions.max()) + 1).index_add_(1, regions, scores.flatten(1))
-        return (sums / torch.bincount(regions))[:, regions].view_as(scores)
+        regions = torch.from_numpy(regions).flatten()  # (H * W,)
+        sizes, regions = to_device(torch.bincount(regions), scores.device), to_device(regions, scores.device)
+        sums = scores.new_zeros(len(scores), len(sizes)).index_add_(1, regions, scores.flatten(1))
+        return (sums / sizes)[:, regions].view_as(scores)
 
 
 class ConfidentReplacement(nn.Module):

@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_csv, write_json
+from .background_work import BackgroundWork
 from .metrics import confusion_matrix, summary
 from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
 
@@ -68,6 +68,7 @@ class ScoreHandler:
         self.result: dict[str, Any] = {}
         self._confusions: dict[str, dict[str, torch.Tensor]] = {}
         self._rows: list[list[Any]] = []
+        self._work = BackgroundWork()
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -85,10 +86,8 @@ class ScoreHandler:
     def add(self, engine: Engine) -> None:
         """Add the images of a batch."""
         names = [item["name"] for item in engine.state.batch]
-        masks = [output["pred_with_background"][0].cpu().numpy() for output in engine.state.output]
-        with ThreadPoolExecutor() as pool:  # PNGs are encoded without Python's lock
-            list(pool.map(self._write_prediction, names, masks))
         for name, output in zip(names, engine.state.output, strict=True):
+            self._work.submit(self._write_prediction, name, output["pred_with_background"][0].numpy())
             for protocol, (pred_key, _) in self.protocols.items():
                 matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
                 self._confusions[protocol][name] = matrix
@@ -113,6 +112,7 @@ class ScoreHandler:
 
     def finish(self, engine: Engine) -> None:
         """Write what was collected."""
+        self._work.finish()
         pooled = {protocol: sum(matrices.values()) for protocol, matrices in self._confusions.items()}
         self.result = {"title": self.title, "images": len(next(iter(self._confusions.values()))), "protocols": {}}
         for protocol, (_, exclude_background) in self.protocols.items():

@@ -1,7 +1,8 @@
 """Transforms MONAI does not have: random augmentation of whole batches, and the numbering of masks.
 
-Augmentation works on the batch in the main process and draws from torch's global generator, on the CPU: with a seed for
-each epoch (``RandomSeedHandler``) a resumed run repeats an uninterrupted one, on any number of loader workers.
+Augmentation works on the batch in the main process, on the device, and draws from torch's global generator, on the CPU:
+with a seed for each epoch (``RandomSeedHandler``) a resumed run repeats an uninterrupted one, on any number of loader
+workers. What is drawn, a few numbers per image, goes to the device without waiting for it.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,7 +14,8 @@ from monai.transforms import MapTransform
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch.nn import functional as F
 
-from .cam import white_background
+from .cam import largest_channel, require_channels, white_background
+from .devices import to_device
 from .mask_values import load_mask, lookup_table
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -33,7 +35,7 @@ class RandomFlip:
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Flip ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W) and flipped too."""
         for axis, probability in self.probabilities.items():
-            chosen = (torch.rand(len(image), 1, 1, 1) < probability).to(image.device)
+            chosen = to_device(torch.rand(len(image), 1, 1, 1) < probability, image.device)
             image = torch.where(chosen, image.flip(axis), image)
             if label is not None and label.ndim == image.ndim:
                 label = torch.where(chosen, label.flip(axis), label)
@@ -55,7 +57,7 @@ class RandomTranspose:
         """Transpose ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W)."""
         if image.shape[2] != image.shape[3]:
             return image, label
-        chosen = (torch.rand(len(image), 1, 1, 1) < self.probability).to(image.device)
+        chosen = to_device(torch.rand(len(image), 1, 1, 1) < self.probability, image.device)
         image = torch.where(chosen, image.mT, image)
         if label is not None and label.ndim == image.ndim:
             label = torch.where(chosen, label.mT, label)
@@ -90,13 +92,15 @@ class RandomCutMix:
             raise ValueError("images can be mixed with masks as labels alone; leave `RandomCutMix` out of stage 1.")
         batch, _, height, width = image.shape
         shortest, longest = self.sides
-        inside = torch.rand(batch, 1, 1, 1) < self.probability
+        inside = to_device(torch.rand(batch, 1, 1, 1) < self.probability, image.device)
         for axis, length in ((2, height), (3, width)):
             side = length * (shortest + (longest - shortest) * torch.rand(batch, 1, 1, 1))
             first = (length - side) * torch.rand(batch, 1, 1, 1)
-            position = torch.arange(length).view(-1, 1) if axis == 2 else torch.arange(length)
-            inside = inside & (position >= first) & (position < first + side)
-        other, inside = torch.randperm(batch), inside.to(image.device)
+            first, last = to_device(torch.stack([first, first + side]), image.device)
+            position = torch.arange(length, device=image.device)
+            position = position.view(-1, 1) if axis == 2 else position
+            inside = inside & (position >= first) & (position < last)
+        other = to_device(torch.randperm(batch), image.device)
         return torch.where(inside, image[other], image), torch.where(inside, label[other], label)
 
 
@@ -127,7 +131,7 @@ class RandomStain:
         factors = 1 + (2 * torch.rand(batch, 3) - 1) * self.strength * (torch.rand(batch, 1) < self.probability)
         change = self.unmix @ torch.diag_embed(factors) @ self.mix  # (B, 3, 3), of rows of densities
         density = -torch.log(image.clamp(min=1 / 255)).flatten(2)  # (B, 3, H * W)
-        density = change.mT.to(image) @ density
+        density = to_device(change.mT, image.device) @ density
         return torch.exp(-density).clamp(max=1).view_as(image), label
 
 
@@ -151,7 +155,7 @@ class RandomGaussianBlur:
         radius = max(1, round(4 * self.max_sigma_px))
         offsets = torch.arange(-radius, radius + 1)
         kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)  # (B, 2 r + 1)
-        kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(image)
+        kernel = to_device(kernel / kernel.sum(dim=1, keepdim=True), image.device)
         kernel = kernel.repeat_interleave(channels, dim=0)[:, None, None]  # (B * 3, 1, 1, 2 r + 1)
         blurred = image.reshape(1, batch * channels, height, width)
         blurred = F.pad(blurred, [radius] * 4, mode="replicate")
@@ -232,6 +236,8 @@ class LoadMaskd(MapTransform):
 class LargestChanneld(MapTransform):
     """Turn a network's scores into a mask: the mask value of the channel that is largest; the first one of equals.
 
+    This is where results leave the device: of the scores, wherever they are, the mask alone comes to the host.
+
     Args:
         keys: scores, (K, H, W); they become masks, (1, H, W) uint8.
         values: the mask value of each channel.
@@ -247,14 +253,9 @@ class LargestChanneld(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            scores = torch.as_tensor(item[key])
-            if torch.isnan(scores).any():
-                raise ValueError(
-                    f"{key!r} of {item.get('name', 'an image')} must not be NaN; the network's weights or its input "
-                    "are not finite: lower the learning rate, or turn `amp` off."
-                )
-            channel = scores.max(dim=0, keepdim=True).indices  # many times as fast as argmax, on CPUs
-            item[key] = self.values.to(channel.device)[channel]
+            channel = largest_channel(torch.as_tensor(item[key])[None]).cpu()  # (1, H, W)
+            require_channels(channel, f"{key!r} of {item.get('name', 'an image')}")
+            item[key] = self.values[channel.long()]
         return item
 
 
@@ -262,7 +263,7 @@ class WhiteBackgroundd(MapTransform):
     """Set mask value 0, background, where the slide is white (see ``cam.white_background``).
 
     Args:
-        keys: masks, (1, H, W) integer tensors.
+        keys: masks, (1, H, W) integer tensors on the host.
         image_key: the image, (3, H, W) in [0, 1].
         background: ``False`` leaves the masks as they are, for data sets without background.
     """
@@ -277,5 +278,5 @@ class WhiteBackgroundd(MapTransform):
         if self.background:
             white = white_background(torch.as_tensor(item[self.image_key])[None])  # (1, H, W)
             for key in self.key_iterator(item):
-                item[key] = item[key].masked_fill(white.to(item[key].device), 0)
+                item[key] = item[key].masked_fill(white, 0)
         return item

@@ -123,6 +123,7 @@ def finish_stage(
     begun: Mapping[str, float],
     result: str | Path,
     scores: Mapping[str, Any] | None = None,
+    computed_on: Mapping[str, Any] | None = None,
 ) -> None:
     """Record that a stage is complete.
 
@@ -133,8 +134,10 @@ def finish_stage(
         begun: what ``begin_stage`` returned.
         result: the file without which the stage is not complete.
         scores: what it scored, by split.
+        computed_on: the device, and how it computed; see ``devices.description``.
     """
     minutes = round((time.monotonic() - begun["since"]) / 60, 2)
     facts = {"seed": seed, "minutes": minutes, "result": str(Path(result).resolve()), "scores": scores or {}}
+    facts["computed_on"] = dict(computed_on or {})
     record_stage(output_dir, stage, facts)
     logger.info(f"{stage}: complete after {minutes} minutes.")

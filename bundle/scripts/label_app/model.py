@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..check import rgb_size
+from ..devices import require_device
 from ..foreign_files import open_image
 from ..slides.engine import SlideEngine
 from ..slides.legend import Legend
@@ -102,7 +103,7 @@ class ModelStore:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.versions = Versions(options.bundle, options.versions_dir)
-        self.device = require_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = str(require_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
         self._kept: tuple[tuple, TissueModel] | None = None
 
     def get(self, version: str = NEWEST) -> TissueModel:
@@ -123,18 +124,6 @@ class ModelStore:
         """A text that changes when the newest network does."""
         path = self.versions.weights()
         return f"{self.versions.name_of(path.parents[1])} {path.stat().st_mtime_ns}"
-
-
-def require_device(name: Any) -> str:
-    """The name of a device as PyTorch spells it; it goes into a config, where other text could be code.
-
-    Raises:
-        ValueError: if it names none.
-    """
-    try:
-        return str(torch.device(name))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:0', got {name!r}; correct it.") from error
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:

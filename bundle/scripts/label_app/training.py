@@ -12,10 +12,11 @@ import monai.bundle
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import name_to_device
 
+from ..devices import require_device
 from ..foreign_files import read_json
 from ..run_folder import read_record
 from .datastore import TissueDatastore
-from .model import ModelStore, require_device
+from .model import ModelStore
 from .options import BUNDLE_ROOT
 from .settings import BundleSettings
 from .training_set import AnnotatedImage, write_labelled_patches, write_masked_patches

@@ -52,7 +52,7 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
         rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]  # timm's norms have these
         fast.set_submodule(names[norm], nn.Sequential(*rest))
     worst, largest = (_flat(fast(image)) - expected).abs().max(), expected.abs().max()
-    if not worst <= 1e-3 * largest:
+    if not worst <= (1e-3 if image.device.type == "cpu" else 2e-2) * largest:  # a GPU's TF32 keeps ten bits
         raise RuntimeError(
             f"the batch norms of `network` must be fusible, got outputs that differ by {worst:.3g} of {largest:.3g}; "
             "use the network as it is."

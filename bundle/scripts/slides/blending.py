@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..cam import SMALLEST_GAP_PX, white_pixels
+from ..devices import HostCopy, to_device
 from .reading import SlideView
 from .tiles import TileGrid, blending_window, cells_with_tissue, mirrored, nearest_pixels
 
@@ -42,20 +43,14 @@ class Segmenter:
 
     @torch.inference_mode()
     def probabilities(self, tiles: np.ndarray) -> torch.Tensor:
-        """Class probabilities of ``tiles``, (B, T, T, 3) uint8: (B, K, T, T) float32, on the network's device.
-
-        Raises:
-            FloatingPointError: if the network gives anything but numbers.
-        """
-        image = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2) / 255
+        """Class probabilities of ``tiles``, (B, T, T, 3) uint8: (B, K, T, T) float32, on the network's device."""
+        image = to_device(torch.from_numpy(tiles), self.device).permute(0, 3, 1, 2) / 255
         prob = self.network(image).softmax(dim=1)
         if prob.shape[1:] != (len(self.values), *image.shape[2:]):
             raise ValueError(
                 f"`network` must give {len(self.values)} channels of its input's size, got {tuple(prob.shape)} for "
                 f"{tuple(image.shape)}; correct `class_names`."
             )
-        if not torch.isfinite(prob.sum()):
-            raise FloatingPointError("the network's outputs must be finite; use other weights, or another `precision`.")
         return prob
 
 
@@ -118,7 +113,8 @@ class BandImage:
 class Blender:
     """Maps of a slide, strip by strip.
 
-    Tiles of cells without tissue are left out. What a strip holds depends on the slide, the grid, the network and the
+    Tiles of cells without tissue are left out. Tiles are added up on the network's device, from which the finished maps
+    alone come to the host, while it works on the next row. What a strip holds depends on the slide, the grid, the network and the
     batch size alone: batches are cut from rows of tiles within a band, and tiles are added up in their order.
 
     Args:
@@ -138,6 +134,7 @@ class Blender:
         self.segmenter = segmenter
         self.cells = cells_with_tissue(grid, tissue)
         self.window = blending_window(grid.tile_px, grid.step_px).to(segmenter.device)
+        self.values = torch.tensor(segmenter.values, dtype=torch.uint8, device=segmenter.device)
         self.halo_px = max(grid.margin_px, SMALLEST_GAP_PX - 1 if segmenter.background else 0)
         self.needed = self._needed_blocks()
         self.pool = ThreadPoolExecutor(threads)
@@ -177,24 +174,32 @@ class Blender:
         Yields:
             The row and two maps, (strip's height, band's width) uint8: values of the class map, and the entropy of the
             class probabilities as a share of the largest possible, 0..255.
+
+        Raises:
+            FloatingPointError: if the network gives anything but numbers.
         """
         grid, columns = self.grid, self._columns(band)
         left = columns.start * grid.step_px - grid.margin_px  # where the buffers begin
         width = (columns.stop - columns.start - 1) * grid.step_px + grid.tile_px
-        sums = torch.zeros(len(self.segmenter.values) + 1, grid.tile_px, width)  # the last channel: weights
+        # the last channel: weights
+        sums = torch.zeros(len(self.segmenter.values) + 1, grid.tile_px, width, device=self.segmenter.device)
         taken = mirrored(left, left + width, grid.width)
         first, last = grid.band_pixels(band)
         reach = (max(0, first - self.halo_px), min(grid.width, last + self.halo_px))
         reach = (min(reach[0], taken.min()), max(reach[1], taken.max() + 1))
         image = BandImage(self.view, reach, self.needed, self.pool)
+        waiting = None  # row and maps that are on their way to the host
         for row in range(max(0, rows.start - grid.neighbours), rows.stop):
             self._add_row(sums, image, row, columns, taken - image.first_column, done)
-            if row in rows:
-                yield row, *self._finish(sums, image, row, band, left)
+            if waiting is not None:
+                yield waiting[0], *self._finish(*waiting, image, band)
+            waiting = (row, self._maps(sums, row, band, left)) if row in rows else None
             kept = grid.tile_px - grid.step_px  # rows that the next row of tiles adds to
             sums[:, :kept] = sums[:, grid.step_px :]
             sums[:, kept:] = 0
             image.forget((row + 1) * grid.step_px - grid.tile_px - self.halo_px)
+        if waiting is not None:
+            yield waiting[0], *self._finish(*waiting, image, band)
 
     def _add_row(
         self, sums: torch.Tensor, image: BandImage, row: int, columns: slice, taken: np.ndarray, done: Callable
@@ -209,43 +214,60 @@ class Blender:
         for start in range(0, len(cells), self.segmenter.batch_size):
             places = cells[start : start + self.segmenter.batch_size] * grid.step_px
             prob = self.segmenter.probabilities(np.stack([pixels[:, x : x + grid.tile_px] for x in places]))
-            for x, part in zip(places, (prob * self.window).cpu(), strict=False):
+            for x, part in zip(places, prob * self.window, strict=False):
                 sums[:-1, :, x : x + grid.tile_px] += part
-                sums[-1, :, x : x + grid.tile_px] += self.window.cpu()
+                sums[-1, :, x : x + grid.tile_px] += self.window
             done(len(places))
 
-    def _finish(
-        self, sums: torch.Tensor, image: BandImage, row: int, band: int, left: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The strip's class map and entropy from the sums."""
+    def _maps(self, sums: torch.Tensor, row: int, band: int, left: int) -> list[tuple[range, HostCopy]]:
+        """The strip's class map values and entropy, (2, h, w) uint8, in parts with tissue of some columns each."""
         (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         offset = top - (row * self.grid.step_px - self.grid.margin_px)
+        maps = []
+        for start in range(first, last, CHUNK_PX):
+            columns = range(start, min(start + CHUNK_PX, last))
+            if self._tissue(range(top, bottom), columns).any():
+                part = sums[:, offset : offset + bottom - top, columns.start - left : columns.stop - left]
+                maps.append((columns, HostCopy(self._classify(part))))
+        return maps
+
+    def _tissue(self, lines: range, columns: range) -> np.ndarray:
+        """The tissue mask of a part of the view, (h, w) bool."""
+        line = nearest_pixels(np.arange(lines.start, lines.stop), self.grid.height, self.tissue.shape[0])
+        column = nearest_pixels(np.arange(columns.start, columns.stop), self.grid.width, self.tissue.shape[1])
+        return self.tissue[np.ix_(line, column)]
+
+    def _finish(
+        self, row: int, maps: Sequence[tuple[range, HostCopy]], image: BandImage, band: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The strip's class map and entropy."""
+        (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         classes = np.full((bottom - top, last - first), self.segmenter.outside, dtype=np.uint8)
         entropy = np.zeros_like(classes)
-        lines = nearest_pixels(np.arange(top, bottom), self.grid.height, self.tissue.shape[0])
-        for start in range(first, last, CHUNK_PX):
-            stop = min(start + CHUNK_PX, last)
-            columns = nearest_pixels(np.arange(start, stop), self.grid.width, self.tissue.shape[1])
-            tissue = self.tissue[np.ix_(lines, columns)]
-            if not tissue.any():
-                continue
-            part = sums[:, offset : offset + bottom - top, start - left : stop - left]
-            values, shares = self._classify(part)
+        for columns, copy in maps:
+            values, shares, numbers = copy.get().numpy()
+            if not numbers.all():
+                raise FloatingPointError(
+                    "the network's outputs must be finite; use other weights, or another `precision`."
+                )
             if self.segmenter.background:
-                white = self._white(image, top, bottom, start, stop)
+                white = self._white(image, top, bottom, columns.start, columns.stop)
                 values[white], shares[white] = 0, 0
-            classes[:, start - first : stop - first][tissue] = values[tissue]
-            entropy[:, start - first : stop - first][tissue] = shares[tissue]
+            tissue = self._tissue(range(top, bottom), columns)
+            classes[:, columns.start - first : columns.stop - first][tissue] = values[tissue]
+            entropy[:, columns.start - first : columns.stop - first][tissue] = shares[tissue]
         return classes, entropy
 
-    def _classify(self, sums: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Class map values and entropy, (h, w) uint8 each, of ``sums``, (K + 1, h, w)."""
+    def _classify(self, sums: torch.Tensor) -> torch.Tensor:
+        """Class map values, entropy, and whether they were computed from numbers, (3, h, w) uint8 in all, of ``sums``,
+        (K + 1, h, w)."""
         prob = sums[:-1] / sums[-1].clamp(min=torch.finfo(sums.dtype).tiny)
-        values = torch.tensor(self.segmenter.values, dtype=torch.uint8)[prob.max(dim=0).indices]
+        values = self.values[prob.max(dim=0).indices]
         largest = math.log(max(2, len(prob)))
         logarithms = prob.clamp(min=torch.finfo(prob.dtype).tiny).log_()
-        entropy = logarithms.mul_(prob).sum(dim=0).mul_(-255 / largest).round_().clamp_(0, 255)
-        return values.numpy(), entropy.to(torch.uint8).numpy()
+        entropy = logarithms.mul_(prob).sum(dim=0).mul_(-255 / largest).round_()
+        finite = torch.isfinite(entropy)  # a single number that is not spoils its pixel's sum
+        return torch.stack([values, entropy.clamp_(0, 255).to(torch.uint8), finite.to(torch.uint8)])
 
     def _white(self, image: BandImage, top: int, bottom: int, left: int, right: int) -> np.ndarray:
         """Where a part of the slide is white, (h, w) bool, as a look at the whole slide would tell.

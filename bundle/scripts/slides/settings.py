@@ -5,10 +5,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..devices import chosen_precision
 from ..workflow import running_config
 
 IDS = ("model_mpp", "patch_size", "segmenter_values", "value_names", "palette", "background", "eval_batch_size")
-USAGE = ("precision", "mirror_averaging")  # how the network is used, which its weights do not tell
 
 
 def inference_settings(path: str | Path) -> dict[str, Any]:
@@ -22,10 +22,12 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
         path: of ``inference.json``.
 
     Returns:
-        ``network``, ready to run, the values of ``IDS``, and as ``usage`` those of ``USAGE``.
+        ``network``, ready to run, the values of ``IDS``, and as ``usage`` how the network is used, which its weights do
+        not tell.
     """
     own = {key: value for key, value in running_config().items() if key != "_meta_"}
     parser = ConfigParser(ConfigParser.load_config_file(str(path)) | own)
     settings = {name: parser.get_parsed_content(name) for name in IDS}
-    usage = {name: parser.get_parsed_content(name) for name in USAGE}
+    precision, device, mirrored = map(parser.get_parsed_content, ("precision", "device", "mirror_averaging"))
+    usage = {"precision": chosen_precision(precision, device), "mirror_averaging": mirrored}
     return settings | {"network": parser.get_parsed_content("evaluator#network").eval(), "usage": usage}

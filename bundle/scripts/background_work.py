@@ -1,0 +1,43 @@
+"""Work that threads do meanwhile: what a network has found is written while it looks at the next images."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from .devices import cpu_cores
+
+MOST_THREADS = 8
+
+
+class BackgroundWork:
+    """Threads that do what is given to them, in a ``with`` block that ends when all of it is done.
+
+    Errors are raised where work is given, or at the block's end; work that has not begun by then is left.
+    """
+
+    def __init__(self) -> None:
+        self.threads = min(MOST_THREADS, cpu_cores())
+        self._pool = ThreadPoolExecutor(self.threads)
+        self._pending: deque[Future] = deque()
+
+    def __enter__(self) -> "BackgroundWork":
+        return self
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Let a thread call ``function``; waits if the threads are behind, so that memory stays bounded."""
+        while self._pending and (self._pending[0].done() or len(self._pending) > 2 * self.threads):
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(function, *arguments))
+
+    def finish(self) -> None:
+        """Wait until all is done."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
