@@ -2,6 +2,8 @@ import csv
 import json
 import re
 import struct
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from scripts.data import (
+    ReadAheadDataLoader,
     SameSizeBatches,
     find_images,
     image_items,
@@ -438,3 +441,71 @@ def test_any_bytes_are_labels_or_an_error_with_the_file(tmp_path_factory, suffix
         assert str(error).startswith(str(path)) and plain_cause(error) is error
     else:
         assert all(len(label) == 3 and set(label) <= {0, 1} for label in labels.values())
+
+
+# --- batches that a thread makes
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Items 0..N-1, of which one cannot be read; notes what was asked for."""
+
+    def __init__(self, number, broken=None):
+        self.number, self.broken, self.asked = number, broken, []
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        self.asked.append((index, threading.current_thread().name))
+        if index == self.broken:
+            raise ValueError("item 5 is broken")
+        return index
+
+
+def loader(number, **settings):
+    return ReadAheadDataLoader(Numbers(number, settings.pop("broken", None)), batch_size=2, pin_memory=True, **settings)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 7])
+def test_batches_made_ahead_are_the_same(number):
+    ahead = [batch.tolist() for batch in loader(number)]
+    assert ahead == [list(range(start, min(start + 2, number))) for start in range(0, number, 2)]
+
+
+def test_batches_after_the_first_are_made_by_a_thread_before_they_are_asked_for():
+    numbers = loader(20)
+    batches = iter(numbers)
+    next(batches)
+    until = time.monotonic() + 10
+    while len(numbers.dataset.asked) < 8 and time.monotonic() < until:  # two in the queue, one in the thread's hand
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert [index for index, _ in numbers.dataset.asked] == list(range(8))
+    assert {name for _, name in numbers.dataset.asked[2:]} == {"read ahead"}
+    batches.close()
+
+
+def test_an_error_comes_where_its_batch_would_have_come():
+    batches = iter(loader(20, broken=5))
+    assert [next(batches).tolist(), next(batches).tolist()] == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="item 5 is broken"):
+        next(batches)
+
+
+def test_the_thread_ends_with_those_who_wanted_its_batches():
+    batches = iter(loader(100))
+    next(batches), next(batches)
+    batches.close()
+    until = time.monotonic() + 10
+    while any(thread.name == "read ahead" for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not any(thread.name == "read ahead" for thread in threading.enumerate())
+
+
+def test_samplers_draw_as_if_there_were_no_thread():
+    orders = []
+    for pin_memory in (True, False):
+        torch.manual_seed(3)
+        shuffled = ReadAheadDataLoader(Numbers(20), batch_size=2, shuffle=True, pin_memory=pin_memory)
+        orders.append([(batch.tolist(), torch.rand(1).item()) for batch in shuffled])
+    assert orders[0] == orders[1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from ignite.metrics import Average
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -13,16 +14,17 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from scripts.curves import read_curves
 from scripts.handlers import (
     BestModelHandler,
     GradientClippingHandler,
     LinearScheduleHandler,
-    ProgressHandler,
+    LossHandler,
     RandomSeedHandler,
     ResumeHandler,
     ScoreLogHandler,
     StageSizeHandler,
-    StopOnNaNHandler,
+    WeightAveragingHandler,
 )
 
 STEPS = 3  # in an epoch
@@ -83,10 +85,10 @@ class Training:
             prepare_batch=flip_at_random,
             train_handlers=[
                 RandomSeedHandler(5),
+                LossHandler("network"),
                 LinearScheduleHandler(self.loss, {"weight": 0.0}, {"weight": 1.0}),
                 ValidationHandler(interval=1, validator=self.evaluator),
                 LrScheduleHandler(self.scheduler, epoch_level=False, print_lr=False),
-                StopOnNaNHandler(),
                 ResumeHandler(folder / "checkpoint.pt", objects, write),
             ],
             decollate=False,
@@ -337,7 +339,7 @@ def log(caplog):
 def test_logs_the_mean_loss_of_each_epoch(log):
     losses = iter([1.0, 2.0, 6.0, 0.5, 0.5, 0.5])
     engine = Engine(lambda engine, batch: {"loss": torch.tensor(next(losses))})
-    ProgressHandler("classifier").attach(engine)
+    LossHandler("classifier").attach(engine)
     engine.run([0, 1, 2], max_epochs=2)
     assert [message.split(", 0 s")[0] for message in log.messages] == [
         "classifier, epoch 1 of 2: loss 3.0000",
@@ -363,6 +365,85 @@ def test_logs_what_is_about_to_be_trained_and_how_long_it_will_take(log):
     size, time = log.messages
     assert "segmenter: 11 patches, 2 epochs of 3 steps, 1.5 million parameters, 0.5 of them trained, on cpu" in size
     assert "s per step: the segmenter will take about 0:00:00 h" in time
+
+
+# --- losses that come late, as from a GPU
+
+
+class LateCopy:
+    """Copies that have arrived when ``LateCopy.arrived`` says so."""
+
+    arrived = 0  # of all that were sent for
+    sent = 0
+
+    def __init__(self, tensor):
+        self.value, self.number = tensor.clone(), LateCopy.sent
+        LateCopy.sent += 1
+
+    def is_there(self):
+        return self.number < LateCopy.arrived
+
+    def get(self):
+        return self.value
+
+
+def late_losses(monkeypatch, losses, folder=None, late=2):
+    """A training with these losses, (epochs, steps), each of which arrives ``late`` steps after its own."""
+    monkeypatch.setattr("scripts.handlers.HostCopy", LateCopy)
+    LateCopy.arrived = LateCopy.sent = 0
+    flat, saved = [loss for epoch in losses for loss in epoch], []
+
+    def step(engine, batch):
+        LateCopy.arrived = engine.state.iteration - late
+        return {"loss": torch.tensor(flat[engine.state.iteration - 1])}
+
+    engine = Engine(step)
+    LossHandler("classifier", folder).attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: saved.append(engine.state.epoch))
+    return engine, saved, lambda: engine.run(losses[0], max_epochs=len(losses))
+
+
+def test_late_losses_count_in_their_own_epoch(monkeypatch, log, tmp_path):
+    _, _, run = late_losses(monkeypatch, [[1.0, 2.0, 6.0], [0.5, 0.5, 2.0]], tmp_path)
+    run()
+    means = [message.split(", 0 s")[0].split(": ")[1] for message in log.messages]
+    assert means == ["loss 3.0000", "loss 1.0000"]
+    curve = read_curves(tmp_path)["classifier_loss"]
+    assert curve == [(1, 1.0), (2, 2.0), (3, 6.0), (4, 0.5), (5, 0.5), (6, 2.0)]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_nothing_of_an_epoch_is_kept_whose_losses_were_spoiled(monkeypatch, step):
+    losses = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    losses[1][step - 1] = math.nan
+    _, saved, run = late_losses(monkeypatch, losses)
+    with pytest.raises(FloatingPointError, match=f"finite, got nan in epoch 2, step {3 + step}; lower the learning"):
+        run()
+    assert saved == [1]
+
+
+# --- averaged weights
+
+
+def test_averages_are_ignite_s():
+    torch.manual_seed(0)
+    model, losses = network(), [torch.randn(4, 3, 4, 4) for _ in range(5)]
+    ours, theirs = WeightAveragingHandler(model, 0.3), EMAHandler(model, 0.3, handle_buffers="update")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        model(batch).square().sum().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    ours.attach(engine, name="ours")
+    theirs.attach(engine, name="theirs")
+    engine.run(losses)
+    state, other = ours.ema_model.state_dict(), theirs.ema_model.state_dict()
+    torch.testing.assert_close(state, other)
+    assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
+    assert state["1.num_batches_tracked"] == 5 and not ours.ema_model.training
 
 
 # --- gradient clipping

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.data import DataLoader, Dataset, PILReader
 from PIL import Image
 from torch.utils.data import Sampler
@@ -303,7 +302,7 @@ class ReadAheadDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         batches = super().__iter__()
-        return _made_ahead(batches, self.ahead) if self.pin_memory and torch.cuda.is_available() else batches
+        return _made_ahead(batches, self.ahead) if self.pin_memory else batches
 
 
 def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:

@@ -133,8 +133,8 @@ def memory_advice(advice: str) -> Iterator[None]:
 
 def memory_sentence(error: torch.OutOfMemoryError, advice: str) -> str:
     """What to say of an ``OutOfMemoryError``; ``advice`` as in ``memory_advice``."""
-    wanted = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
-    return f"the GPU's memory is full{f' ({wanted[0].lower()})' if wanted else ''}; {advice}"
+    wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+    return f"the GPU's memory is full{f', {wanted[1]} more are wanted' if wanted else ''}; {advice}."
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:

@@ -295,7 +295,8 @@ class StageSizeHandler:
         name: what is trained.
         network: its parameters are counted.
         num_items: number of training images.
-        warmup_steps: steps that pass before the first estimate; the first one is not measured.
+        warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where steps
+            are queued and the first ones choose algorithms, as many again are not.
     """
 
     def __init__(self, name: str, network: nn.Module, num_items: int, warmup_steps: int = 6) -> None:
@@ -321,7 +322,8 @@ class StageSizeHandler:
             f"steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {trained / 1e6:.1f} of them "
             f"trained, on {state.device}."
         )
-        self._first_step = state.epoch * state.epoch_length + 1
+        unmeasured = 0 if torch.device(state.device).type == "cpu" else self.warmup_steps
+        self._first_step = state.epoch * state.epoch_length + 1 + unmeasured
 
     def log_expected_time(self, engine: Engine) -> None:
         """Measure the steps after the first, and log once how long the rest will take."""

@@ -11,6 +11,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
 
 from .devices import memory_advice
 from .transforms import PrepareBatch
@@ -60,8 +61,7 @@ class TrainingStep:
         with memory_advice(self.advice):
             if self.cuda_graph and can_be_captured(engine):
                 return self._step(engine, batch)
-            output = engine._iteration(engine, batch)
-            return {name: _detached(value) for name, value in output.items()}
+            return _detached(engine._iteration(engine, batch))
 
     def _step(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
@@ -214,10 +214,8 @@ def _gradients(engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tens
 
 
 def _detached(value: Any) -> Any:
-    """Tensors, or a tuple of them, without what autograd knows of them, which would keep a capture from working."""
-    if isinstance(value, tuple):
-        return tuple(_detached(part) for part in value)
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    """Tensors without what autograd knows of them, which would keep memory, and a later capture from working."""
+    return tree_map_only(torch.Tensor, torch.Tensor.detach, value)
 
 
 def _numbers(loss_function: Any, scheduled: Sequence[str]) -> list[tuple[str, Any]]:

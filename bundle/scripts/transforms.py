@@ -131,7 +131,7 @@ class RandomStain:
         factors = 1 + (2 * torch.rand(batch, 3) - 1) * self.strength * (torch.rand(batch, 1) < self.probability)
         change = self.unmix @ torch.diag_embed(factors) @ self.mix  # (B, 3, 3), of rows of densities
         density = -torch.log(image.clamp(min=1 / 255)).flatten(2)  # (B, 3, H * W)
-        density = to_device(change.mT, image.device) @ density
+        density = to_device(change.mT.to(image.dtype), image.device) @ density
         return torch.exp(-density).clamp(max=1).view_as(image), label
 
 
@@ -155,7 +155,7 @@ class RandomGaussianBlur:
         radius = max(1, round(4 * self.max_sigma_px))
         offsets = torch.arange(-radius, radius + 1)
         kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)  # (B, 2 r + 1)
-        kernel = to_device(kernel / kernel.sum(dim=1, keepdim=True), image.device)
+        kernel = to_device((kernel / kernel.sum(dim=1, keepdim=True)).to(image.dtype), image.device)
         kernel = kernel.repeat_interleave(channels, dim=0)[:, None, None]  # (B * 3, 1, 1, 2 r + 1)
         blurred = image.reshape(1, batch * channels, height, width)
         blurred = F.pad(blurred, [radius] * 4, mode="replicate")
