@@ -1,12 +1,18 @@
-"""What torch asks of the pretend device's module: its queue of copies, events, streams, generators and autocast."""
+"""What torch asks of the pretend device's module: waits, events, streams, random numbers and autocast."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils import backend_registration
 
 NAME = "pretend"
+OWN_FILES = ("pretend_device.py", "pretend_tensor.py", "pretend_backend.py")
+LIBRARIES = tuple(os.path.dirname(module.__file__) + os.sep for module in (torch, contextlib, functools))
 HALF = """addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d conv_tbc conv_transpose1d
 conv_transpose2d conv_transpose3d _convolution convolution einsum linalg_multi_dot linear matmul mm mv prelu
 scaled_dot_product_attention""".split()
@@ -17,12 +23,68 @@ nll_loss2d norm poisson_nll_loss pow prod reciprocal renorm rsqrt sinh smooth_l1
 sum tan triplet_margin_loss""".split()  # as CUDA's autocast has it
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A place at which a CUDA program's host would wait for its device.
+
+    Args:
+        operation: name of the operation.
+        place: file and line of the innermost frame in the bundle's ``scripts``, and of the one outside torch that it
+            called, if any.
+    """
+
+    operation: str
+    place: str
+
+
+_recorders: list[list[Wait]] = []
+
+
+@contextlib.contextmanager
+def waits() -> Iterator[list[Wait]]:
+    """Collect the waits of this process, all threads included, while the context lasts."""
+    found: list[Wait] = []
+    _recorders.append(found)
+    try:
+        yield found
+    finally:
+        _recorders[:] = [recorder for recorder in _recorders if recorder is not found]
+
+
+def note_wait(operation: str, mark: int | None = None) -> None:
+    """The host waits: what the device was asked to do, up to a mark, is done now."""
+    queue.finish(mark)
+    if _recorders:
+        wait = Wait(operation, _place())
+        for recorder in _recorders:
+            recorder.append(wait)
+
+
+def _place() -> str:
+    frame, outside = sys._getframe(2), None
+    while frame is not None:
+        path, line = frame.f_code.co_filename, frame.f_lineno
+        _, found, inside = path.rpartition(f"{os.sep}scripts{os.sep}")
+        if found:
+            return f"scripts/{inside}:{line}" + (f" ({outside})" if outside else "")
+        if outside is None and not path.startswith(LIBRARIES) and os.path.basename(path) not in OWN_FILES:
+            outside = f"{os.sep.join(path.split(os.sep)[-3:])}:{line}"
+        frame = frame.f_back
+    return outside or "backward"
+
+
 class Queue:
-    """Copies to the CPU that the host did not wait for: their values are there once the device has got so far."""
+    """What the host asked the device to do and did not wait for: copies to the CPU, and the marks of events."""
 
     def __init__(self) -> None:
-        self.count = 0  # copies so far
-        self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.count = 0  # of what was asked for
+        self.reached = 0  # of what is done
+        self._copies: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def mark(self) -> int:
+        """A place in the queue, reached when all that was asked for before is done."""
+        self.count += 1
+        return self.count
 
     def later(self, target: torch.Tensor, values: torch.Tensor | None = None) -> torch.Tensor:
         """Spoil ``target``, and give it ``values`` (by default those that it has) when the copy is waited for."""
@@ -32,18 +94,14 @@ class Queue:
                 target.copy_(values.logical_not())
             else:
                 target.fill_(torch.nan if target.is_floating_point() else torch.iinfo(target.dtype).max)
-        self.count += 1
-        self._pending.append((self.count, target, values))
+        self._copies.append((self.mark(), target, values))
         return target
 
-    def done(self, count: int) -> bool:
-        """Whether the first ``count`` copies are there."""
-        return not self._pending or self._pending[0][0] > count
-
-    def finish(self, count: float = float("inf")) -> None:
-        """Let the first ``count`` copies arrive."""
-        while self._pending and self._pending[0][0] <= count:
-            _, target, values = self._pending.pop(0)
+    def finish(self, mark: int | None = None) -> None:
+        """Do what was asked for, all of it or up to ``mark``."""
+        self.reached = max(self.reached, self.count if mark is None else mark)
+        while self._copies and self._copies[0][0] <= self.reached:
+            _, target, values = self._copies.pop(0)
             with torch.inference_mode(target.is_inference()), torch.no_grad():
                 target.copy_(values)
 
@@ -52,7 +110,7 @@ queue = Queue()
 
 
 class Event:
-    """As ``torch.cuda.Event``: a mark in the device's queue. What it marks is never reached at the first ``query``.
+    """As ``torch.cuda.Event``: a mark in the queue. A device that nothing waits for reaches it at the second ``query``.
 
     Args:
         enable_timing, blocking, interprocess: taken as torch's events do.
@@ -60,25 +118,24 @@ class Event:
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
         self._mark = 0
-        self._asked = True
+        self._asked = False
 
     def record(self, stream: Any = None) -> None:
         """Mark what the device was asked to do so far."""
-        self._mark = queue.count
+        self._mark = queue.mark()
         self._asked = False
 
     def query(self) -> bool:
         """Whether the device has got to the mark."""
         if self._asked:
             queue.finish(self._mark)
-        asked, self._asked = self._asked, True
-        return asked
+        self._asked = True
+        return queue.reached >= self._mark
 
     def synchronize(self) -> None:
         """Wait for the mark."""
-        if not self._asked or not queue.done(self._mark):
-            Backend.on_wait("Event.synchronize")
-        self._asked = True
+        if queue.reached < self._mark:
+            note_wait("Event.synchronize", self._mark)
 
     def wait(self, stream: Any = None) -> None:
         """Let a stream wait; there is but one."""
@@ -104,7 +161,7 @@ class Stream:
 
     def synchronize(self) -> None:
         """Wait for the device."""
-        Backend.on_wait("Stream.synchronize")
+        note_wait("Stream.synchronize")
 
     def record_event(self, event: Event | None = None) -> Event:
         """Mark what the device was asked to do so far."""
@@ -120,14 +177,30 @@ class Stream:
 
     def query(self) -> bool:
         """Whether the device has nothing left to do."""
-        return queue.done(queue.count)
+        return queue.reached == queue.count
 
 
-class Backend(backend_registration._DummyBackendModule):
+class Backend:
     """What ``torch.get_device_module("pretend")`` gives."""
 
     Event, Stream = Event, Stream
-    on_wait: Callable[[str], None]
+
+    def is_available(self) -> bool:
+        """Always."""
+        return True
+
+    is_initialized = is_available
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def device_count(self) -> int:
+        """There is one."""
+        return 1
+
+    def current_device(self) -> int:
+        """Its number."""
+        return 0
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Types for autocast."""
@@ -135,7 +208,7 @@ class Backend(backend_registration._DummyBackendModule):
 
     def synchronize(self, device: Any = None) -> None:
         """Wait for the device."""
-        self.on_wait("synchronize")
+        note_wait("synchronize")
 
     def current_stream(self, device: Any = None) -> Stream:
         """The one stream."""

@@ -6,7 +6,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from pretend_device import OnDevice, waits
+from pretend_device import waits
+from pretend_tensor import OnDevice
 from torch.nn import functional as F
 
 DEVICE = "pretend:0"  # no torch.device: pytest's process imports this too, and has none

@@ -160,14 +160,15 @@ def test_images_are_segmented_as_on_the_cpu(device_process, device_runs, demo_di
 
 def test_slides_are_segmented_as_on_the_cpu(device_process, device_runs, studies, tmp_path):
     run, configs = device_runs("esfan"), ["configs/inference_slides.json"]
-    settings = {"slides": str(studies / "images" / "slide.tif")}
+    settings = {"slides": str(studies / "images" / "slide.tif"), "overlap": 0.25}
     device_process.run_bundle("run", configs, run, **settings, output_dir=tmp_path / "device")
     run_on_the_cpu(run, configs, **settings, output_dir=str(tmp_path / "cpu"))
     ours, cpus = (tmp_path / name / "slide" for name in ("device", "cpu"))
     names = {path.name for path in cpus.iterdir()}
     assert names == {path.name for path in ours.iterdir()} and len(names) > 2
     same = {name for name in names if (ours / name).read_bytes() == (cpus / name).read_bytes()}
-    assert names - same <= {"record.json"}
+    assert names - same == {"record.json"}
+    assert [read_json(folder / "record.json")["device"] for folder in (ours, cpus)] == ["pretend:0", "cpu"]
 
 
 def test_the_label_apps_network_says_what_it_says_on_the_cpu(device_process, device_runs, demo_dir, tmp_path):
