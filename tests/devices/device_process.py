@@ -20,7 +20,7 @@ DEVICE = "$torch.device('pretend:0')"
 
 
 class DeviceError(RuntimeError):
-    """A task failed; the message is the process's traceback."""
+    """A task failed; the message is the traceback of what led to it."""
 
 
 class DeviceProcess:
@@ -89,10 +89,16 @@ def serve() -> None:
     for line in sys.stdin:
         try:
             answer = {"result": _do(json.loads(line))}
-        except Exception:
-            answer = {"error": traceback.format_exc()}
+        except Exception as error:
+            answer = {"error": "".join(traceback.format_exception(_root(error), chain=False))}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:  # MONAI wraps errors in one another
+        error = error.__cause__
+    return error
 
 
 def _do(task: dict[str, Any]) -> Any:

@@ -14,8 +14,8 @@ from pretend_device import NAME, waits
 DEVICE = f"$torch.device('{NAME}:0')"
 
 
-def score_with_results_on_the_device(config_file, **settings):
-    """Score a segmentation network again while masks and confusion matrices stay on the device."""
+def score_with_results_on_the_device(results, config_file, **settings):
+    """Score a segmentation network again while its ``results``, ``"masks"`` or ``"matrices"``, stay on the device."""
     from scripts import scoring
     from scripts.transforms import LargestChanneld
 
@@ -26,8 +26,11 @@ def score_with_results_on_the_device(config_file, **settings):
     def matrix_on_the_device(*args, own=scoring.confusion_matrix):
         return own(*args).to(NAME)
 
-    masks = mock.patch.object(LargestChanneld, "__call__", masks_on_the_device)
-    with masks, mock.patch.object(scoring, "confusion_matrix", matrix_on_the_device):
+    patches = {
+        "masks": mock.patch.object(LargestChanneld, "__call__", masks_on_the_device),
+        "matrices": mock.patch.object(scoring, "confusion_matrix", matrix_on_the_device),
+    }
+    with patches[results]:
         monai.bundle.run(run_id="run", config_file=config_file, device=DEVICE, **settings)
 
 

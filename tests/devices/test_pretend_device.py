@@ -40,7 +40,10 @@ def test_scores_on_the_device_are_the_cpus(device_process, finished_run, demo_di
         assert json.loads((tmp_path / file).read_text()) == json.loads((finished_run / file).read_text())
 
 
-def test_results_that_stay_on_the_device_stop_a_scoring(device_process, finished_run, demo_dir, tmp_path):
+@pytest.mark.parametrize("results", ["masks", "matrices"])
+def test_results_that_stay_on_the_device_stop_a_scoring(device_process, finished_run, demo_dir, tmp_path, results):
     task, settings = "device_tasks.score_with_results_on_the_device", scoring(finished_run, demo_dir, tmp_path)
-    with pytest.raises(DeviceError, match="can't convert pretend:0 device type tensor to numpy"):
-        device_process.call(task, config_file=SCORING, **settings)
+    with pytest.raises(
+        DeviceError, match="TypeError: can't convert pretend:0|RuntimeError: Expected all tensors to be"
+    ):
+        device_process.call(task, results=results, config_file=SCORING, **settings)
