@@ -16,6 +16,7 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 BUNDLE = TESTS.parent / "bundle"
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}  # beside other processes, threads that spin take several times the time
 DEVICE = "$torch.device('pretend:0')"
 
 
@@ -50,7 +51,8 @@ class DeviceProcess:
         if self._process is None or self._process.poll() is not None:
             with open(self.log, "a") as log:
                 command = [sys.executable, "-W", "ignore", __file__]
-                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+                self._process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, **pipes)
         self._process.stdin.write(json.dumps(task).encode() + b"\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], self.seconds)

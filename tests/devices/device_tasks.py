@@ -6,7 +6,6 @@ from unittest import mock
 
 import monai.bundle
 import numpy as np
-import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from pretend_device import NAME, waits
@@ -77,9 +76,3 @@ def segment_as_the_label_app(run, image, path):
 
     result = ModelStore(Options(bundle=Path(run), device=f"{NAME}:0")).get().segment_file(image)
     np.savez(path, mask=result.mask, entropy=result.entropy)
-
-
-def tensors_on_the_device(path):
-    """Names of the tensors that a file of weights gives back on the device."""
-    state = torch.load(path, weights_only=True)
-    return [name for name, tensor in state.items() if tensor.device.type == NAME]
