@@ -10,10 +10,10 @@ device's tensors; results read before a copy with ``non_blocking=True`` is there
 device (``waits``); autocast's types.
 
 What it cannot show: speed, memory, CUDA's own numerics, kernels that CUDA lacks or that are not deterministic there,
-pinned memory, more than one stream or device, NCCL, MONAI's ``amp`` (of CUDA alone). Random numbers come from the CPU's generator, so that a run draws
-the numbers of a run on the CPU. ``Module.to`` makes new parameters, where CUDA keeps the old ones. Operations that
-torch composes of others may be composed as for the CPU. Tensors cannot change their size in place. An operation of the
-CPU that is given a generator of the device is not refused.
+pinned memory, CUDA graphs, more than one stream or device, NCCL, MONAI's ``amp`` (of CUDA alone). Random numbers come
+from the CPU's generator, so that a run draws the numbers of a run on the CPU. ``Module.to`` makes new parameters, where
+CUDA keeps the old ones. Operations that torch composes of others may be composed as for the CPU. Tensors cannot change
+their size in place. An operation of the CPU that is given a generator of the device is not refused.
 """
 
 import functools
