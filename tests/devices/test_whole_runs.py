@@ -68,9 +68,6 @@ def test_training_goes_through_all_stages(device_runs, demo_dir, method):
     assert (run / "report.html").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="weights are saved as tensors of the device that trained them", raises=RuntimeError
-)
 def test_weights_are_read_on_a_machine_without_the_device(device_runs):
     for part in ("classifier", "."):
         torch.load(device_runs("esfan") / "models" / part / "model.pt", weights_only=True)
