@@ -1,5 +1,6 @@
 """A tiny demo data set, and one finished run on it that many tests look at."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,18 @@ TINY = {  # two epochs of two steps in each stage
     "train#batch_size": 4,
     "eval_batch_size": 3,
 }
+
+
+def method_configs(method, *more, dataset="demo"):
+    """The configs of a training of a method with the small networks; ``more`` go last."""
+    return [
+        "configs/train.json",
+        f"configs/method_{method}.json",
+        "configs/lite.json",
+        f"configs/dataset_{dataset}.json",
+        *more,
+    ]
+
 
 os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 torch.set_num_threads(2)
@@ -85,6 +98,33 @@ def finished_run(tmp_path_factory, run_bundle):
 def exported_bundle(tmp_path_factory, finished_run):
     """The bundle that is exported from that run."""
     return export("esfan", str(finished_run), str(tmp_path_factory.mktemp("dist")), preset="lite")
+
+
+@pytest.fixture(scope="session")
+def device_process(tmp_path_factory):
+    """A process with the pretend device."""
+    from device_process import DeviceProcess
+    from pretend_device import why_unavailable
+
+    if reason := why_unavailable():
+        pytest.skip(reason)
+    process = DeviceProcess(tmp_path_factory.mktemp("device") / "log")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def device_runs(tmp_path_factory, device_process, demo_dir):
+    """Give the folder of a method's training on the pretend device, with the settings of ``finished_run``."""
+    root = tmp_path_factory.mktemp("device_runs")
+
+    @functools.cache
+    def trained(method):
+        places = {"dataset_dir": demo_dir, "output_dir": root / method}
+        device_process.run_bundle("training", method_configs(method), **TINY, **places)
+        return root / method
+
+    return trained
 
 
 @pytest.fixture(scope="session")

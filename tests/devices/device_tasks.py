@@ -1,0 +1,78 @@
+"""What tests ask of the device's process besides runs of the bundle."""
+
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import monai.bundle
+import numpy as np
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from pretend_device import NAME, waits
+
+DEVICE = f"$torch.device('{NAME}:0')"
+
+
+def score_with_results_on_the_device(results, config_file, **settings):
+    """Score a segmentation network again while its ``results``, ``"masks"`` or ``"matrices"``, stay on the device."""
+    from scripts import scoring
+    from scripts.transforms import LargestChanneld
+
+    def masks_on_the_device(self, data, own=LargestChanneld.__call__):
+        item = own(self, data)
+        return {**item, **{key: item[key].to(NAME) for key in self.keys}}
+
+    def matrix_on_the_device(*args, own=scoring.confusion_matrix):
+        return own(*args).to(NAME)
+
+    patches = {
+        "masks": mock.patch.object(LargestChanneld, "__call__", masks_on_the_device),
+        "matrices": mock.patch.object(scoring, "confusion_matrix", matrix_on_the_device),
+    }
+    with patches[results]:
+        monai.bundle.run(run_id="run", config_file=config_file, device=DEVICE, **settings)
+
+
+def waits_of_steps(trainer, config_file, steps=3, **settings):
+    """Count the waits in the first steps of a configured trainer, handlers included.
+
+    Args:
+        trainer: its id in the configs.
+        config_file: the configs.
+        steps: number of steps.
+        settings: overrides of the configs.
+
+    Returns:
+        ``steps``, how many were done, and ``waits``, for each kind of wait a line with its number, operation and place.
+    """
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    parser.update({"device": DEVICE, **settings})
+    parser.get_parsed_content("initialize")
+    engine = parser.get_parsed_content(trainer)
+    found, step = [], {}
+
+    def begin(engine):
+        step["waits"] = waits()
+        step["found"] = step["waits"].__enter__()
+
+    def end(engine):
+        step["waits"].__exit__(None, None, None)
+        found.extend(step["found"])
+        if engine.state.iteration == steps:
+            engine.terminate()
+
+    engine.add_event_handler(Events.GET_BATCH_COMPLETED, begin)  # before all handlers of a step
+    engine.add_event_handler(Events.ITERATION_COMPLETED, end)  # after them
+    engine.run()
+    lines = [f"{count} x {wait.operation} at {wait.place}" for wait, count in Counter(found).items()]
+    return {"steps": engine.state.iteration, "waits": lines}
+
+
+def segment_as_the_label_app(run, image, path):
+    """Write what the MONAI Label app's network says of an image file, on the device, to an ``.npz`` file."""
+    from scripts.label_app.model import ModelStore
+    from scripts.label_app.options import Options
+
+    result = ModelStore(Options(bundle=Path(run), device=f"{NAME}:0")).get().segment_file(image)
+    np.savez(path, mask=result.mask, entropy=result.entropy)
