@@ -39,9 +39,11 @@ def best_precision(device="cpu"):
 
 
 def precision_of(parser, device="cpu"):
-    """The type in which the configs let a network work: their ``precision``, or where that is "auto" the best one."""
+    """The type in which the configs let a network work; "auto" is bfloat16 on GPUs that have it, else float32."""
     precision = parser.get_parsed_content("precision")
-    return best_precision(device) if precision == "auto" else precision
+    if precision != "auto":
+        return precision
+    return best_precision(device) if torch.device(device).type == "cuda" else "float32"
 
 
 def autocast(device, precision):
@@ -53,6 +55,7 @@ def autocast(device, precision):
 def plain_flags():
     """PyTorch's own settings, with cuDNN's benchmark on, whatever others set; theirs come back."""
     cudnn, deterministic = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     flags, matmul = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32), torch.get_float32_matmul_precision()
     cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = True, False, True
     torch.set_float32_matmul_precision("highest")
@@ -62,7 +65,7 @@ def plain_flags():
     finally:
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = flags
         torch.set_float32_matmul_precision(matmul)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def peak_gib(device):

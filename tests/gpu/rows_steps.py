@@ -7,6 +7,7 @@ PyTorch's own settings with cuDNN's benchmark.
 
 import gc
 import itertools
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -191,13 +192,30 @@ def flops_per_image(method: str, stage: int, overlays: list[str], size: int, dev
     return counter.get_total_flops() / 2
 
 
-def timed_blocks(trainer, blocks: Blocks) -> Blocks:
-    """Run a trainer that has ``blocks`` among its handlers from now on."""
+class Warnings(logging.Handler):
+    """Keeps what the bundle warns of, for instance that a step goes on in a slower way."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.messages.append(record.getMessage()[:200])
+
+
+def timed_blocks(trainer, blocks: Blocks) -> str:
+    """Run a trainer that has ``blocks`` among its handlers from now on; what the bundle warned of meanwhile."""
     blocks.attach(trainer)
-    trainer.run()
+    kept, logger = Warnings(), logging.getLogger("scripts")
+    logger.addHandler(kept)
+    try:
+        trainer.run()
+    finally:
+        logger.removeHandler(kept)
     if len(blocks.own) != blocks.turns:
         raise RuntimeError(f"{blocks.turns} blocks of steps must be timed, got {len(blocks.own)}.")
-    return blocks
+    return "".join(f"; warned: {message}" for message in dict.fromkeys(kept.messages))
 
 
 def step_row(conditions: Conditions, method: str, stage: int, name: str, least: float | None, **settings: Any) -> Row:
@@ -218,7 +236,8 @@ def step_row(conditions: Conditions, method: str, stage: int, name: str, least: 
     configs, loader = [f"configs/method_{method}.json", *overlays], ReadyBatches(batches, blocks.length)
     settings = {**settings, "num_classes": CLASSES[method]}
     trainer, parser = configured_trainer(stage, configs, loader, device, **settings)
-    mine, theirs = timed_blocks(trainer, blocks).medians()
+    warned = timed_blocks(trainer, blocks)
+    mine, theirs = blocks.medians()
     precision = precision_of(parser, device)
     del trainer, parser, plain[:]
     free(device)
@@ -231,7 +250,7 @@ def step_row(conditions: Conditions, method: str, stage: int, name: str, least: 
     return Row(
         f"{method}, stage-{stage} step, {batch} × {size} px, {name} ({precision})",
         figure,
-        f"plain float32 {theirs * 1e3:.1f} ms: {theirs / mine:.2f} ×",
+        f"plain float32 {theirs * 1e3:.1f} ms: {theirs / mine:.2f} ×{warned}",
         numbers={
             "seconds": mine,
             "plain_seconds": theirs,
@@ -293,13 +312,14 @@ def lite(conditions: Conditions) -> Iterator[Row]:
         output_dir = str(conditions.folder / f"lite_steps_{number}")
         settings = {"dataset_dir": str(data), "output_dir": output_dir, "val_interval": 1000}
         trainer, parser = configured_trainer(number, overlays, loader, device, as_configured, **settings)
-        mine, _ = timed_blocks(trainer, blocks).medians()
+        warned = timed_blocks(trainer, blocks)
+        mine, _ = blocks.medians()
         precision = precision_of(parser, device)
         ways = "with handlers and augmentation" if as_configured else "without handlers"
         memory = "" if blocks.peak is None else f", {blocks.peak[0]:.2f} GiB ({blocks.peak[1]:.2f} held)"
         yield Row(
             f"lite, stage-{number} step, {batch} × {size} px, {ways} ({precision})",
-            f"{mine * 1e3:.1f} ms{memory}",
+            f"{mine * 1e3:.1f} ms{memory}{warned}",
             numbers={"seconds": mine, "peak_gib": blocks.peak, "section": stage.section},
             **judged(conditions, mine * 1e3, most=None if as_configured else MOST_LITE_MS, unit=" ms"),
         )
