@@ -87,6 +87,12 @@ def cam_segmenter(method, classifier, classes, precision, device="cpu", overlays
     return parser.get_parsed_content("cam_segmenter").eval()
 
 
+def least_agreement(precision, device):
+    """The share of equal pixels that masks of noise must have: on a GPU, float32 convolutions keep 10 bits (TF32)."""
+    on_cpu = torch.device(device).type == "cpu"
+    return (0.999 if precision == "float32" else 0.98) if on_cpu else 0.95
+
+
 def cams(method, device="cpu", repeats=3, batch=8, size=224, overlays=()):
     """Stage 1: CAMs and masks of a batch, with the paper's networks.
 
@@ -116,8 +122,7 @@ def cams(method, device="cpu", repeats=3, batch=8, size=224, overlays=()):
     for precision in sorted({"float32", best_precision(device)}):
         ours, plain = work(precision)
         agreement = (ours().cpu().numpy() == plain()).mean()
-        exact = precision == "float32" and torch.device(device).type == "cpu"  # not TF32
-        assert agreement > (0.999 if exact else 0.98), agreement
+        assert agreement > least_agreement(precision, device), f"{agreement:.3%} of the pixels equal"
         title = f"{method}: CAMs + masks, {size} px, {batch} images, {precision}"
         medians = compare(title, ours, plain, repeats, f"{agreement:.3%} of the pixels equal", device)
         found[precision] = (*medians, agreement)

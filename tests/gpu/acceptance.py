@@ -95,7 +95,7 @@ def run_group(name: str, conditions: Conditions, seconds_left: float) -> list[Ro
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            end_session(process)
+            end_with_children(process)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [Row(**json.loads(line)) for line in lines]
     if code is None and limit < group.seconds:
@@ -108,7 +108,7 @@ def run_group(name: str, conditions: Conditions, seconds_left: float) -> list[Ro
     return rows
 
 
-def end_session(process: subprocess.Popen) -> None:
+def end_with_children(process: subprocess.Popen) -> None:
     """End a process with all that it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from timing import best_precision
 def masks(conditions: Conditions) -> Iterator[Row]:
     """CAMs and masks of a batch, and the pseudo masks of a folder, of both methods."""
     device, size, overlays = conditions.device, conditions.of(224, 64), conditions.overlays
-    batch, images, repeats = conditions.of(32, 2), conditions.of(128, 4), conditions.of(3, 1)
+    batch, images, repeats = conditions.of(32, 2), conditions.of(64, 4), conditions.of(3, 1)
     for method in run.METHODS:
         found = run.cams(method, device, repeats, batch, size, overlays)
         precision = best_precision(device)
@@ -41,10 +41,12 @@ def shared(what: str, number: int, mine: float, network: float, unit: str = "ima
 
 def images(conditions: Conditions) -> Iterator[Row]:
     """A folder of images by ``inference.json``: reading them, masks and overlays written."""
-    size, repeats = conditions.of(224, 64), conditions.of(3, 1)
-    for name, overlays, number in (("lite", ["configs/lite.json"], 512), ("paper", conditions.overlays, 256)):
-        number = conditions.of(number, 4)
-        mine, network = run.inference(overlays, name, number, conditions.device, size, repeats)
+    for name, overlays, number, size in (
+        ("lite", ["configs/lite.json"], 384, 128),
+        ("paper", conditions.overlays, 128, 224),
+    ):
+        number, size = conditions.of(number, 4), conditions.of(size, 64)
+        mine, network = run.inference(overlays, name, number, conditions.device, size, conditions.of(3, 1))
         yield shared(f"{name}, inference of a folder of {number} images of {size} px", number, mine, network)
 
 
