@@ -13,7 +13,8 @@ from torch.nn import functional as F
 def plain_esf(block, x):
     """ESF as it is written: a Laplacian per channel, pools upsampled before they are mixed."""
     channels = x.shape[1]
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).expand(1, channels, 3, 3)
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=x.device)
+    kernel = kernel.expand(1, channels, 3, 3)
     edges = F.conv2d(x, kernel, padding=1)
     attention = torch.sigmoid(block.heat.edge_conv(torch.cat([x, edges], dim=1)))
     gate, weight = block.afg(x), block.coca(x)
@@ -60,14 +61,15 @@ def plain_masks(classifier, images, labels, level_weights, background):
         for weight, feature, head in zip(level_weights, (shallow, middle, deep), heads):
             level = F.relu(F.conv2d(feature, head.weight))
             level = F.interpolate(level, image.shape[1:], mode="bilinear", align_corners=False)
-            cam = cam + weight * level[0].numpy()
+            cam = cam + weight * level[0].cpu().numpy()
         torch.sigmoid(classifier.deep_head(deep.mean(dim=(2, 3), keepdim=True)))  # the predicted label
-        cam = cam * label.numpy()[:, None, None]
+        label = label.cpu().numpy()
+        cam = cam * label[:, None, None]
         cam = (cam - cam.min()) / max(cam.max() - cam.min(), 1e-38)
-        cam[label.numpy() == 0] = -np.inf
+        cam[label == 0] = -np.inf
         mask = cam.argmax(axis=0)
         if background:
-            red, green, blue = (image.numpy() * 255).round()
+            red, green, blue = (image.cpu().numpy() * 255).round()
             white = np.round(0.299 * red + 0.587 * green + 0.114 * blue) > 200
             mask[remove_small_objects(white, max_size=49, connectivity=1)] = len(cam)
         masks.append(mask)

@@ -16,18 +16,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import fire  # noqa: E402
 import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from synthetic_slide import write_large_slide  # noqa: E402
+from timing import synchronize  # noqa: E402
 
 from scripts.slides.run import segment_slides  # noqa: E402
 
 
 def configured(*overlays, **settings):
-    """The engine of inference_slides.json, with random weights, on the CPU."""
+    """The engine of inference_slides.json, with random weights, on the CPU unless ``device`` says otherwise."""
     parser = ConfigParser()
     with contextlib.chdir(ROOT / "bundle"):
         parser.read_config(["configs/inference.json", *overlays, "configs/inference_slides.json"])
@@ -95,16 +96,23 @@ def memory(sides=(8192, 32768, 65536), budget_gb=2.0):
     print(f"from {sides[-2]} to {sides[-1]} px the difference grows by {peaks[-1] / peaks[-2] - 1:.1%}")
 
 
-def timed(work):
+def timed(work, device="cpu"):
     """Seconds, and seconds of the processors, which other programs disturb less."""
+    synchronize(device)
     start, used = time.perf_counter(), time.process_time()
     work()
+    synchronize(device)
     return time.perf_counter() - start, time.process_time() - used
 
 
-def share(name, overlays, side, turns, **settings):
-    """Tiles per second of the engine, from the file to the results, and of its network alone on the same tiles."""
-    engine = configured(*overlays, **settings)
+def share(name, overlays, side, turns, device="cpu", **settings):
+    """Tiles per second of the engine, from the file to the results, and of its network alone on the same tiles.
+
+    Returns:
+        The number of tiles, and medians of the tiles per second of the engine and of the share that this is of the
+        network's.
+    """
+    engine = configured(*overlays, device=f"$torch.device('{device}')", **settings)
     network, batch_size, seen = engine.segmenter.network, engine.segmenter.batch_size, []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_large_slide(f"{folder}/slide.tif", side)
@@ -122,17 +130,20 @@ def share(name, overlays, side, turns, **settings):
             for batch in tiles.split(batch_size):
                 network(batch)
 
-        ratios = []
+        bare()  # warm up: its batches have other sizes
+        ratios, speeds = [], []
         for _ in range(turns):
-            whole, alone = timed(ours), timed(bare)
+            whole, alone = timed(ours, device), timed(bare, device)
             ratios.append([part / all_ for part, all_ in zip(alone, whole)])
-            print(f"    {len(tiles) / whole[0]:.2f} tiles/s, network {len(tiles) / alone[0]:.2f} tiles/s", flush=True)
+            speeds.append(len(tiles) / whole[0])
+            print(f"    {speeds[-1]:.2f} tiles/s, network {len(tiles) / alone[0]:.2f} tiles/s", flush=True)
     by_clock, by_processor = (statistics.median(column) for column in zip(*ratios))
     print(
         f"{name}: {len(tiles)} tiles of {tiles.shape[-1]} px, batches of {batch_size}: {by_clock:.1%} of the network's "
         f"tiles per second, {by_processor:.1%} of its tiles per second of the processors",
         flush=True,
     )
+    return len(tiles), statistics.median(speeds), by_clock
 
 
 ROWS = {
