@@ -328,11 +328,12 @@ def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
             put("error", error)
 
     try:
-        yield next(batches)  # here the sampler draws, from this thread's random numbers
+        first = next(batches)  # here the sampler draws, from this thread's random numbers
     except StopIteration:
         return
     threading.Thread(target=make, name="read ahead", daemon=True).start()
     try:
+        yield first
         while True:
             kind, value = made.get()
             if kind == "end":

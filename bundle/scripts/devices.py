@@ -58,7 +58,7 @@ def prepare_device(device: str | torch.device, deterministic: bool = False) -> N
         ValueError: if ``device`` is not on this machine.
     """
     found = require_device(device)
-    if found.type == "cuda":
+    if found.type == "cuda" and found.index is not None:
         torch.cuda.set_device(found)
     _choose_algorithms(deterministic)
     if found.type != "cpu" and "OMP_NUM_THREADS" not in os.environ:

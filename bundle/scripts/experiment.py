@@ -121,7 +121,9 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
     if is_complete(folder, "run"):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
+    # threads that have nothing to do leave the cores to the other runs
+    shared = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    environment = os.environ | shared
     for command in commands(plan, name, seed, output_dir):
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(command)}\n")

@@ -82,6 +82,8 @@ class TrainingStep:
         form = (*sizes, _numbers(engine.loss_function, self.scheduled))
         self._alike = self._alike + 1 if form == self._last_form else 1
         self._last_form = form
+        if self._alike == 1 and image.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(image.device)  # from here on the peak is that of these steps
         if self._captured is not None and self._captured.form == form:
             return self._captured
         if self._alike <= ORDINARY_STEPS:

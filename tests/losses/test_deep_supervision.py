@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.losses import DeepSupervisionLoss
+from torch import nn
 
-from scripts.losses import IntraInterClassLoss
+from scripts.losses import DeepSupervisionLoss, IntraInterClassLoss
 
 CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "train.json"
 LEVEL_WEIGHTS = (0.2, 0.3, 0.5)
@@ -68,3 +68,8 @@ def test_two_paths_of_segmentation_logits_add_up(dtype):
     torch.testing.assert_close(gradients[0], torch.autograd.grad(parts[0], main)[0])
     torch.testing.assert_close(gradients[1], 0.4 * torch.autograd.grad(parts[1], auxiliary)[0])
     assert torch.equal(two_paths(main, pseudo_mask), parts[0])  # evaluation: the main path alone
+
+
+def test_outputs_without_a_weight_are_refused():
+    with pytest.raises(ValueError, match="`outputs` must be as many as `weights`, 2, got 3; give each a weight"):
+        DeepSupervisionLoss(nn.MSELoss(), [0.5, 0.5])((torch.zeros(1),) * 3, torch.zeros(1))

@@ -1,7 +1,8 @@
-"""Losses of both stages; ``monai.losses.DeepSupervisionLoss`` adds up those of several outputs, wired in configs."""
+"""Losses of both stages."""
 
 from .adaptive_noise_aware import AdaptiveNoiseAwareLoss
 from .boundary_regularized import BoundaryRegularizedLoss
+from .deep_supervision import DeepSupervisionLoss
 from .intra_inter_class import IntraInterClassLoss
 
-__all__ = ["AdaptiveNoiseAwareLoss", "BoundaryRegularizedLoss", "IntraInterClassLoss"]
+__all__ = ["AdaptiveNoiseAwareLoss", "BoundaryRegularizedLoss", "DeepSupervisionLoss", "IntraInterClassLoss"]

@@ -1,0 +1,43 @@
+"""The weighted sum of a loss over the outputs of a network that has several."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+
+class DeepSupervisionLoss(nn.Module):
+    """``sum over i of weights[i] * loss(outputs[i], target)``, in float32.
+
+    ``monai.losses.DeepSupervisionLoss`` begins its sum with a number that it copies to the device, which waits for the
+    GPU in every step and keeps a step from being captured as a CUDA graph.
+
+    Args:
+        loss: takes an output and the target.
+        weights: one weight per output.
+    """
+
+    def __init__(
+        self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weights = tuple(weights)
+
+    def forward(self, outputs: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """Compare each of ``outputs``, tensors of any shape, with ``target``; a single tensor has no weight.
+
+        Returns:
+            The loss, a float32 scalar.
+
+        Raises:
+            ValueError: if there are more or fewer outputs than weights.
+        """
+        if isinstance(outputs, torch.Tensor):
+            return self.loss(outputs.float(), target)
+        if len(outputs) != len(self.weights):
+            raise ValueError(
+                f"`outputs` must be as many as `weights`, {len(self.weights)}, got {len(outputs)}; give each a weight."
+            )
+        losses = (self.loss(output.float(), target) for output in outputs)
+        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
