@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that wait leave the cores to other processes
+# before torch is imported: threads that wait leave the cores to other processes
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import monai.bundle
 import numpy as np

@@ -32,7 +32,9 @@ def test_a_gpu_that_is_not_there_is_told_with_what_is(monkeypatch, device):
 
 
 def test_a_second_gpu_that_is_not_there_is_told_with_the_first(one_gpu):
-    with pytest.raises(ValueError, match=r"got 'cuda:1'; PyTorch .* sees cuda:0 \(NVIDIA Test\) beside the CPU"):
+    with pytest.raises(
+        ValueError, match=r"got 'cuda:1'; PyTorch .* sees cuda:0 \(NVIDIA Test\) beside .* give --device cuda:0"
+    ):
         prepare_device("cuda:1")
 
 

@@ -36,12 +36,12 @@ def batches(*sizes):
     ]
 
 
-def train(data, step, loss=None, change=None, epochs=1, **settings):
+def train(data, step, loss=None, change=None, epochs=1, device="cpu", **settings):
     """The losses of each step and the weights after a training; ``change(loss, engine)`` is called before each step."""
-    trained, losses = network(), []
+    trained, losses = network().to(device), []
     loss = AdaptiveNoiseAwareLoss() if loss is None else loss
     engine = SupervisedTrainer(
-        device="cpu",
+        device=device,
         max_epochs=epochs,
         train_data_loader=data,
         network=trained,
@@ -54,8 +54,10 @@ def train(data, step, loss=None, change=None, epochs=1, **settings):
     )
     if change is not None:
         engine.add_event_handler(Events.ITERATION_STARTED, lambda engine: change(loss, engine))
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item()))
-    if isinstance(step, TrainingStep):
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    if isinstance(step, TrainingStep) and device == "cpu":
         training_step.capture = capture_for(trained)
     torch.manual_seed(2)
     engine.run()
@@ -157,12 +159,26 @@ def test_outputs_have_no_gradient_and_events_come_in_monai_s_order():
 
 def test_full_memory_names_the_option_that_halves_it(monkeypatch):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
 
     monkeypatch.setattr(training_step, "_gradients", full)
-    advice = "memory is full, 2.00 GiB more are wanted; halve --train#batch_size and give --train#accumulation_steps 2: "
+    advice = (
+        "memory is full, 2.00 GiB more are wanted; halve --train#batch_size and give --train#accumulation_steps 2: "
+    )
     with pytest.raises(RuntimeError, match=advice):
         train(batches(4), TrainingStep("train#batch_size"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_cuda_graph_trains_as_ordinary_steps(monkeypatch, caplog):
+    monkeypatch.undo()
+    data, step = batches(4, 4, 4, 4, 4, 3, 4, 4), TrainingStep("train#batch_size", scheduled=["alpha", "tau"])
+    graph, ordinary = (train(data, way, change=move, epochs=2, device="cuda") for way in (step, None))
+    assert graph[0] == pytest.approx(ordinary[0], rel=1e-3)  # with the same dropout
+    assert isinstance(step._captured, training_step.CapturedStep) and caplog.messages == []
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])

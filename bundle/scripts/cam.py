@@ -123,8 +123,8 @@ def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
     """Raise a ValueError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
     if (channel == NO_CHANNEL).any():
         raise ValueError(
-            f"{name} must not be NaN; the network's weights or its input are not finite: lower the learning rate, or "
-            "take --precision float32."
+            f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
+            "rate, or take --precision float32."
         )
 
 

@@ -324,7 +324,7 @@ def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
                 if stopped.is_set():
                     return
             put("end")
-        except BaseException as error:  # whatever it is, it belongs where the batch was wanted
+        except Exception as error:  # it belongs where the batch was wanted
             put("error", error)
 
     try:

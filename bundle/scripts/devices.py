@@ -33,16 +33,14 @@ def require_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:0', got {device!r}.") from error
-    if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
-        missing = (found.index or 0) >= count
-    else:
-        names, missing = [], found.type == "mps" and not torch.backends.mps.is_available()
-    if missing:
-        build = f"PyTorch {torch.__version__}"
-        seen = f"{build} sees {', '.join(names) or 'no GPU'} beside the CPU"
-        raise ValueError(f"`device` must be one of this machine's, got {str(found)!r}; {seen}: give --device cpu.")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = {"cuda": (found.index or 0) >= gpus, "mps": not torch.backends.mps.is_available()}
+    if missing.get(found.type, False):
+        names = ", ".join(f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(gpus))
+        raise ValueError(
+            f"`device` must be one of this machine's, got {str(found)!r}; PyTorch {torch.__version__} sees "
+            f"{names or 'no GPU'} beside the CPU: give --device {'cuda:0' if gpus else 'cpu'}."
+        )
     return found
 
 

@@ -142,16 +142,18 @@ class WeightAveragingHandler(EMAHandler):
         super().__init__(model, momentum=momentum)
         pairs = [*zip(self.ema_model.parameters(), model.parameters(), strict=True)]
         pairs += zip(self.ema_model.buffers(), model.buffers(), strict=True)
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # batch norms' numbers of steps
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # batch norms' numbers of steps
+        self._averaged, self._copied = (
+            [list(part) for part in zip(*these, strict=True)] for these in (averaged, copied)
+        )
         self._average = get_ema_multi_avg_fn(1 - momentum)
 
     @torch.no_grad()
     def _update_ema_model(self, engine: Engine, name: str) -> None:
-        averages, values = zip(*self._averaged, strict=True)
-        self._average(list(averages), list(values), None)
-        for average, value in self._copied:
-            average.copy_(value)
+        self._average(*self._averaged, None)
+        if self._copied:
+            torch._foreach_copy_(*self._copied)
 
 
 class ScoreLogHandler:

@@ -74,9 +74,7 @@ class TrainingStep:
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _graph_for(
-        self, engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tensor
-    ) -> "CapturedStep | None":
+    def _graph_for(self, engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tensor) -> "CapturedStep | None":
         """The captured step for a batch; ``None`` if it takes an ordinary step."""
         sizes = (image.shape, image.dtype, label.shape, label.dtype)
         form = (*sizes, _numbers(engine.loss_function, self.scheduled))

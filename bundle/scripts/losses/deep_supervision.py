@@ -17,12 +17,10 @@ class DeepSupervisionLoss(nn.Module):
         weights: one weight per output.
     """
 
-    def __init__(
-        self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: Sequence[float]
-    ) -> None:
+    def __init__(self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: Sequence[float]) -> None:
         super().__init__()
         self.loss = loss
-        self.weights = tuple(weights)
+        self.weights = list(weights)
 
     def forward(self, outputs: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Compare each of ``outputs``, tensors of any shape, with ``target``; a single tensor has no weight.

@@ -1,7 +1,7 @@
 """IBM, the implicit boundary mining block of IBDR.
 
-An identity makes the published values cheaper: the parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1 convolution that
-mixes them are one of 5x5. At inference it is computed once and kept until the parameters change. In training it is
+An identity makes the published values cheaper: the parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1 convolution
+that mixes them are one of 5x5. At inference it is computed once and kept until the parameters change. In training it is
 computed in each step, with its gradient, where the features have so many positions that it saves more than it costs.
 """
 

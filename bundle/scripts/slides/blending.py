@@ -113,9 +113,10 @@ class BandImage:
 class Blender:
     """Maps of a slide, strip by strip.
 
-    Tiles of cells without tissue are left out. Tiles are added up on the network's device, from which the finished maps
-    alone come to the host, while it works on the next row. What a strip holds depends on the slide, the grid, the network and the
-    batch size alone: batches are cut from rows of tiles within a band, and tiles are added up in their order.
+    Tiles of cells without tissue are left out. The others are added up on the network's device, from which the finished
+    maps alone come to the host, while it works on the next row. What a strip holds depends on the slide, the grid, the
+    network and the batch size alone: batches are cut from rows of tiles within a band, and tiles are added up in their
+    order.
 
     Args:
         view: the slide.

@@ -29,10 +29,8 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 PACKAGES = ("monai", "torch", "numpy", "scikit-image", "tifffile", "openslide-python", "openslide-bin")
 
 
-def join_processes(world_size: int, device: str | torch.device) -> None:
+def join_processes(world_size: int) -> None:
     """Let the processes of ``torchrun`` find one another; alone, do nothing."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one may wait long for another
 
