@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .atomic import write_json
 from .cam import CAMSegmenter
+from .classes import Classes
 from .metrics import confusion_matrix, mean_iou
 
 logger = logging.getLogger(__name__)
@@ -59,18 +60,15 @@ class _Half:
     Args:
         items: images and masks.
         network: the CAMs as a segmentation network.
-        values: mask value of each channel.
-        background: whether value 0 is background.
+        classes: those of the data set.
     """
 
-    def __init__(
-        self, items: Sequence[Mapping[str, Any]], network: CAMSegmenter, values: Sequence[int], background: bool
-    ) -> None:
+    def __init__(self, items: Sequence[Mapping[str, Any]], network: CAMSegmenter, classes: Classes) -> None:
         self.items = items
         self.network = network
         self.recorded = RecordedCAMs(network.classifier)
-        self.values = torch.tensor(values, dtype=torch.uint8, device=items[0]["label"].device)
-        self.background = background
+        self.values = torch.tensor(classes.segmenter_values, dtype=torch.uint8, device=items[0]["label"].device)
+        self.classes = classes
 
     def mean_iou(self, gated: bool = True) -> float:
         """Mean IoU with the network's present settings; without a gate all classes take part everywhere."""
@@ -81,8 +79,8 @@ class _Half:
         for item in self.items:
             scores = self.network(item["image"][None] / 255, label)
             pred = self.values[scores.max(dim=1).indices]
-            confusion = confusion + confusion_matrix(pred, item["label"], int(self.values.max()) + 1)
-        return mean_iou(confusion, exclude_background=self.background)
+            confusion = confusion + confusion_matrix(pred, item["label"], len(self.classes.value_names))
+        return mean_iou(confusion, exclude_background=self.classes.background)
 
     def fit(self, name: str, candidates: Sequence[Any], gated: bool) -> None:
         """Set the network's attribute ``name`` to the best of its present value and ``candidates``."""
@@ -98,8 +96,7 @@ class _Half:
 def fit_cams(
     network: CAMSegmenter,
     dataset: Dataset,
-    values: Sequence[int],
-    background: bool,
+    classes: Classes,
     path: str | Path,
     device: str | torch.device = "cpu",
     steps: int = 5,
@@ -110,8 +107,7 @@ def fit_cams(
     Args:
         network: the CAMs as a segmentation network; its classifier is trained. Afterwards it has what was fitted.
         dataset: images (3, H, W) uint8 with masks ``label``, (1, H, W), in our values.
-        values: mask value of each channel.
-        background: whether value 0 is background, which then takes no part (protocol ``published``).
+        classes: those of the data set; background takes no part (protocol ``published``).
         path: JSON file of the result.
         device: where the network works.
         steps: level weights are multiples of 1 / ``steps``.
@@ -128,7 +124,7 @@ def fit_cams(
         raise ValueError(f"val must have two images or more to fit on one half of them, got {len(dataset)}.")
     network.to(device).eval()
     items = [{key: item[key].to(device) for key in ("image", "label")} for item in dataset]
-    fitted, held_out = (_Half(half, network, values, background) for half in (items[::2], items[1::2]))
+    fitted, held_out = (_Half(half, network, classes) for half in (items[::2], items[1::2]))
     before = {"fitted": round(fitted.mean_iou(), 4), "held_out": round(held_out.mean_iou(), 4)}
     fitted.fit("level_weights", list(weight_grid(steps)), gated=False)
     fitted.fit("threshold", thresholds, gated=True)

@@ -13,10 +13,10 @@ import fire
 import numpy as np
 
 from . import plain_errors
-from .class_values import read_overlay
-from .data import find_images, labelled_images, parse_label, require_rgb, value_names
+from .classes import Classes, read_overlay
+from .data import find_images, labelled_images, parse_label, require_rgb
 from .foreign_files import open_image, unreadable
-from .mask_values import load_mask, lookup_table
+from .mask_values import load_mask
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +111,8 @@ def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Pa
     return {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}, problems
 
 
-def inspect_scored(folder: Path, mask_values: Mapping[str, int]) -> tuple[dict, list[str]]:
-    """Report and problems of the images with masks in ``folder`` (see ``check_dataset``)."""
-    table = lookup_table(mask_values)
+def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
+    """Report and problems of the images with masks in ``folder`` (see ``check_dataset``); ``table`` reads the masks."""
     try:
         images, masks = find_images(folder / "img"), {path.stem: path for path in find_images(folder / "mask")}
     except OSError as error:
@@ -143,26 +142,21 @@ def inspect_scored(folder: Path, mask_values: Mapping[str, int]) -> tuple[dict, 
 
 
 def inspect_dataset(
-    dataset_dir: str | Path,
-    class_names: Sequence[str],
-    mask_values: Mapping[str, int],
-    label_file: str | Path | None = None,
+    dataset_dir: str | Path, classes: Classes, label_file: str | Path | None = None
 ) -> tuple[dict, list[str]]:
     """The report of ``check_dataset`` and all problems, each a line that names the file, the rule and the remedy."""
     dataset_dir = Path(dataset_dir)
     splits = ["val", "test"] if (dataset_dir / "test").exists() else ["val"]
-    results = {"train": inspect_train(dataset_dir / "train" / "img", class_names, label_file)}
-    results |= {split: inspect_scored(dataset_dir / split, mask_values) for split in splits}
+    results = {"train": inspect_train(dataset_dir / "train" / "img", classes.class_names, label_file)}
+    results |= {split: inspect_scored(dataset_dir / split, classes.lookup_table()) for split in splits}
     report = {split: result for split, (result, _) in results.items()}
     return report, [problem for _, problems in results.values() for problem in problems]
 
 
 def check_dataset(
     dataset_dir: str | Path,
-    class_names: Sequence[str],
-    mask_values: Mapping[str, int],
+    classes: Classes,
     label_file: str | Path | None = None,
-    value_names: Sequence[str] = (),
     batch_size: int = 1,
     segmenter_batch_size: int = 2,
 ) -> dict:
@@ -170,10 +164,8 @@ def check_dataset(
 
     Args:
         dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
-        class_names: the tissue classes in label order.
-        mask_values: our value for each value in the masks (see ``lookup_table``).
+        classes: those of the data set.
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
-        value_names: the name of each mask value, for the log.
         batch_size: patches in a training step of the classifier, of all processes together.
         segmenter_batch_size: patches in a training step of the segmentation network, of one process.
 
@@ -184,7 +176,7 @@ def check_dataset(
     Raises:
         ValueError: with the first ten problems, one a line.
     """
-    report, problems = inspect_dataset(dataset_dir, class_names, mask_values, label_file)
+    report, problems = inspect_dataset(dataset_dir, classes, label_file)
     if 0 < report["train"]["images"] < batch_size:
         problems.append(
             f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
@@ -196,7 +188,7 @@ def check_dataset(
             "raise it."
         )
     if not problems:
-        logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, value_names)))
+        logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, classes.value_names)))
         return report
     lines = problems[:SHOWN_PROBLEMS]
     if len(problems) > SHOWN_PROBLEMS:
@@ -233,14 +225,12 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
         dataset: its overlay, ``configs/dataset_….json``.
         label_file: training labels, if the file names do not carry them.
     """
-    overlay = read_overlay(dataset)
-    label_file = label_file or overlay.get("label_file")
-    report, problems = inspect_dataset(str(dataset_dir), overlay["class_names"], overlay["mask_values"], label_file)
+    overlay, classes = read_overlay(dataset)
+    report, problems = inspect_dataset(str(dataset_dir), classes, label_file or overlay.get("label_file"))
     if problems:
         print("\n".join(problems))
         sys.exit(1)
-    names = value_names(overlay["class_names"], overlay["classifier_values"])
-    print("\n".join(format_report(report, names)))
+    print("\n".join(format_report(report, classes.value_names)))
 
 
 if __name__ == "__main__":

@@ -25,26 +25,6 @@ from .foreign_files import limit_pixels, open_image, read_json, require_one_pict
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-def value_names(class_names: Sequence[str], values: Sequence[int]) -> list[str]:
-    """The name of each mask value 0, 1, ...: the class whose value it is, ``"background"`` for a 0 that is no class.
-
-    Args:
-        class_names: the tissue classes in label order.
-        values: mask value of each class.
-    """
-    names = dict(zip(values, class_names, strict=False)) or {0: ""}
-    if (
-        len(names) != len(class_names)
-        or len(values) != len(class_names)
-        or set(names) - {0} != set(range(1, max(names) + 1))
-    ):
-        raise ValueError(
-            f"`classifier_values` must give each of the classes {list(class_names)} a mask value of its own, without "
-            f"gaps; got {list(values)}."
-        )
-    return [names.get(value, "background") for value in range(max(names) + 1)]
-
-
 def require_rgb(image: Image.Image) -> Image.Image:
     """``image`` itself if it is one picture of 8-bit RGB.
 

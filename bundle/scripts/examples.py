@@ -1,7 +1,7 @@
 """Pictures of single val images for a run's report: as they are, as each stage saw them, and the truth."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -10,10 +10,11 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
+from .classes import Classes
 from .data import split_items
 from .foreign_files import open_image
-from .mask_values import load_mask, lookup_table
-from .pictures import Palette, overlay
+from .mask_values import load_mask
+from .pictures import overlay
 
 LONGEST_SIDE_PX = 320
 PREDICTIONS = {  # what a picture shows, by the folder of ``predictions``
@@ -37,20 +38,17 @@ class ValExamples:
     Args:
         output_dir: the run folder, with ``predictions``.
         dataset_dir: the data set's folder.
-        mask_values: our value for each value in the data set's masks.
-        palette: colour of each of our values.
+        classes: those of the data set.
 
     Raises:
         OSError, ValueError: if the data set is not there or damaged.
     """
 
-    def __init__(
-        self, output_dir: str | Path, dataset_dir: str | Path, mask_values: Mapping[str, int], palette: Palette
-    ) -> None:
+    def __init__(self, output_dir: str | Path, dataset_dir: str | Path, classes: Classes) -> None:
         self.prediction_dir = Path(output_dir) / "predictions"
         self.items = {item["name"]: item for item in split_items(dataset_dir, "val")}
-        self.table = lookup_table(mask_values)
-        self.palette = palette
+        self.table = classes.lookup_table()
+        self.palette = classes.palette
         if not self.items:
             raise FileNotFoundError(f"{Path(dataset_dir) / 'val'} does not exist; say where the data are now.")
 
@@ -86,10 +84,10 @@ def picture_tag(picture: Image.Image, text: str) -> str:
     )
 
 
-def legend(names: Sequence[str], palette: Palette) -> str:
+def legend(classes: Classes) -> str:
     """The name of each mask value beside its colour, as an HTML list."""
     items = ""
-    for value, (name, colour) in enumerate(zip(names, palette, strict=False)):
+    for value, (name, colour) in enumerate(classes.legend):
         swatch = f'<i style="background:rgb({",".join(map(str, colour))})"></i>'
         items += f"<li>{swatch}{escape(name)}{' (left clear)' * (value == 0)}</li>"
     return f'<ul class="legend">{items}</ul>\n'

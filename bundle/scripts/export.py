@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser
 
 from . import plain_errors
 from .atomic import atomic_path, remove_leftovers_of, write_json
+from .classes import Classes
 from .foreign_files import read_json
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
@@ -119,9 +120,7 @@ def run_anywhere(config: dict[str, Any]) -> dict[str, Any]:
 def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
     write_json(folder / "configs" / "train.json", train)
-    parser = ConfigParser(config=dict(train))
-    names, num_classes = parser.get_parsed_content("value_names"), parser.get_parsed_content("num_classes")
-    write_inference_config(folder, names, num_classes, train["patch_size"]["default"])
+    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
     for name in COPIED_CONFIGS:
         shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
     for path in (folder / "configs").glob("*.json"):

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .atomic import write_csv
-from .data import find_images, images_with_masks, labelled_images, value_names
+from .classes import Classes
+from .data import find_images, images_with_masks, labelled_images
 from .foreign_files import open_image, read_json
-from .mask_values import load_mask, lookup_table
-from .pictures import Palette, write_mask
+from .mask_values import load_mask
+from .pictures import write_mask
 from .pseudo_masks import mask_paths, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def require_scored_split(dataset_dir: str | Path) -> None:
         raise ValueError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
 
 
-def require_same_classes(source_dir: str | Path | None, channel_names: Sequence[str]) -> None:
+def require_same_classes(source_dir: str | Path | None, classes: Classes) -> None:
     """Compare the classes of the run that is adapted with those of the new data set, channel by channel.
 
     Raises:
@@ -48,12 +49,10 @@ def require_same_classes(source_dir: str | Path | None, channel_names: Sequence[
     path = Path(source_dir or "") / "configs" / "train.json"
     if source_dir is None or not path.is_file():  # weights without a run
         return
-    source = read_json(path)
-    names = value_names(source["class_names"], source["classifier_values"])
-    source_names = [names[value] for value in source["segmenter_values"]]
-    if source_names != list(channel_names) and sorted(source_names) == sorted(channel_names):
+    source_names, channel_names = Classes.of(read_json(path)).channel_names, classes.channel_names
+    if source_names != channel_names and sorted(source_names) == sorted(channel_names):
         raise ValueError(
-            f"the data set's classes must be in the order of {path}, {source_names}, got {list(channel_names)}; "
+            f"the data set's classes must be in the order of {path}, {source_names}, got {channel_names}; "
             "reorder its overlay's `class_names`, values and labels."
         )
     logger.info(
@@ -108,23 +107,20 @@ def draw_images(
     return drawn
 
 
-def write_pixel_masks(
-    items: Sequence[Mapping[str, str]], mask_dir: str | Path, mask_values: Mapping[str, int], palette: Palette
-) -> None:
+def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, classes: Classes) -> None:
     """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
 
     Args:
         items: have the paths of an image and its mask, ``"image"`` and ``"label"``.
         mask_dir: where to write, and at the end ``manifest.json``.
-        mask_values: our value for each value, or range of values, in the masks.
-        palette: colour of each of our values.
+        classes: those of the data set, whose masks they are.
     """
-    table = lookup_table(mask_values)
+    table = classes.lookup_table()
     for item, path in zip(items, mask_paths(items, mask_dir), strict=True):
         if not path.exists():
             with open_image(item["image"]) as image:
                 size = (image.height, image.width)
-            write_mask(path, load_mask(item["label"], table, size), palette)
+            write_mask(path, load_mask(item["label"], table, size), classes.palette)
     write_manifest(items, mask_dir)
 
 

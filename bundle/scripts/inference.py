@@ -1,7 +1,6 @@
 """Write what a segmentation network sees in images: palette masks and overlays."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
 from .background_work import BackgroundWork
-from .mask_values import inverse
-from .pictures import Palette, overlay, uint8_image, write_mask, write_png
+from .classes import Classes
+from .pictures import overlay, uint8_image, write_mask, write_png
 
 logger = logging.getLogger(__name__)
 
@@ -23,30 +22,23 @@ class SaveMasksHandler:
 
     Args:
         output_dir: where the two folders go.
-        palette: colour of each mask value.
-        mask_values: write a data set's published values instead of ours: our value for each value of its masks.
+        classes: names, values and colours.
+        published_values: write the values of the data set's own masks instead of ours.
         opacity: of the colours in the overlays, in [0, 1].
     """
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        palette: Palette,
-        mask_values: Mapping[str, int] | None = None,
-        opacity: float = 0.5,
+        self, output_dir: str | Path, classes: Classes, published_values: bool = False, opacity: float = 0.5
     ) -> None:
         if not 0 <= opacity <= 1:
             raise ValueError(f"`opacity` must lie in [0, 1], got {opacity}; 0.5 shows mask and image alike.")
         self.output_dir = Path(output_dir)
-        self.palette = palette
+        self.palette = classes.palette
         self.opacity = opacity
-        written = {value: value for value in range(len(palette))} if mask_values is None else inverse(mask_values)
-        unwritable = [value for value in range(len(palette)) if value not in written]
-        if unwritable:
-            raise ValueError(f"`mask_values` must have an entry for each of our values, got none for {unwritable}.")
-        self.written_value = np.array([written[value] for value in range(len(palette))], dtype=np.uint8)
+        ours = np.arange(len(classes.palette), dtype=np.uint8)
+        self.written_value = classes.published_values() if published_values else ours
         self.written_palette = np.zeros((256, 3), dtype=np.uint8)
-        self.written_palette[self.written_value] = palette
+        self.written_palette[self.written_value] = classes.palette
         self._count = 0
         self._work = BackgroundWork()
 

@@ -16,7 +16,7 @@ from skimage.color import rgb2lab
 
 from . import plain_errors
 from .atomic import atomic_path
-from .class_values import require_class_names
+from .classes import require_class_names
 from .pictures import Palette
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"

@@ -64,16 +64,15 @@ def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
 def panels(
     rows: Sequence[Sequence[Image.Image]],
     titles: Sequence[str],
-    names: Sequence[str] = (),
-    palette: Palette = (),
+    legend: Sequence[tuple[str, Sequence[int]]] = (),
     height: int = 224,
 ) -> Image.Image:
     """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``.
 
-    Below them stand the ``names`` of the mask values, as far as they fit, each after its colour of ``palette``.
+    Below them stand the names in ``legend``, as far as they fit, each after its colour.
     """
     gap, header = 6, 22
-    footer = header * bool(names)
+    footer = header * bool(legend)
     scaled = [
         [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows
     ]
@@ -88,7 +87,7 @@ def panels(
             sheet.paste(row[column], (left, header + index * (height + gap)))
         left += width + gap
     left, top = gap, sheet.height - footer
-    for name, colour in zip(names, palette, strict=False):
+    for name, colour in legend:
         draw.rectangle((left, top + 3, left + 14, top + 15), fill=tuple(colour), outline="gray")
         draw.text((left + 20, top), name, fill="black", font=font)
         left += 36 + round(draw.textlength(name, font=font))

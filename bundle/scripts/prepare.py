@@ -26,7 +26,7 @@ from tqdm import tqdm
 from . import plain_errors
 from .atomic import atomic_path, remove_leftovers_of, write_json
 from .check import count_labels, format_counts, read_pair_mask
-from .class_values import read_overlay
+from .classes import Classes, read_overlay
 from .data import find_images, images_with_masks
 from .foreign_files import open_image
 from .mask_values import inverse, lookup_table, to_ours
@@ -95,7 +95,7 @@ def patch_label(mask: np.ndarray, values: Sequence[int], min_share: float) -> li
 def cut_patches(
     items: Sequence[Mapping[str, str]],
     folder: Path,
-    overlay: Mapping,
+    classes: Classes,
     table: np.ndarray,
     patch_size: int,
     stride: int,
@@ -107,7 +107,7 @@ def cut_patches(
     Args:
         items: images and masks (see ``find_pairs``).
         folder: where to write.
-        overlay: the data set's ``class_names`` and ``classifier_values``.
+        classes: those of the data set.
         table: our value for each value in the masks (see ``lookup_table``).
         patch_size: side of a patch in px.
         stride: distance of neighbouring patches in px.
@@ -125,7 +125,7 @@ def cut_patches(
         small_images += not (tops and lefts)
         for top, left in ((top, left) for top in tops for left in lefts):
             window = (slice(top, top + patch_size), slice(left, left + patch_size))
-            label = patch_label(mask[window], overlay["classifier_values"], min_share)
+            label = patch_label(mask[window], classes.classifier_values, min_share)
             if not any(label):
                 empty_patches += 1
                 continue
@@ -139,7 +139,7 @@ def cut_patches(
         "images_smaller_than_patch": small_images,
         "patches": len(labels),
         "patches_without_class": empty_patches,
-        **count_labels(labels, overlay["class_names"]),
+        **count_labels(labels, classes.class_names),
     }
 
 
@@ -249,14 +249,14 @@ def prepare(
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
-    overlay = read_overlay(dataset)
+    overlay, classes = read_overlay(dataset)
     release = read_release(overlay)
     if patch_size is None:
         patch_size, stride = release.patch_size, release.stride if stride is None else stride
     settings = cut_settings(patch_size, stride, release.min_share if min_share is None else min_share)
     table = lookup_table(release.mask_values)
-    written = written_values(overlay["mask_values"], published_values)
-    draw_mask = mask_drawer(written, overlay["palette"])
+    written = written_values(classes.mask_values, published_values)
+    draw_mask = mask_drawer(written, classes.palette)
     pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
@@ -269,7 +269,7 @@ def prepare(
                 (folder / split / "mask").mkdir()
             if split == "train":
                 drawer = draw_mask if train_masks else None
-                report[split] = cut_patches(items, folder / split, overlay, table, **settings, draw_mask=drawer)
+                report[split] = cut_patches(items, folder / split, classes, table, **settings, draw_mask=drawer)
             else:
                 copy_pairs(items, folder / split, table, draw_mask)
                 report[split] = {"images": len(items)}

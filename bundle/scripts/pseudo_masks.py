@@ -13,9 +13,10 @@ from tqdm import tqdm
 from .atomic import write_json
 from .background_work import BackgroundWork
 from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
+from .classes import Classes
 from .data import ReadAheadDataLoader, SameSizeBatches, image_items, labelled_images
 from .devices import HostCopy
-from .pictures import Palette, overlay, write_mask, write_png
+from .pictures import overlay, write_mask, write_png
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,7 @@ def write_pseudo_masks(
     network: CAMSegmenter,
     dataset: Dataset,
     mask_dir: str | Path,
-    values: Sequence[int],
-    palette: Palette,
-    background: bool,
+    classes: Classes,
     batch_size: int = 16,
     num_workers: int = 0,
     device: str | torch.device = "cpu",
@@ -58,13 +57,11 @@ def write_pseudo_masks(
     to those of one.
 
     Args:
-        network: the CAMs as a segmentation network; its output channels are those of ``values``.
+        network: the CAMs as a segmentation network; its channels are those of the segmentation network.
         dataset: items with ``image``, (3, H, W) uint8, ``name``, and if known the multi-hot ``label``, (K,), which
             then gates the classes. Its ``data`` has the images' paths.
         mask_dir: folder of the masks.
-        values: mask value of each channel.
-        palette: colour of each mask value.
-        background: whether white pixels become value 0, background.
+        classes: names, values and colours; where there is background, white pixels become value 0.
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images.
         device: where the network works.
@@ -82,19 +79,19 @@ def write_pseudo_masks(
     )
     kept = sum(path.exists() for path in paths)
     logger.info(f"Pseudo masks: {len(paths)} images, {kept} have masks already, which are kept, in {mask_dir}.")
-    value_of_channel = np.array(values, dtype=np.uint8)
+    value_of_channel = np.array(classes.segmenter_values, dtype=np.uint8)
     network.to(device).eval()
     prepare_batch = PrepareBatch()
 
     def write(index: int, channel: torch.Tensor, rgb: torch.Tensor) -> None:
         require_channels(channel, f"the scores of {paths[index].name}")
         mask, pixels = value_of_channel[channel.numpy()], rgb.permute(1, 2, 0).numpy()
-        if background:
+        if classes.background:
             mask[white_pixels(pixels)] = 0
         if not paths[index].exists():
             if overlay_dir is not None:
-                write_png(Path(overlay_dir) / paths[index].name, overlay(pixels, mask, palette))
-            write_mask(paths[index], mask, palette)
+                write_png(Path(overlay_dir) / paths[index].name, overlay(pixels, mask, classes.palette))
+            write_mask(paths[index], mask, classes.palette)
 
     def write_batch(indices: list[int], channels: HostCopy, images: torch.Tensor) -> None:
         for index, channel, rgb in zip(indices, channels.get(), images, strict=True):

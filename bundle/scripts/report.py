@@ -17,8 +17,8 @@ from monai.bundle import ConfigParser
 
 from . import plain_errors
 from .atomic import atomic_path
+from .classes import KEYS, Classes
 from .curves import chart, read_curves
-from .data import value_names
 from .examples import ValExamples, best_median_worst, legend, picture_tag
 from .foreign_files import read_json
 from .pictures import panels, write_png
@@ -233,11 +233,10 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
     with open(table, newline="") as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     chosen = best_median_worst({name: float(cell) for name, cell in cells.items() if cell})
-    palette, mask_values = (parser.get_parsed_content(key) for key in ("palette", "mask_values"))
-    names = value_names(*(parser.get_parsed_content(key) for key in ("class_names", "classifier_values")))
+    classes = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})
     figures, rows = "", []
     try:
-        examples = ValExamples(output_dir, dataset_dir, mask_values, palette)
+        examples = ValExamples(output_dir, dataset_dir, classes)
         for place, name in chosen.items():
             rows.append(examples.row(name))
             pictures = "".join(
@@ -248,13 +247,13 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
             figures += f'<div class="pictures">{pictures}</div></figure>\n'
         if rows:
             common = [text for text in rows[0] if all(text in row for row in rows)]
-            sheet = panels([[row[text] for text in common] for row in rows], common, names, palette)
+            sheet = panels([[row[text] for text in common] for row in rows], common, classes.legend)
             write_png(output_dir / "pictures" / "examples.png", sheet)
     except (OSError, ValueError) as error:  # the data were moved or changed since
         figures += _sentence(f"No pictures: {error}")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
         figures += _sentence("The folder predictions is not there; scoring the network again writes it.")
-    return legend(names, palette) + (figures or _sentence("No val image has a score."))
+    return legend(classes) + (figures or _sentence("No val image has a score."))
 
 
 def _settings(parser: ConfigParser, record: Mapping[str, Any]) -> str:

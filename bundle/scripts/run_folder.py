@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import remove_leftovers, write_json
+from .classes import Classes
 from .foreign_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 # settings that may change between the sessions of a run: where it happens and what is asked for, not what comes out
 FREE_SETTINGS = {
     "check",
-    "check_classes",
+    "check_cams",
     "dataset_dir",
     "imports",
     "initialize",
@@ -196,15 +197,12 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_inference_config(
-    output_dir: str | Path, value_names: Sequence[str], num_classes: int, patch_size: Sequence[int]
-) -> None:
+def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int]) -> None:
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 
     Args:
         output_dir: the run folder. Settings that ``inference.json`` shares with ``train.json`` are taken from its.
-        value_names: the name of each mask value.
-        num_classes: number of channels of the network's output.
+        classes: names and values; they have as many channels as the network's output.
         patch_size: height and width of the training patches in pixels.
     """
     configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
@@ -214,10 +212,10 @@ def write_inference_config(
     inference["patch_size"] = list(patch_size)
     write_json(configs / "inference.json", inference)
     metadata = read_json(templates / "metadata.json")
-    channel_def = {str(value): name for value, name in enumerate(value_names)}
+    channel_def = {str(value): name for value, name in enumerate(classes.value_names)}
     metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
     network_data = metadata["network_data_format"]
-    network_data["outputs"]["pred"] |= {"num_channels": num_classes, "channel_def": channel_def}
+    network_data["outputs"]["pred"] |= {"num_channels": len(classes), "channel_def": channel_def}
     for tensor in (network_data["inputs"]["image"], network_data["outputs"]["pred"]):
         tensor["spatial_shape"] = list(patch_size)
     write_json(configs / "metadata.json", metadata)

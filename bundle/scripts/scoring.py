@@ -17,8 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_csv, write_json
 from .background_work import BackgroundWork
+from .classes import Classes
 from .metrics import confusion_matrix, summary
-from .pictures import Palette, confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
+from .pictures import confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,7 @@ class ScoreHandler:
     Args:
         output_dir: files go to its folders ``scores``, ``predictions``, ``pictures`` and ``tensorboard``.
         title: what is scored on which split, for instance ``"segmentation_val"``; the files' name.
-        names: name of each mask value.
-        palette: colour of each mask value.
-        channel_names: name of each score channel.
-        background: whether value 0 is background. Without it both protocols are one.
+        classes: names, values and colours. Without background both protocols are one.
         picture_names: images of the sheet of pictures, by file name; ``None`` for the first ``num_pictures``.
         num_pictures: number of rows of the sheet.
         activation: brings ``scores`` to [0, 1] for the heat maps; ``None`` if they are there already.
@@ -45,10 +43,7 @@ class ScoreHandler:
         self,
         output_dir: str | Path,
         title: str,
-        names: Sequence[str],
-        palette: Palette,
-        channel_names: Sequence[str],
-        background: bool,
+        classes: Classes,
         picture_names: Sequence[str] | None = None,
         num_pictures: int = 6,
         activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -56,11 +51,11 @@ class ScoreHandler:
         self.output_dir = Path(output_dir)
         self.title = title
         self.prediction_dir = self.output_dir / "predictions" / title
-        self.names = list(names)
-        self.palette = palette
-        self.channel_names = list(channel_names)
-        self.protocols = {"published": ("pred", background)}  # prediction, and whether background leaves the score
-        if background:
+        self.classes = classes
+        self.names, self.palette = classes.value_names, classes.palette
+        # prediction, and whether background leaves the score
+        self.protocols = {"published": ("pred", classes.background)}
+        if classes.background:
             self.protocols["with_background"] = ("pred_with_background", False)
         self.picture_names = picture_names
         self.num_pictures = num_pictures if picture_names is None else len(picture_names)
@@ -161,7 +156,7 @@ class ScoreHandler:
 
     def _write_sheet(self) -> None:
         """The sheet of pictures, as PNG and in TensorBoard."""
-        sheet = panels(self._rows, ["image", *self.channel_names, "prediction", "truth"], self.names, self.palette)
+        sheet = panels(self._rows, ["image", *self.classes.channel_names, "prediction", "truth"], self.classes.legend)
         write_png(self.output_dir / "pictures" / f"{self.title}.png", sheet)
         with SummaryWriter(self.output_dir / "tensorboard") as writer:
             writer.add_image(self.title, np.asarray(sheet), dataformats="HWC")

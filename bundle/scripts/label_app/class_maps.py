@@ -91,7 +91,7 @@ def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -
         region: top, left, height and width in pixels of level 0; ``None`` for the whole slide.
     """
     plan = engine.plan(slide, region)
-    strips = MapStrips(plan.grid, engine.legend.outside)
+    strips = MapStrips(plan.grid, engine.segmenter.classes.outside)
     engine.compute(plan, strips)
     uncertainty = strips.entropy_sum / (255 * strips.classes.size)
     size = slide.level_sizes[0] if region is None else region[2:]

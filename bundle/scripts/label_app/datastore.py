@@ -108,7 +108,7 @@ class TissueDatastore(_SharedDatastore):
 
     def read_label(self, image_id: str, path: str | Path) -> Annotation:
         """What a label file says of an image; errors as ``image_size``, and a ValueError if the file is wrong."""
-        return read_label(path, self.image_size(image_id), self.settings.value_names, self.settings.class_names)
+        return read_label(path, self.image_size(image_id), self.settings.classes)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep a label of an image in place of an older one with the tag.

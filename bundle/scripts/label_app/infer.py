@@ -68,14 +68,13 @@ class TissueInferTask(InferTask):
         mask = class_map.mask() if suffix != GEOJSON else class_map.values
         path = temporary_file(suffix)
         if suffix == GEOJSON:
-            write_geojson(path, trace(class_map, model.legend), class_map, model.legend, path.stem)
+            write_geojson(path, trace(class_map, model.classes), class_map, model.classes, path.stem)
         elif suffix == ".png":
-            outside = [] if model.legend.background else [[255, 255, 255]]
-            write_mask(path, mask, [*model.legend.palette, *outside])
+            write_mask(path, mask, model.classes.colors)
         else:
             nifti.write_nifti(path, mask)
-        counts = np.bincount(mask.ravel(), minlength=len(model.legend.names))
-        pixels = {name: int(count) for name, count in zip(model.legend.names, counts, strict=True)}
+        names = model.classes.value_names
+        pixels = dict(zip(names, np.bincount(mask.ravel(), minlength=len(names)).tolist(), strict=True))
         return str(path), self._facts(request, class_map, begun) | {"pixels": pixels}
 
     def outlines(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -90,8 +89,8 @@ class TissueInferTask(InferTask):
         output = _one_of(request, "output", tuple(OUTPUTS))
         begun = time.monotonic()
         model, class_map = self._segment(request)
-        polygons = trace(class_map, model.legend)
-        outlines = place(polygons, class_map, model.legend)
+        polygons = trace(class_map, model.classes)
+        outlines = place(polygons, class_map, model.classes)
         facts = self._facts(request, class_map, begun)
         answer = server_json(outlines, facts)
         if OUTPUTS[output] is None:
@@ -102,7 +101,7 @@ class TissueInferTask(InferTask):
         elif output == "asap":
             write_asap(path, outlines)
         else:
-            write_geojson(path, polygons, class_map, model.legend, Path(request["image"]).stem)
+            write_geojson(path, polygons, class_map, model.classes, Path(request["image"]).stem)
         return str(path), answer
 
     def _segment(self, request: Mapping[str, Any], as_mask: bool = False) -> tuple[TissueModel, ClassMap]:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from skimage.draw import polygon as pixels_inside
 
+from ..classes import Classes
 from ..mask_values import read_mask
 from . import nifti
 
@@ -72,16 +73,13 @@ class Annotation:
         return mask
 
 
-def read_label(
-    path: str | Path, size: tuple[int, int], value_names: Sequence[str], class_names: Sequence[str]
-) -> Annotation:
+def read_label(path: str | Path, size: tuple[int, int], classes: Classes) -> Annotation:
     """Read a label file.
 
     Args:
         path: its suffix is one of ``SUFFIXES``.
         size: height and width of its image in pixels.
-        value_names: the name of each mask value.
-        class_names: the tissue classes in the order of multi-hot labels.
+        classes: names and values.
 
     Raises:
         ValueError: if the file is not as it must be; the message says what is wrong.
@@ -93,23 +91,23 @@ def read_label(
             f"a label file must have at most {LARGEST_BYTES / 1e6:g} MB, got {path.stat().st_size / 1e6:g}."
         )
     if suffix == ".xml":
-        return Annotation(shapes=read_asap(path.read_bytes(), value_names))
+        return Annotation(shapes=read_asap(path.read_bytes(), classes.value_names))
     if suffix in (".json", ".geojson"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the label must be JSON in UTF-8; {error}.") from error
         if suffix == ".geojson" or _is_geojson(content):
-            return Annotation(shapes=read_geojson(content, value_names))
-        return Annotation(label=read_tags(content, class_names))
+            return Annotation(shapes=read_geojson(content, classes.value_names))
+        return Annotation(label=read_tags(content, classes.class_names))
     mask = nifti.read_nifti(path, size) if suffix in nifti.SUFFIXES else read_mask(path)
     if mask.shape != size:
         raise ValueError(
             f"the mask must have the size of its image, {size[1]} x {size[0]} pixels, got "
             f"{mask.shape[1]} x {mask.shape[0]}."
         )
-    if not 0 <= mask.min() <= mask.max() < len(value_names):
-        values = ", ".join(f"{value} {name}" for value, name in enumerate(value_names))
+    if not 0 <= mask.min() <= mask.max() < len(classes.value_names):
+        values = ", ".join(f"{value} {name}" for value, name in enumerate(classes.value_names))
         raise ValueError(f"the mask's values must be among {values}; got {mask.min()}..{mask.max()}.")
     return Annotation(mask=mask.astype(np.uint8))
 

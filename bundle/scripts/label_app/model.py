@@ -9,10 +9,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..check import rgb_size
+from ..classes import Classes
 from ..devices import require_device
 from ..foreign_files import open_image
 from ..slides.engine import SlideEngine
-from ..slides.legend import Legend
 from .options import BUNDLE_ROOT, Options
 from .versions import NEWEST, Versions
 
@@ -51,8 +51,7 @@ class TissueModel:
         self.network = settings["network"]
         self.patch_size: list[int] = list(settings["patch_size"])
         self.model_mpp: float | None = settings["model_mpp"]
-        self.values: list[int] = list(settings["segmenter_values"])
-        self.legend: Legend = self.parser.get_parsed_content("legend")
+        self.classes: Classes = settings["classes"]
         self.preprocessing = self.parser.get_parsed_content("preprocessing")
         self.inferer = self.parser.get_parsed_content("inferer")
         self.postprocessing = self.parser.get_parsed_content("postprocessing")
@@ -87,7 +86,7 @@ class TissueModel:
         entropy = torch.special.entr(prob).sum(dim=0) / np.log(max(2, len(prob)))  # (H, W)
         mask = self.postprocessing({"image": image.to(self.device), "pred": logits})["pred"][0].cpu().numpy()
         entropy = entropy.clamp(0, 1).cpu().numpy()
-        if self.legend.background:
+        if self.classes.background:
             entropy[mask == 0] = 0
         return Segmentation(mask, entropy)
 

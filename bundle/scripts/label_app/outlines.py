@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..atomic import atomic_path, write_json
+from ..classes import Classes
 from ..slides.geojson import DECIMALS, GeoJSONWriter
-from ..slides.legend import Legend
 from ..slides.polygons import Polygon, PolygonTracer
 from .class_maps import ClassMap
 
@@ -46,21 +46,21 @@ class Outline:
         return path
 
 
-def trace(class_map: ClassMap, legend: Legend) -> list[Polygon]:
+def trace(class_map: ClassMap, classes: Classes) -> list[Polygon]:
     """The polygons of a class map, in its pixels."""
-    ignored = [value for value in range(256) if value not in legend.classes]
+    ignored = [value for value in range(256) if value not in classes.tissues]
     tracer = PolygonTracer(class_map.values.shape[1], ignored)
     return tracer.add(class_map.values) + tracer.finish()
 
 
-def place(polygons: Sequence[Polygon], class_map: ClassMap, legend: Legend) -> list[Outline]:
+def place(polygons: Sequence[Polygon], class_map: ClassMap, classes: Classes) -> list[Outline]:
     """Polygons in pixels of the image, with their classes' names and colours, sorted by class."""
     scale, origin = (np.array(pair[::-1], dtype=np.float64) for pair in (class_map.scale, class_map.origin))
     outlines = []
     for polygon in sorted(polygons, key=lambda polygon: polygon.value):
         rings = [_numbers(ring * scale + origin) for ring in polygon.rings]
-        color = tuple(int(part) for part in legend.palette[polygon.value])
-        outlines.append(Outline(legend.names[polygon.value], color, rings))
+        color = tuple(int(part) for part in classes.palette[polygon.value])
+        outlines.append(Outline(classes.value_names[polygon.value], color, rings))
     return outlines
 
 
@@ -123,8 +123,8 @@ def write_asap(path: Path, outlines: Sequence[Outline]) -> None:
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
 
 
-def write_geojson(path: Path, polygons: Sequence[Polygon], class_map: ClassMap, legend: Legend, name: str) -> None:
+def write_geojson(path: Path, polygons: Sequence[Polygon], class_map: ClassMap, classes: Classes, name: str) -> None:
     """Write the annotations that QuPath imports, as the bundle does of whole slides: a feature for each class."""
-    with GeoJSONWriter(legend, class_map.scale, class_map.origin, path.parent) as writer:
+    with GeoJSONWriter(classes, class_map.scale, class_map.origin, path.parent) as writer:
         writer.add(polygons)
         writer.save(path, name)

@@ -91,7 +91,7 @@ class TissueTrainTask(TrainTask):
             "dataset_dir": str(output_dir / "data"),
             "output_dir": str(output_dir),
             "device": f"$torch.device({str(device)!r})",
-            "mask_values": {str(value): value for value in range(len(self.settings.value_names))},
+            "mask_values": {str(value): value for value in range(len(self.settings.classes.value_names))},
             "patch_size": list(self.settings.patch_size),
             "train#epochs": epochs,
             **self._start(bool(request.get("pretrained", True))),

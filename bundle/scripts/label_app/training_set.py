@@ -146,7 +146,7 @@ def _drawn_box(annotation: Annotation, view: SlideView) -> tuple[list[float], li
 
 def _shows_enough(mask: np.ndarray, settings: BundleSettings) -> bool:
     """Whether enough of a patch is drawn on; where 0 is a class, all of it is."""
-    return not settings.background or (mask > 0).mean() >= SMALLEST_SHARE
+    return not settings.classes.background or (mask > 0).mean() >= SMALLEST_SHARE
 
 
 def write_labelled_patches(
@@ -189,8 +189,8 @@ def write_labelled_patches(
         label = image.annotation.label
         if label is None:
             mask = image.annotation.painted(size)
-            label = patch_label(mask, settings.classifier_values, SMALLEST_SHARE)
-            write_mask(mask_dir / f"{image.name}.png", mask, settings.palette)
+            label = patch_label(mask, settings.classes.classifier_values, SMALLEST_SHARE)
+            write_mask(mask_dir / f"{image.name}.png", mask, settings.classes.palette)
         rows.append({"image": f"{image.name}.png", "label": label})
     write_json(folder / "labels.json", {"training": rows})
     return len(rows)
@@ -199,4 +199,4 @@ def write_labelled_patches(
 def _write_patch(folder: Path, patch: Patch, settings: BundleSettings) -> None:
     """Write a patch and its mask."""
     write_png(folder / "img" / f"{patch.name}.png", Image.fromarray(patch.image))
-    write_mask(folder / "mask" / f"{patch.name}.png", patch.mask, settings.palette)
+    write_mask(folder / "mask" / f"{patch.name}.png", patch.mask, settings.classes.palette)

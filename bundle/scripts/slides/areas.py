@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic import write_csv, write_json
-from .legend import Legend
+from ..classes import Classes
 
 HEADER = ("class", "value", "pixels", "area_mm2", "share_of_tissue", "mean_uncertainty")
 
@@ -23,19 +23,19 @@ class AreaCounter:
         both = classes.astype(np.uint16) << 8 | entropy
         self.counts += np.bincount(both.ravel(), minlength=1 << 16).reshape(256, 256)
 
-    def table(self, legend: Legend, mpp: Sequence[float]) -> list[list[Any]]:
+    def table(self, classes: Classes, mpp: Sequence[float]) -> list[list[Any]]:
         """A row for each class and one for all tissue, with the columns of ``HEADER``.
 
         Tissue is every pixel of a class. Uncertainty is the mean entropy as a share of the largest possible, in [0, 1].
         A share or mean of nothing is ``None``.
 
         Args:
-            legend: the classes.
+            classes: the classes.
             mpp: micrometres per pixel of the maps, (y, x).
         """
-        counts = self.counts[legend.classes]
+        counts = self.counts[classes.tissues]
         total = int(counts.sum())
-        labels = [(legend.names[value], value) for value in legend.classes] + [("tissue", None)]
+        labels = [(classes.value_names[value], value) for value in classes.tissues] + [("tissue", None)]
         rows = []
         for (name, value), histogram in zip(labels, [*counts, counts.sum(axis=0)], strict=True):
             pixels = int(histogram.sum())
@@ -45,9 +45,9 @@ class AreaCounter:
             rows.append([name, value, pixels, area, share, mean])
         return rows
 
-    def save(self, folder: str | Path, legend: Legend, mpp: Sequence[float]) -> None:
+    def save(self, folder: str | Path, classes: Classes, mpp: Sequence[float]) -> None:
         """Write ``areas.csv`` and ``areas.json``."""
-        rows = self.table(legend, mpp)
+        rows = self.table(classes, mpp)
         write_csv(Path(folder) / "areas.csv", HEADER, rows)
         entries = [dict(zip(HEADER, row, strict=True)) for row in rows]
         content = {"mpp": {"y": mpp[0], "x": mpp[1]}, "classes": entries[:-1], "tissue": entries[-1]}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..cam import SMALLEST_GAP_PX, white_pixels
+from ..classes import Classes
 from ..devices import HostCopy, to_device
 from .reading import SlideView
 from .tiles import TileGrid, blending_window, cells_with_tissue, mirrored, nearest_pixels
@@ -25,18 +26,14 @@ class Segmenter:
 
     Args:
         network: maps (B, 3, T, T) in [0, 1] to logits (B, K, T, T).
-        values: class map value of each channel.
-        background: whether white pixels become value 0.
-        outside: class map value of pixels outside the tissue mask.
+        classes: what the channels are, and the class map's values; where there is background, white pixels become 0.
         device: where the network works.
         batch_size: tiles that go through the network together.
         usage: how the network is used, as JSON has it, where its weights do not tell.
     """
 
     network: nn.Module
-    values: Sequence[int]
-    background: bool
-    outside: int
+    classes: Classes
     device: torch.device
     batch_size: int
     usage: Mapping[str, Any] = field(default_factory=dict)
@@ -46,9 +43,9 @@ class Segmenter:
         """Class probabilities of ``tiles``, (B, T, T, 3) uint8: (B, K, T, T) float32, on the network's device."""
         image = to_device(torch.from_numpy(tiles), self.device).permute(0, 3, 1, 2) / 255
         prob = self.network(image).softmax(dim=1)
-        if prob.shape[1:] != (len(self.values), *image.shape[2:]):
+        if prob.shape[1:] != (len(self.classes), *image.shape[2:]):
             raise ValueError(
-                f"`network` must give {len(self.values)} channels of its input's size, got {tuple(prob.shape)} for "
+                f"`network` must give {len(self.classes)} channels of its input's size, got {tuple(prob.shape)} for "
                 f"{tuple(image.shape)}; correct `class_names`."
             )
         return prob
@@ -135,8 +132,8 @@ class Blender:
         self.segmenter = segmenter
         self.cells = cells_with_tissue(grid, tissue)
         self.window = blending_window(grid.tile_px, grid.step_px).to(segmenter.device)
-        self.values = torch.tensor(segmenter.values, dtype=torch.uint8, device=segmenter.device)
-        self.halo_px = max(grid.margin_px, SMALLEST_GAP_PX - 1 if segmenter.background else 0)
+        self.values = torch.tensor(segmenter.classes.segmenter_values, dtype=torch.uint8, device=segmenter.device)
+        self.halo_px = max(grid.margin_px, SMALLEST_GAP_PX - 1 if segmenter.classes.background else 0)
         self.needed = self._needed_blocks()
         self.pool = ThreadPoolExecutor(threads)
 
@@ -183,7 +180,7 @@ class Blender:
         left = columns.start * grid.step_px - grid.margin_px  # where the buffers begin
         width = (columns.stop - columns.start - 1) * grid.step_px + grid.tile_px
         # the last channel: weights
-        sums = torch.zeros(len(self.segmenter.values) + 1, grid.tile_px, width, device=self.segmenter.device)
+        sums = torch.zeros(len(self.segmenter.classes) + 1, grid.tile_px, width, device=self.segmenter.device)
         taken = mirrored(left, left + width, grid.width)
         first, last = grid.band_pixels(band)
         reach = (max(0, first - self.halo_px), min(grid.width, last + self.halo_px))
@@ -243,7 +240,7 @@ class Blender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The strip's class map and entropy."""
         (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
-        classes = np.full((bottom - top, last - first), self.segmenter.outside, dtype=np.uint8)
+        classes = np.full((bottom - top, last - first), self.segmenter.classes.outside, dtype=np.uint8)
         entropy = np.zeros_like(classes)
         for columns, copy in maps:
             values, shares, numbers = copy.get().numpy()
@@ -251,7 +248,7 @@ class Blender:
                 raise FloatingPointError(
                     "the network's outputs must be finite; use other weights, or another `precision`."
                 )
-            if self.segmenter.background:
+            if self.segmenter.classes.background:
                 white = self._white(image, top, bottom, columns.start, columns.stop)
                 values[white], shares[white] = 0, 0
             tissue = self._tissue(range(top, bottom), columns)

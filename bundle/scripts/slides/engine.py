@@ -14,7 +14,6 @@ from torch import nn
 
 from ..atomic import atomic_path, write_json
 from .blending import Blender, Segmenter, stretches
-from .legend import Legend
 from .reading import BLOCK_PX, PLAUSIBLE_MPP, Slide, SlideView, thumbnail_view
 from .results import OVERLAY_PX, write_results
 from .strip_files import StripFiles
@@ -71,7 +70,6 @@ class SlideEngine:
 
     Args:
         segmenter: the network.
-        legend: what the class map's values mean.
         model_mpp: micrometres per pixel that the network was trained with.
         tile_px: side of a tile.
         overlap: share of a tile's side that it has in common with its neighbour, in [0, 0.5].
@@ -87,7 +85,6 @@ class SlideEngine:
     def __init__(
         self,
         segmenter: Segmenter,
-        legend: Legend,
         model_mpp: float | None,
         tile_px: int,
         overlap: float = 0.5,
@@ -106,13 +103,12 @@ class SlideEngine:
                 f"{model_mpp}; give a number such as 0.5."
             )
         self.segmenter = segmenter
-        self.legend = legend
         self.model_mpp = float(model_mpp)
         self.tile_px = tile_px
         self.step_px = step_of(tile_px, overlap)
         self.smallest_tissue_mm2 = smallest_tissue_mm2
         self.threads = threads
-        self.band_cells = cells_in_budget(budget_gb, len(segmenter.values), tile_px, self.step_px)
+        self.band_cells = cells_in_budget(budget_gb, len(segmenter.classes), tile_px, self.step_px)
 
     @cached_property
     def network_hash(self) -> str:
@@ -155,10 +151,10 @@ class SlideEngine:
             "batch_size": self.segmenter.batch_size,
             "network_sha256": self.network_hash,
             "network_usage": dict(self.segmenter.usage),
-            "values": list(self.segmenter.values),
-            "names": list(self.legend.names),
-            "palette": [list(color) for color in self.legend.palette],
-            "background": self.legend.background,
+            "values": list(self.segmenter.classes.segmenter_values),
+            "names": list(self.segmenter.classes.value_names),
+            "palette": [list(color) for color in self.segmenter.classes.palette],
+            "background": self.segmenter.classes.background,
         }
 
     def compute(
@@ -203,7 +199,9 @@ class SlideEngine:
         folder = Path(folder)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            write_results(temporary, folder.name, plan.view, plan.grid, strips, self.legend, plan.tissue, plan.picture)
+            write_results(
+                temporary, folder.name, plan.view, plan.grid, strips, self.segmenter.classes, plan.tissue, plan.picture
+            )
             write_json(temporary / "record.json", {"settings": plan.settings, **record})
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from ..atomic import atomic_path
-from .legend import Legend
+from ..classes import Classes
 from .polygons import Polygon
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://geojson.org/")
@@ -21,17 +21,17 @@ class GeoJSONWriter:
     """Collects the polygons of each class in a temporary file, and writes one feature per class. Use it as a context.
 
     Args:
-        legend: names and colours of the classes.
+        classes: names and colours of the classes.
         scale: pixels of level 0 per pixel of the class map, (y, x).
         origin: the class map's top left corner, (y, x), in pixels of level 0.
         folder: for temporary files.
     """
 
-    def __init__(self, legend: Legend, scale: Sequence[float], origin: Sequence[float], folder: str | Path) -> None:
-        self.legend = legend
+    def __init__(self, classes: Classes, scale: Sequence[float], origin: Sequence[float], folder: str | Path) -> None:
+        self.classes = classes
         self.scale, self.origin = np.array(scale[::-1], dtype=np.float64), np.array(origin[::-1], dtype=np.float64)
         self.whole = all(float(value).is_integer() for value in (*scale, *origin))
-        self.files = {value: TemporaryFile("w+", dir=folder, encoding="ascii") for value in legend.classes}
+        self.files = {value: TemporaryFile("w+", dir=folder, encoding="ascii") for value in classes.tissues}
 
     def __enter__(self) -> "GeoJSONWriter":
         return self
@@ -69,13 +69,13 @@ class GeoJSONWriter:
             for position, value in enumerate(used):
                 properties = {
                     "objectType": "annotation",
-                    "name": self.legend.names[value],
+                    "name": self.classes.value_names[value],
                     "classification": {
-                        "name": self.legend.names[value],
-                        "color": [int(part) for part in self.legend.palette[value]],
+                        "name": self.classes.value_names[value],
+                        "color": [int(part) for part in self.classes.palette[value]],
                     },
                 }
-                identity = uuid.uuid5(NAMESPACE, f"{name} {value} {self.legend.names[value]}")
+                identity = uuid.uuid5(NAMESPACE, f"{name} {value} {self.classes.value_names[value]}")
                 target.write(f'{"," if position else ""}\n{{"type":"Feature","id":{json.dumps(str(identity))},')
                 target.write(f'"properties":{json.dumps(properties)},')
                 target.write('"geometry":{"type":"MultiPolygon","coordinates":[\n')

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..classes import Classes
 from ..pictures import overlay, write_mask, write_png
 from .areas import AreaCounter
 from .geojson import GeoJSONWriter
-from .legend import Legend
 from .ome_tiff import PyramidWriter, every_second, mean_of_four
 from .polygons import PolygonTracer
 from .reading import SlideView
@@ -41,7 +41,7 @@ def write_results(
     view: SlideView,
     grid: TileGrid,
     strips: StripFiles,
-    legend: Legend,
+    classes: Classes,
     tissue: np.ndarray,
     picture: np.ndarray,
 ) -> None:
@@ -53,31 +53,31 @@ def write_results(
         view: the slide at the maps' resolution.
         grid: how it was cut.
         strips: all strips that have tissue.
-        legend: what the class map's values mean.
+        classes: what the class map's values mean.
         tissue: mask of the slide, (h, w) bool.
         picture: the slide, small, (h, w, 3) uint8.
     """
     folder, areas, small = Path(folder), AreaCounter(), SmallMap(picture.shape[:2], view.shape)
-    tracer = PolygonTracer(grid.width, [value for value in range(256) if value not in legend.classes])
+    tracer = PolygonTracer(grid.width, [value for value in range(256) if value not in classes.tissues])
     traced = max(1, TRACED_PX // grid.width)
     with ExitStack() as stack:
         classes_file = stack.enter_context(PyramidWriter(view.shape, every_second, folder))
         entropy_file = stack.enter_context(PyramidWriter(view.shape, mean_of_four, folder))
-        annotations = stack.enter_context(GeoJSONWriter(legend, view.scale, view.origin, folder))
-        for classes, entropy in joined_strips(grid, strips, legend.outside):
-            classes_file.add(classes)
+        annotations = stack.enter_context(GeoJSONWriter(classes, view.scale, view.origin, folder))
+        for values, entropy in joined_strips(grid, strips, classes.outside):
+            classes_file.add(values)
             entropy_file.add(entropy)
-            areas.add(classes, entropy)
-            small.add(classes)
-            for start in range(0, len(classes), traced):
-                annotations.add(tracer.add(classes[start : start + traced]))
+            areas.add(values, entropy)
+            small.add(values)
+            for start in range(0, len(values), traced):
+                annotations.add(tracer.add(values[start : start + traced]))
         annotations.add(tracer.finish())
-        classes_file.save(folder / "classes.ome.tif", f"{name}: classes", view.mpp, legend.colors)
+        classes_file.save(folder / "classes.ome.tif", f"{name}: classes", view.mpp, classes.colors)
         entropy_file.save(folder / "entropy.ome.tif", f"{name}: entropy", view.mpp)
         annotations.save(folder / "annotations.geojson", name)
-    areas.save(folder, legend, view.mpp)
+    areas.save(folder, classes, view.mpp)
     write_mask(folder / "tissue.png", tissue.astype(np.uint8), [[255, 255, 255], [0, 0, 0]])
-    write_png(folder / "overlay.png", clear_overlay(picture, small.values, legend))
+    write_png(folder / "overlay.png", clear_overlay(picture, small.values, classes))
 
 
 class SmallMap:
@@ -102,14 +102,14 @@ class SmallMap:
         self.top += len(rows)
 
 
-def clear_overlay(picture: np.ndarray, classes: np.ndarray, legend: Legend) -> Image.Image:
+def clear_overlay(picture: np.ndarray, values: np.ndarray, classes: Classes) -> Image.Image:
     """The colours of the classes over the slide; what is no class is left clear.
 
     Args:
         picture: (h, w, 3) uint8.
-        classes: class map values, (h, w) uint8.
-        legend: what they mean.
+        values: class map values, (h, w) uint8.
+        classes: what they mean.
     """
     shifted = np.zeros(256, dtype=np.uint8)  # 0 is what `overlay` leaves clear
-    shifted[legend.classes] = np.arange(1, len(legend.classes) + 1)
-    return overlay(picture, shifted[classes], [[255, 255, 255], *[legend.colors[value] for value in legend.classes]])
+    shifted[classes.tissues] = np.arange(1, len(classes.tissues) + 1)
+    return overlay(picture, shifted[values], [[255, 255, 255], *[classes.colors[value] for value in classes.tissues]])

@@ -5,10 +5,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..classes import KEYS, Classes
 from ..devices import chosen_precision
 from ..workflow import running_config
 
-IDS = ("model_mpp", "patch_size", "segmenter_values", "value_names", "palette", "background", "eval_batch_size")
+IDS = ("model_mpp", "patch_size", "eval_batch_size")
 
 
 def inference_settings(path: str | Path) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
         path: of ``inference.json``.
 
     Returns:
-        ``network``, ready to run, the values of ``IDS``, and as ``usage`` how the network is used, which its weights do
+        ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which its weights do
         not tell.
     """
     own = {key: value for key, value in running_config().items() if key != "_meta_"}
@@ -30,4 +31,5 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
     settings = {name: parser.get_parsed_content(name) for name in IDS}
     precision, device, mirrored = map(parser.get_parsed_content, ("precision", "device", "mirror_averaging"))
     usage = {"precision": chosen_precision(precision, device), "mirror_averaging": mirrored}
+    settings["classes"] = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})
     return settings | {"network": parser.get_parsed_content("evaluator#network").eval(), "usage": usage}
