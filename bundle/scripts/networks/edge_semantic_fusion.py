@@ -30,10 +30,7 @@ class HybridEdgeAwareTransformer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x``, (B, C, H, W), to the edge attention ``A``, (B, 1, H, W) in (0, 1)."""
         edges = F.conv2d(x.sum(dim=1, keepdim=True), self.laplacian, padding=1)  # (B, 1, H, W)
-        # each with its own part of the weight: no copy of x with one channel more
-        own_weight, edge_weight = self.edge_conv.weight.split([x.shape[1], 1], dim=1)
-        logits = F.conv2d(x, own_weight, self.edge_conv.bias, padding=1) + F.conv2d(edges, edge_weight, padding=1)
-        return torch.sigmoid(logits)
+        return torch.sigmoid(self.edge_conv(torch.cat([x, edges], dim=1)))
 
 
 class AdaptiveFusionGate(nn.Module):
