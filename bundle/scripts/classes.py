@@ -1,4 +1,4 @@
-"""The tissue classes of a data set: names, values in masks, channels of the networks and colours, which belong together."""
+"""The tissue classes of a data set: names, values in masks, channels of the networks, and colours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -23,8 +23,8 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
         path: of ``inference.json``.
 
     Returns:
-        ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which its weights do
-        not tell.
+        ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which
+        its weights do not tell.
     """
     own = {key: value for key, value in running_config().items() if key != "_meta_"}
     parser = ConfigParser(ConfigParser.load_config_file(str(path)) | own)
