@@ -50,8 +50,8 @@ class TrainingStep:
             f"halve --{batch_size} and give --{batch_size.split('#')[0]}#accumulation_steps 2: steps of as many images "
             "in half the memory"
         )
-        self.cuda_graph = cuda_graph
         self.scheduled = tuple(scheduled)
+        self._uses_graph: bool | None = None if cuda_graph else False  # None: not known before the first step
         self._captured: CapturedStep | None = None
         self._last_form: Any = None
         self._alike = 0  # batches of one form so far
@@ -59,9 +59,9 @@ class TrainingStep:
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
         with memory_advice(self.advice):
-            if self.cuda_graph and can_be_captured(engine):
-                return self._step(engine, batch)
-            return _detached(engine._iteration(engine, batch))
+            if self._uses_graph is None:
+                self._uses_graph = can_be_captured(engine)
+            return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
 
     def _step(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
@@ -91,7 +91,7 @@ class TrainingStep:
             with _current_stream_kept(image.device):
                 self._captured = CapturedStep(engine, image, label, form, self.scheduled)
         except (RuntimeError, TypeError) as error:  # PyTorch's own, of whatever cannot be captured
-            self.cuda_graph = False
+            self._uses_graph = False
             logger.warning(f"Training goes on without a CUDA graph, and slower: the step cannot be captured. {error}")
         return self._captured
 
