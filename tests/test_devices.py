@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from scripts import devices
-from scripts.devices import HostCopy, chosen_precision, cpu_cores, memory_advice, prepare_device, seed_everything
+from scripts.devices import (
+    HostCopy,
+    chosen_precision,
+    cpu_cores,
+    measured_algorithms,
+    memory_advice,
+    prepare_device,
+    seed_everything,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +53,19 @@ def test_names_of_no_device_are_refused(device):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_algorithms_are_measured_unless_runs_must_repeat(deterministic):
-    prepare_device("cpu", deterministic)
-    assert torch.backends.cudnn.benchmark is not deterministic
-    seed_everything(3, deterministic)  # MONAI's own would turn it off
-    assert torch.backends.cudnn.benchmark is not deterministic
-    assert torch.backends.cudnn.deterministic is torch.are_deterministic_algorithms_enabled() is deterministic
+def test_algorithms_are_deterministic_where_runs_must_repeat(deterministic):
+    for prepare in (lambda: prepare_device("cpu", deterministic), lambda: seed_everything(3, deterministic)):
+        prepare()
+        assert torch.backends.cudnn.deterministic is deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+
+
+def test_algorithms_are_measured_within_alone():
+    assert not torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), measured_algorithms():
+        assert torch.backends.cudnn.benchmark
+        raise KeyError
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_one_seed_gives_the_same_numbers():

@@ -45,12 +45,11 @@ def require_device(device: str | torch.device) -> torch.device:
 
 
 def prepare_device(device: str | torch.device, deterministic: bool = False) -> None:
-    """Get ready to work on ``device``: cuDNN's settings, and as many CPU threads as the work beside it takes.
+    """Get ready to work on ``device``: which algorithms, and as many CPU threads as the work beside it takes.
 
     Args:
         device: where the networks work.
-        deterministic: take algorithms alone that give the same numbers every time, instead of measuring which one is
-            the fastest for each size.
+        deterministic: take algorithms alone that give the same numbers every time.
 
     Raises:
         ValueError: if ``device`` is not on this machine.
@@ -65,16 +64,26 @@ def prepare_device(device: str | torch.device, deterministic: bool = False) -> N
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seed all random generators with ``seed``, at least 0; ``deterministic`` as in ``prepare_device``."""
-    set_determinism(seed=seed)  # also makes cuDNN deterministic, and slow
+    set_determinism(seed=seed)  # also makes cuDNN deterministic
     _choose_algorithms(deterministic)
 
 
 def _choose_algorithms(deterministic: bool) -> None:
-    torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+@contextmanager
+def measured_algorithms(enabled: bool = True) -> Iterator[None]:
+    """Let cuDNN measure which algorithm is the fastest for each size that is met within: worth it for few sizes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def cpu_cores() -> int:
@@ -151,14 +160,16 @@ class HostCopy:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         tensor, device = tensor.detach(), tensor.device
-        self._arrived: Any = None
-        if device.type in ("cpu", "mps"):  # on MPS a copy that is not waited for may be read too early
-            self._copy = tensor.cpu() if device.type == "mps" else tensor.clone()
-            return
-        self._copy = tensor.to("cpu", non_blocking=True)
         module = torch.get_device_module(device)
-        self._arrived = module.Event()
-        self._arrived.record(module.current_stream(device))
+        self._arrived: Any = None
+        if device.type == "cpu":
+            self._copy = tensor.clone()
+        elif device.type == "mps" or not hasattr(module, "Event"):  # nothing would tell when the copy is there
+            self._copy = tensor.cpu()
+        else:
+            self._copy = tensor.to("cpu", non_blocking=True)
+            self._arrived = module.Event()
+            self._arrived.record(module.current_stream(device))
 
     def is_there(self) -> bool:
         """Whether the copy is complete, so that nothing would wait for it."""

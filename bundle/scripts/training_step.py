@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from .devices import memory_advice
+from .devices import measured_algorithms, memory_advice
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -41,15 +41,19 @@ class TrainingStep:
     Args:
         batch_size: the option that sets the batch size, for the advice if memory is full.
         cuda_graph: capture steps on CUDA.
+        benchmark: let cuDNN measure which of its algorithms is the fastest for these steps.
         scheduled: attributes of the loss that change while it trains, floats: a captured step reads them from the
             device. It is captured again when another number of the loss has changed.
     """
 
-    def __init__(self, batch_size: str, cuda_graph: bool = True, scheduled: Sequence[str] = ()) -> None:
+    def __init__(
+        self, batch_size: str, cuda_graph: bool = True, benchmark: bool = True, scheduled: Sequence[str] = ()
+    ) -> None:
         self.advice = (
             f"halve --{batch_size} and give --{batch_size.split('#')[0]}#accumulation_steps 2: steps of as many images "
             "in half the memory"
         )
+        self.benchmark = benchmark
         self.scheduled = tuple(scheduled)
         self._uses_graph: bool | None = None if cuda_graph else False  # None: not known before the first step
         self._captured: CapturedStep | None = None
@@ -58,7 +62,7 @@ class TrainingStep:
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
-        with memory_advice(self.advice):
+        with memory_advice(self.advice), measured_algorithms(self.benchmark):
             if self._uses_graph is None:
                 self._uses_graph = can_be_captured(engine)
             return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
