@@ -10,6 +10,7 @@ from scripts.devices import (
     memory_advice,
     prepare_device,
     seed_everything,
+    worker_threads,
 )
 
 
@@ -88,10 +89,24 @@ def test_a_process_beside_a_gpu_takes_few_threads(one_gpu, monkeypatch):
     monkeypatch.setattr(devices, "cpu_cores", lambda: 1)
     prepare_device("cuda")
     assert torch.get_num_threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # somebody has decided already
-    torch.set_num_threads(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # somebody has decided already
     prepare_device("cuda")
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "threads"),
+    [(None, None, 6), ("2", None, 2), ("1", None, 1), ("1", "4", 6), ("3", "4", 3), ("64", None, 8), ("x", None, 6)],
+)
+def test_threads_are_as_many_as_asked_for_and_torchruns_own_one_is_not_asked_for(
+    monkeypatch, asked, processes, threads
+):
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 6)
+    for name, value in (("OMP_NUM_THREADS", asked), ("LOCAL_WORLD_SIZE", processes)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert worker_threads(8) == threads
 
 
 @pytest.mark.parametrize(
