@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from scripts import devices
-from scripts.devices import HostCopy, chosen_precision, cpu_cores, memory_advice, prepare_device, seed_everything
+from scripts.devices import (
+    HostCopy,
+    chosen_precision,
+    cpu_cores,
+    measured_algorithms,
+    memory_advice,
+    prepare_device,
+    seed_everything,
+    worker_threads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +54,19 @@ def test_names_of_no_device_are_refused(device):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_algorithms_are_measured_unless_runs_must_repeat(deterministic):
-    prepare_device("cpu", deterministic)
-    assert torch.backends.cudnn.benchmark is not deterministic
-    seed_everything(3, deterministic)  # MONAI's own would turn it off
-    assert torch.backends.cudnn.benchmark is not deterministic
-    assert torch.backends.cudnn.deterministic is torch.are_deterministic_algorithms_enabled() is deterministic
+def test_algorithms_are_deterministic_where_runs_must_repeat(deterministic):
+    for prepare in (lambda: prepare_device("cpu", deterministic), lambda: seed_everything(3, deterministic)):
+        prepare()
+        assert torch.backends.cudnn.deterministic is deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+
+
+def test_algorithms_are_measured_within_alone():
+    assert not torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), measured_algorithms():
+        assert torch.backends.cudnn.benchmark
+        raise KeyError
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_one_seed_gives_the_same_numbers():
@@ -73,10 +89,24 @@ def test_a_process_beside_a_gpu_takes_few_threads(one_gpu, monkeypatch):
     monkeypatch.setattr(devices, "cpu_cores", lambda: 1)
     prepare_device("cuda")
     assert torch.get_num_threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # somebody has decided already
-    torch.set_num_threads(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # somebody has decided already
     prepare_device("cuda")
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "threads"),
+    [(None, None, 6), ("2", None, 2), ("1", None, 1), ("1", "4", 6), ("3", "4", 3), ("64", None, 8), ("x", None, 6)],
+)
+def test_threads_are_as_many_as_asked_for_and_torchruns_own_one_is_not_asked_for(
+    monkeypatch, asked, processes, threads
+):
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 6)
+    for name, value in (("OMP_NUM_THREADS", asked), ("LOCAL_WORLD_SIZE", processes)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert worker_threads(8) == threads
 
 
 @pytest.mark.parametrize(

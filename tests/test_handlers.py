@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLE
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from ignite.metrics import Average
+from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
@@ -15,6 +17,7 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from scripts.curves import read_curves
+from scripts.foreign_files import read_json
 from scripts.handlers import (
     BestModelHandler,
     GradientClippingHandler,
@@ -186,6 +189,40 @@ def test_refuses_a_checkpoint_of_another_network(tmp_path):
     other.network.add_module("more", nn.Linear(2, 2))
     with pytest.raises(RuntimeError, match="more.weight"):
         other.run()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize(("before", "after"), [(True, None), (None, True), (True, True)])
+def test_an_optimiser_goes_on_in_its_own_way_on_another_device(tmp_path, kind, before, after):
+    def training(fused, layout):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 2)).to(memory_format=layout)
+        settings = {"momentum": 0.9} if kind == "SGD" else {}
+        optimizer = getattr(torch.optim, kind)(network.parameters(), lr=0.1, fused=fused, **settings)
+
+        def step(engine, batch):
+            optimizer.zero_grad()
+            network(batch).square().mean().backward()
+            optimizer.step()
+
+        engine = Engine(step)
+        engine.state.max_epochs, engine.state.epoch_length = 3, 2
+        ResumeHandler(tmp_path / "checkpoint.pt", {"network": network, "optimizer": optimizer}).attach(engine)
+        return network, optimizer, engine
+
+    torch.manual_seed(1)
+    data = [torch.randn(2, 3, 5, 5) for _ in range(2)]
+    network, _, engine = training(None, torch.contiguous_format)
+    engine.run(data)
+    (tmp_path / "checkpoint.pt").unlink()
+
+    _, _, first = training(before, torch.channels_last)
+    first.add_event_handler(Events.EPOCH_COMPLETED(once=2), first.terminate)
+    first.run(data)
+    resumed, optimizer, second = training(after, torch.contiguous_format)
+    second.run(data)
+    assert second.state.epoch == 3 and optimizer.param_groups[0]["fused"] is after
+    torch.testing.assert_close(resumed.state_dict(), network.state_dict())
 
 
 def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted):
@@ -459,6 +496,20 @@ def test_gradients_are_scaled_to_the_largest_norm_of_all_together(gradient, max_
     optimizer.step()
     for parameter, value in zip(parameters, gradient):
         assert parameter.item() == pytest.approx(-factor * value, rel=1e-5)
+
+
+def test_the_configs_clip_gradients_that_are_no_longer_scaled(monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    parser = ConfigParser({"on_cuda": True, "amp": True})
+    parser["fused_optimizer"] = read_json("configs/train.json")["fused_optimizer"]
+    parameter = nn.Parameter(torch.zeros(2))
+    fused = parser.get_parsed_content("fused_optimizer")
+    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=fused)
+    GradientClippingHandler(optimizer, 5).attach(Engine(lambda engine, batch: None))
+    scaler.scale((parameter * torch.tensor([0.3, 0.4])).sum()).backward()
+    scaler.step(optimizer)
+    assert parameter.tolist() == pytest.approx([-0.3, -0.4])
 
 
 @pytest.mark.parametrize("max_norm", [0, -1, float("nan")])

@@ -144,17 +144,20 @@ def test_a_step_that_waits_for_a_value_goes_on_without_a_graph(caplog, monkeypat
 
 
 def test_outputs_have_no_gradient_and_events_come_in_monai_s_order():
-    seen = []
+    seen, outputs = [], []
     step = TrainingStep("train#batch_size")
 
     def watch(loss, engine):
         if engine.state.iteration == 1:
             for event in IterationEvents:
                 engine.add_event_handler(event, lambda engine, event=event: seen.append(event.value))
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: outputs.append(engine.state.output))
 
     train(batches(*[4] * 6), step, change=watch)
     assert seen[:4] == ["forward_completed", "loss_completed", "backward_completed", "model_completed"]
     assert seen == seen[:4] * 6
+    tensors = [output[name] for output in outputs for name in ("pred", "loss")]
+    assert len(tensors) == 12 and not any(tensor.requires_grad for tensor in tensors)
 
 
 def test_full_memory_names_the_option_that_halves_it(monkeypatch):
@@ -179,6 +182,27 @@ def test_a_cuda_graph_trains_as_ordinary_steps(monkeypatch, caplog):
     graph, ordinary = (train(data, way, change=move, epochs=2, device="cuda") for way in (step, None))
     assert graph[0] == pytest.approx(ordinary[0], rel=1e-3)  # with the same dropout
     assert isinstance(step._captured, training_step.CapturedStep) and caplog.messages == []
+
+
+class WaitingLoss(AdaptiveNoiseAwareLoss):
+    """A loss that reads a value from the device, which no graph can."""
+
+    def forward(self, logits, target):
+        loss = super().forward(logits, target)
+        return loss * (1 if loss.item() > 0 else 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_after_a_capture_that_failed_training_goes_on_and_another_succeeds(monkeypatch, caplog):
+    monkeypatch.undo()
+    data, step = batches(*[4] * 8), TrainingStep("train#batch_size")
+    failed = train(data, step, loss=WaitingLoss(), device="cuda")
+    assert failed[0] == pytest.approx(train(data, None, device="cuda")[0], rel=1e-3)
+    assert "the step cannot be captured" in caplog.text
+    another = TrainingStep("train#batch_size")
+    train(data, another, device="cuda")
+    assert another._captured is not None
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])

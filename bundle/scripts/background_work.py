@@ -5,19 +5,19 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from .devices import cpu_cores
+from .devices import worker_threads
 
 MOST_THREADS = 8
 
 
 class BackgroundWork:
-    """Threads that do what is given to them, in a ``with`` block that ends when all of it is done.
+    """Threads that do what is given to them; ``finish``, or the end of a ``with`` block, waits until all is done.
 
-    Errors are raised where work is given, or at the block's end; work that has not begun by then is left.
+    Errors are raised where work is given, or at the end; a block that ends with an error leaves what has not begun.
     """
 
     def __init__(self) -> None:
-        self.threads = min(MOST_THREADS, cpu_cores())
+        self.threads = worker_threads(MOST_THREADS)
         self._pool = ThreadPoolExecutor(self.threads)
         self._pending: deque[Future] = deque()
 

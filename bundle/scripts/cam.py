@@ -10,6 +10,8 @@ from skimage.morphology import remove_small_objects
 from torch import nn
 from torch.nn import functional as F
 
+from .devices import to_device
+
 WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
 SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
 WINDOWS_AT_A_TIME = 16
@@ -46,7 +48,8 @@ def balance_classes(
     strengths = torch.tensor(level_weights).double() @ torch.tensor(class_strengths).double()
     if len(strengths) != cam.shape[1]:
         raise ValueError(f"`class_strengths` must have one column per class ({cam.shape[1]}), got {len(strengths)}.")
-    return cam / torch.where(strengths > 0, strengths, 1).to(cam)[:, None, None]
+    strengths = torch.where(strengths > 0, strengths, 1).to(cam.dtype)
+    return cam / to_device(strengths, cam.device)[:, None, None]
 
 
 def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | None = None) -> torch.Tensor:
@@ -62,7 +65,7 @@ def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | 
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}; give a probability, not a percentage.")
-    present = prob > threshold if label is None else label.to(prob.device, torch.bool)
+    present = prob > threshold if label is None else to_device(label, prob.device).bool()
     most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
     return torch.where(present.any(dim=1, keepdim=True), present, most_probable)
 
@@ -275,4 +278,5 @@ class CAMSegmenter(nn.Module):
         winner = scores.max(dim=1, keepdim=True).indices
         tied = (scores == scores.gather(1, winner)).scatter(1, winner, False)
         lower = scores.nextafter(torch.full_like(scores, -torch.inf))
-        return torch.where(tied, lower, scores)[:, self.channel_order]
+        scores = torch.where(tied, lower, scores)
+        return torch.stack([scores[:, channel] for channel in self.channel_order], dim=1)

@@ -45,12 +45,11 @@ def require_device(device: str | torch.device) -> torch.device:
 
 
 def prepare_device(device: str | torch.device, deterministic: bool = False) -> None:
-    """Get ready to work on ``device``: cuDNN's settings, and as many CPU threads as the work beside it takes.
+    """Get ready to work on ``device``: which algorithms, and as many CPU threads as the work beside it takes.
 
     Args:
         device: where the networks work.
-        deterministic: take algorithms alone that give the same numbers every time, instead of measuring which one is
-            the fastest for each size.
+        deterministic: take algorithms alone that give the same numbers every time.
 
     Raises:
         ValueError: if ``device`` is not on this machine.
@@ -59,22 +58,32 @@ def prepare_device(device: str | torch.device, deterministic: bool = False) -> N
     if found.type == "cuda" and found.index is not None:
         torch.cuda.set_device(found)
     _choose_algorithms(deterministic)
-    if found.type != "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(THREADS_BESIDE_A_GPU, cpu_cores()))
+    if found.type != "cpu":
+        torch.set_num_threads(_threads_asked_for() or min(THREADS_BESIDE_A_GPU, cpu_cores()))
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seed all random generators with ``seed``, at least 0; ``deterministic`` as in ``prepare_device``."""
-    set_determinism(seed=seed)  # also makes cuDNN deterministic, and slow
+    set_determinism(seed=seed)  # also makes cuDNN deterministic
     _choose_algorithms(deterministic)
 
 
 def _choose_algorithms(deterministic: bool) -> None:
-    torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+@contextmanager
+def measured_algorithms(enabled: bool = True) -> Iterator[None]:
+    """Let cuDNN measure which algorithm is the fastest for each size that is met within: worth it for few sizes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def cpu_cores() -> int:
@@ -85,6 +94,19 @@ def cpu_cores() -> int:
         quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
         cores = cores if quota == "max" else min(cores, round(int(quota) / int(period)))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def worker_threads(most: int) -> int:
+    """How many threads of its own this process may start: its cores, or as many as ``OMP_NUM_THREADS`` says; at most
+    ``most``."""
+    return min(most, _threads_asked_for() or cpu_cores())
+
+
+def _threads_asked_for() -> int | None:
+    """What ``OMP_NUM_THREADS`` says; ``None`` if nothing, or the 1 that torchrun sets where nobody else does."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    by_torchrun = text == "1" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
+    return int(text) if text.isdecimal() and int(text) > 0 and not by_torchrun else None
 
 
 def chosen_precision(precision: str, device: str | torch.device) -> str:
@@ -136,10 +158,14 @@ def memory_sentence(error: torch.OutOfMemoryError, advice: str) -> str:
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A host's ``tensor`` on ``device``; nothing waits for what the device is doing."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+    """A host's ``tensor`` on ``device``; nothing waits for what the device is doing.
+
+    (But for MPS, which may read a tensor after it is gone.)
+    """
+    kind = torch.device(device).type
+    if kind == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=kind != "mps")
 
 
 class HostCopy:
@@ -151,14 +177,16 @@ class HostCopy:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         tensor, device = tensor.detach(), tensor.device
-        self._arrived: Any = None
-        if device.type in ("cpu", "mps"):  # on MPS a copy that is not waited for may be read too early
-            self._copy = tensor.cpu() if device.type == "mps" else tensor.clone()
-            return
-        self._copy = tensor.to("cpu", non_blocking=True)
         module = torch.get_device_module(device)
-        self._arrived = module.Event()
-        self._arrived.record(module.current_stream(device))
+        self._arrived: Any = None
+        if device.type == "cpu":
+            self._copy = tensor.clone()
+        elif device.type == "mps" or not hasattr(module, "Event"):  # nothing would tell when the copy is there
+            self._copy = tensor.cpu()
+        else:
+            self._copy = tensor.to("cpu", non_blocking=True)
+            self._arrived = module.Event(**({"blocking": True} if device.type == "cuda" else {}))  # threads sleep
+            self._arrived.record(module.current_stream(device))
 
     def is_there(self) -> bool:
         """Whether the copy is complete, so that nothing would wait for it."""

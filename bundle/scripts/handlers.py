@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from .devices import HostCopy, seed_everything
 from .foreign_files import read_tensors
 
 logger = logging.getLogger(__name__)
+
+WAYS = ("fused", "foreach", "capturable")  # how an optimiser computes, not what
 
 
 class RandomSeedHandler:
@@ -237,12 +239,36 @@ class ResumeHandler:
                     f"{self.path} must have the `{name}` of this training, {asked}, to go on from it; it has {saved}. "
                     "Use the same epochs and training images, or train afresh: another `output_dir`, or `redo`."
                 )
+        optimizers = [item for item in self.objects.values() if isinstance(item, torch.optim.Optimizer)]
+        ways = [[{key: group[key] for key in WAYS if key in group} for group in o.param_groups] for o in optimizers]
         Checkpoint.load_objects(to_load=self.objects, checkpoint=state, strict=True)
+        for optimizer, settings in zip(optimizers, ways, strict=True):
+            _work_in_own_way(optimizer, settings)
         logger.info(f"Going on after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.path}.")
 
     def save(self, engine: Engine) -> None:
         """Write the state."""
         write_checkpoint(self.path, {name: item.state_dict() for name, item in self.objects.items()})
+
+
+def _work_in_own_way(optimizer: torch.optim.Optimizer, ways: Sequence[Mapping[str, Any]]) -> None:
+    """Let an optimiser whose state was loaded compute as it was asked to, not as on the device that the state is from.
+
+    Args:
+        optimizer: the optimiser; its state lies on its parameters' device.
+        ways: for each group the settings of ``WAYS``.
+    """
+    for group, way in zip(optimizer.param_groups, ways, strict=True):
+        group |= way
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if not isinstance(value, torch.Tensor):
+                    continue
+                if value.shape == parameter.shape:  # fused kernels want both in one memory format
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                elif name == "step":
+                    state[name] = value.to(parameter.device if way.get("fused") or way.get("capturable") else "cpu")
 
 
 class BestModelHandler:
@@ -297,8 +323,8 @@ class StageSizeHandler:
         name: what is trained.
         network: its parameters are counted.
         num_items: number of training images.
-        warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where steps
-            are queued and the first ones choose algorithms, as many again are not.
+        warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where the
+            first ones choose algorithms, as many again are not.
     """
 
     def __init__(self, name: str, network: nn.Module, num_items: int, warmup_steps: int = 6) -> None:
@@ -332,11 +358,19 @@ class StageSizeHandler:
         state = engine.state
         steps = state.iteration - self._first_step
         if steps == 0:
+            _wait_for(state.device)
             self._since = time.monotonic()
         elif steps == self.warmup_steps:
+            _wait_for(state.device)
             seconds_per_step = (time.monotonic() - self._since) / steps
             left = state.max_epochs * state.epoch_length - state.iteration
             logger.info(
                 f"{seconds_per_step:.2f} s per step: the {self.name} will take about "
                 f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
             )
+
+
+def _wait_for(device: str | torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if torch.device(device).type != "cpu":
+        torch.get_device_module(device).synchronize()

@@ -1,5 +1,6 @@
 """A training step: MONAI's, and on CUDA the same as one CUDA graph, so that the GPU does not wait for Python."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from .devices import memory_advice
+from .devices import measured_algorithms, memory_advice
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -41,27 +42,31 @@ class TrainingStep:
     Args:
         batch_size: the option that sets the batch size, for the advice if memory is full.
         cuda_graph: capture steps on CUDA.
+        benchmark: let cuDNN measure which of its algorithms is the fastest for these steps.
         scheduled: attributes of the loss that change while it trains, floats: a captured step reads them from the
             device. It is captured again when another number of the loss has changed.
     """
 
-    def __init__(self, batch_size: str, cuda_graph: bool = True, scheduled: Sequence[str] = ()) -> None:
+    def __init__(
+        self, batch_size: str, cuda_graph: bool = True, benchmark: bool = True, scheduled: Sequence[str] = ()
+    ) -> None:
+        section = batch_size.split("#")[0]
         self.advice = (
-            f"halve --{batch_size} and give --{batch_size.split('#')[0]}#accumulation_steps 2: steps of as many images "
-            "in half the memory"
+            f"halve --{batch_size} and give --{section}#accumulation_steps 2: as many images in half the memory"
         )
-        self.cuda_graph = cuda_graph
+        self.benchmark = benchmark
         self.scheduled = tuple(scheduled)
+        self._uses_graph: bool | None = None if cuda_graph else False  # None: not known before the first step
         self._captured: CapturedStep | None = None
         self._last_form: Any = None
         self._alike = 0  # batches of one form so far
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
-        with memory_advice(self.advice):
-            if self.cuda_graph and can_be_captured(engine):
-                return self._step(engine, batch)
-            return _detached(engine._iteration(engine, batch))
+        with memory_advice(self.advice), measured_algorithms(self.benchmark):
+            if self._uses_graph is None:
+                self._uses_graph = can_be_captured(engine)
+            return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
 
     def _step(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
@@ -80,18 +85,20 @@ class TrainingStep:
         form = (*sizes, _numbers(engine.loss_function, self.scheduled))
         self._alike = self._alike + 1 if form == self._last_form else 1
         self._last_form = form
-        if self._alike == 1 and image.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(image.device)  # from here on the peak is that of these steps
+        if self._alike == 2 and image.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(image.device)  # the first step had cuDNN try all its algorithms
         if self._captured is not None and self._captured.form == form:
             return self._captured
         if self._alike <= ORDINARY_STEPS:
             return None
         self._captured = None  # so that its memory is free for the next one
         try:
-            with _current_stream_kept(image.device):
+            with _as_before_if_it_fails(image.device):
                 self._captured = CapturedStep(engine, image, label, form, self.scheduled)
         except (RuntimeError, TypeError) as error:  # PyTorch's own, of whatever cannot be captured
-            self.cuda_graph = False
+            self._uses_graph = False
+            while error.__context__ is not None:  # PyTorch tells of the capture that failed, not of what made it fail
+                error = error.__context__
             logger.warning(f"Training goes on without a CUDA graph, and slower: the step cannot be captured. {error}")
         return self._captured
 
@@ -161,6 +168,9 @@ def can_be_captured(engine: SupervisedTrainer) -> bool:
     )
 
 
+_graphs: list[Any] = []  # that are being captured; one that failed stays, since PyTorch's allocator still looks at it
+
+
 def capture(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """Record ``work`` as a CUDA graph without doing it.
 
@@ -170,19 +180,22 @@ def capture(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     Raises:
         RuntimeError: if ``work`` does what a graph cannot, or there is too little memory for it.
     """
+    gc.collect()  # what holds an earlier step's gradients would tie the capture to it
     free, _ = torch.cuda.mem_get_info()
     free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     if free < 2 * torch.cuda.max_memory_allocated():  # for the graph, and for ordinary steps and validation beside it
         raise RuntimeError(f"It would take more than the {free / 2**30:.1f} GiB of the GPU's memory that are free.")
     graph = torch.cuda.CUDAGraph()
+    _graphs.append(graph)
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read ahead meanwhile
         outputs = work()
+    _graphs.remove(graph)
     return graph.replay, outputs
 
 
 @contextmanager
-def _current_stream_kept(device: torch.device) -> Iterator[None]:
-    """Leave a capture that failed as if it had not been tried: its stream, and what it holds of the random numbers."""
+def _as_before_if_it_fails(device: torch.device) -> Iterator[None]:
+    """Leave a capture that fails as if it had not been tried: its stream, and its hold on the random numbers."""
     if device.type != "cuda":
         yield
         return

@@ -181,6 +181,7 @@ class PrepareBatch:
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **to_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The images, (B, 3, H, W) float in [0, 1], and the labels, if any, of ``batch``, whose images are uint8."""
+        non_blocking = non_blocking and torch.device(device).type != "mps"  # which may read a tensor after it is gone
         image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs)
         label = batch.get("label")
         if label is not None:

@@ -69,6 +69,18 @@ def waits_of_steps(trainer, config_file, steps=3, **settings):
     return {"steps": engine.state.iteration, "waits": lines}
 
 
+def waits_of_pseudo_masks(config_file, **settings):
+    """Count the waits while masks are written, but for those of the threads that write; a line for each kind."""
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    parser.update({"device": DEVICE, **settings})
+    parser["pseudo_masks#write"] |= {"_mode_": "callable"}
+    write = parser.get_parsed_content("pseudo_masks#write")
+    with waits() as found:
+        write()
+    return [f"{count} x {wait.operation} at {wait.place}" for wait, count in Counter(found).items()]
+
+
 def segment_as_the_label_app(run, image, path):
     """Write what the MONAI Label app's network says of an image file, on the device, to an ``.npz`` file."""
     from scripts.label_app.model import ModelStore

@@ -218,7 +218,7 @@ class Blender:
             done(len(places))
 
     def _maps(self, sums: torch.Tensor, row: int, band: int, left: int) -> list[tuple[range, HostCopy]]:
-        """The strip's class map values and entropy, (2, h, w) uint8, in parts with tissue of some columns each."""
+        """What ``_classify`` makes of a strip, on its way to the host, in parts with tissue of some columns each."""
         (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         offset = top - (row * self.grid.step_px - self.grid.margin_px)
         maps = []
