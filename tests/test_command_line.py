@@ -1,11 +1,13 @@
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
-from scripts.command_line import unknown_options
+from scripts.command_line import keys_of, nearest, unknown_options
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
@@ -29,11 +31,54 @@ def test_a_key_of_ones_own_is_known_where_it_is_used():
     assert unknown_options(["--mine", "3"], TRAIN | {"mine": 3, "threshold": "$@mine / 10"}) == []
 
 
+def with_option(name, value=1):
+    parser = ConfigParser(copy.deepcopy(TRAIN))
+    parser[name] = value
+    return parser.get()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train#epoch", "train#epochs"),
+        ("train#optimizer#momentm", "train#optimizer#momentum"),
+        ("train#sampler#sede", "train#sampler#seed"),
+        ("train#sampler#drop_lst", "train#sampler#drop_last"),  # an argument that no config sets
+        ("classifier_def#backbone#checkpoint", "classifier_def#backbone#checkpointing"),
+        ("trian", "train"),
+    ],
+)
+def test_a_mistyped_part_of_a_key_is_answered_with_the_nearest_of_its_section(name, meant):
+    config = with_option(name)
+    assert unknown_options([f"--{name}", "1"], config) == [name]
+    assert nearest(name, config) == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train#epochs", "train#optimizer#nesterov", "train#lr_scheduler#last_epoch", "validate#inferer#overlap"]
+    + ["train#handlers#0#momentum", "classifier_def#backbone#checkpointing", "cam_segmenter#scales"],
+)
+def test_keys_on_any_level_and_arguments_of_components_are_known(name):
+    assert unknown_options([f"--{name}", "1"], with_option(name)) == []
+
+
+def test_keys_of_the_users_own_configs_are_known(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"train#optimizer": {"mine": 1}, "+train#handlers": [{"theirs": 2}]}))
+    assert list(keys_of(json.loads(path.read_text())))[:3] == ["train", "train#optimizer", "train#optimizer#mine"]
+    config = with_option("train#optimizer#mine")
+    for files in (str(path), str(["configs/train.json", str(path)])):
+        assert unknown_options(["training", "--config_file", files, "--train#optimizer#mine", "3"], config) == []
+        assert unknown_options(["training", f"--config_file={files}", "--train#optimizer#mine=3"], config) == []
+
+
 @pytest.mark.parametrize(
     ("config", "option", "sentence"),
     [
         ("train.json", "--thresold", "--thresold must be a key of the configs, and is none; did you mean --threshold?"),
         ("train.json", "--epochs=3", "--epochs must be a key of the configs, and is none; "),
+        ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),
     ],

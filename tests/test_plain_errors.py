@@ -1,4 +1,5 @@
 import logging
+import signal
 import subprocess
 import sys
 
@@ -102,6 +103,18 @@ def test_the_log_has_the_error_in_full(caplog, capsys):
     reported(error, capsys)
     assert caplog.messages == ["The error in full:"]
     assert "in parse_label" in caplog.text and "RuntimeError: level 2 failed" in caplog.text
+
+
+def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
+    code = "import os; from scripts import plain_errors; plain_errors.install(); os.kill(os.getpid(), 2)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(BUNDLE)}, capture_output=True, text=True
+    )
+    assert result.returncode in (130, -signal.SIGINT)
+    assert (
+        result.stderr.startswith("\nStopped: interrupted; complete stages, whole epochs")
+        and "\n" not in result.stderr[1:-1]
+    )
 
 
 def test_install_takes_over_the_reports(monkeypatch):

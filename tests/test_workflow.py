@@ -92,7 +92,7 @@ def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", finished_run, **{**TINY, "seed": 1})
-    assert "['seed'] differ from its configs/train.json" in str(error.value.__cause__)
+    assert "differ from its configs/train.json: seed: 0 there, 1 here. Choose" in str(error.value.__cause__)
 
 
 def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_run, run_bundle, tmp_path):

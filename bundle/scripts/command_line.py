@@ -1,15 +1,18 @@
 """Options of the command line that no config knows, which MONAI would take in silence."""
 
+import ast
 import difflib
 import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from monai.bundle import run
+from monai.bundle.config_item import ComponentLocator
 
 from .foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
@@ -27,26 +30,98 @@ def require_known_options() -> None:
     config = running_config()
     unknown = unknown_options(sys.argv[1:], config)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], ({*config} | _parameters()) - {*unknown}, n=1)
-        hint = f"did you mean --{near[0]}?" if near else "see the keys of the configs."
+        near = nearest(unknown[0], config)
+        hint = f"did you mean --{near}?" if near else "see the keys of the configs."
         raise ValueError(f"--{unknown[0]} must be a key of the configs, and is none; {hint}")
 
 
 def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
-    """The options among ``arguments`` that set no key which a config of the bundle has, or another key refers to.
+    """The options among ``arguments`` that set nothing.
+
+    An option is known whose key stands in a config of the bundle, or in one of those that ``--config_file`` names; to
+    which another key refers; or that is an argument of the ``_target_`` it would be given to.
 
     Args:
         arguments: of the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
         config: the merged config, with what the options set.
-
-    Returns:
-        The part of each name before its first ``#``.
     """
-    found = (re.match(r"--([A-Za-z][\w-]*)", text) for text in arguments)
+    found = (re.match(r"--([A-Za-z][\w#-]*)", text) for text in arguments)
     names = [match[1].replace("-", "_") for match in found if match]  # as Fire reads them
-    known = {key.split("#")[0] for path in (BUNDLE_ROOT / "configs").glob("*.json") for key in read_json(path)}
-    known |= _parameters() | set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
-    return [name for name in names if name not in known]
+    files = [*(BUNDLE_ROOT / "configs").glob("*.json"), *_config_files(arguments)]
+    known = {key for path in files if path.is_file() for key in keys_of(read_json(path))}
+    known |= _parameters() | set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str)))
+    return [name for name in names if name not in known and not _is_argument(name, config)]
+
+
+def keys_of(config: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a config on all levels, in MONAI's spelling: ``"train#optimizer#lr"``, ``"train#handlers#0"``."""
+    children = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for name, child in children:
+        for end in (index for index, letter in enumerate(str(name)) if letter == "#"):  # "train#lr" has "train" too
+            yield f"{prefix}{str(name)[:end]}".lstrip("+")
+        yield f"{prefix}{name}".lstrip("+")
+        yield from keys_of(child, f"{prefix}{name}#")
+
+
+def nearest(name: str, config: Mapping[str, Any]) -> str | None:
+    """The known option that is most like an unknown one: of the same section, if there is such a section."""
+    section, _, _ = name.rpartition("#")
+    parent = _at(config, section) if section else config
+    if isinstance(parent, Mapping):
+        last = name.rpartition("#")[2]
+        siblings = {key for key in (*parent, *_arguments(parent)) if key != last and not key.startswith("_")}
+        near = difflib.get_close_matches(last, siblings | (set() if section else _parameters()), n=1)
+        return f"{section}#{near[0]}" if near and section else near[0] if near else None
+    near = difflib.get_close_matches(name, keys_of(config), n=1)
+    return near[0] if near else None
+
+
+def _is_argument(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether an option is an argument of the component in its section."""
+    section, _, last = name.rpartition("#")
+    parent = _at(config, section) if section else None
+    return isinstance(parent, Mapping) and "_target_" in parent and last in _arguments(parent, last)
+
+
+def _arguments(component: Mapping[str, Any], wanted: str = "") -> set[str]:
+    """The arguments that a component's ``_target_`` takes, ``wanted`` among them if it takes any."""
+    name = component.get("_target_")
+    target = locate(name) if isinstance(name, str) and "." in name else None
+    if target is None and isinstance(name, str):
+        target = locate(found) if isinstance(found := ComponentLocator().get_component_module_name(name), str) else None
+        target = getattr(target, name, None)
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # nothing that tells its arguments
+        return {wanted} if isinstance(name, str) else set()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return {parameter.name for parameter in parameters} | ({wanted} if takes_any else set())
+
+
+def _at(config: Any, key: str) -> Any:
+    """What stands in a config under a key such as ``"train#handlers#0"``; ``None`` if nothing."""
+    for part in key.split("#"):
+        if isinstance(config, Mapping) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return None
+    return config
+
+
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files that ``--config_file`` names."""
+    for position, text in enumerate(arguments):
+        match = re.fullmatch(r"--config[-_]file(?:=(.*))?", text, flags=re.DOTALL)
+        if match:
+            value = match[1] if match[1] is not None else "".join(arguments[position + 1 : position + 2])
+            try:
+                files = ast.literal_eval(value)
+            except (SyntaxError, ValueError):  # a single name, without quotes
+                files = value
+            return [Path(str(file)) for file in ([files] if isinstance(files, str) else files)]
+    return []
 
 
 def _parameters() -> set[str]:

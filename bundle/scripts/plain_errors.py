@@ -14,6 +14,9 @@ from .devices import memory_sentence
 logger = logging.getLogger(__name__)
 
 PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
+INTERRUPTED = (
+    "interrupted; complete stages, whole epochs and finished images and slides are kept: repeat the command to go on."
+)
 EVALUATION_ADVICE = "halve --eval_batch_size (16), the images that go through the network together"
 REMEDIES = {  # for what a disk refuses
     errno.ENOSPC: "free some space and repeat the command: what is complete is kept",
@@ -56,6 +59,9 @@ def _raised_here(error: BaseException) -> bool:
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Write the error to stderr (and in full to ``run.log``, if there is one); serves as ``sys.excepthook``."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write(f"\nStopped: {INTERRUPTED}\n")
+        return
     plain = plain_cause(error)
     if plain is None:
         full = next((cause for cause in causes(error) if isinstance(cause, torch.OutOfMemoryError)), None)

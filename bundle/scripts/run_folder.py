@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,8 @@ OWN_INFERENCE_SETTINGS = {
     "trained_segmenter",
     "validate",
 }
+NOTHING = object()  # the value of a key that is not there
+SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before anything is made
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
@@ -133,12 +135,35 @@ def require_same_settings(output_dir: Path, config: Mapping[str, Any]) -> None:
     if not path.exists() or not any(file.is_file() for file in made):
         return
     old = read_json(path)
-    changed = [key for key in sorted(config | old) if key not in FREE_SETTINGS and config.get(key) != old.get(key)]
+    compared = [{key: value for key, value in one.items() if key not in FREE_SETTINGS} for one in (old, config)]
+    changed = list(differences(*compared))
     if changed:
+        shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])
+        more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
         raise ValueError(
-            f"`output_dir` {output_dir} must be new or hold a run with the same settings; {changed} differ from its "
-            "configs/train.json. Choose another --output_dir, or do its stages again with --redo."
+            f"`output_dir` {output_dir} must be new or hold a run with the same settings, but these differ from its "
+            f"configs/train.json: {shown}{more}. Choose another --output_dir, or do its stages again with --redo."
         )
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two configs differ: the key, and the values of both as JSON, ``"nothing"`` where there is none."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted(old | new):
+            yield from differences(old.get(name, NOTHING), new.get(name, NOTHING), f"{key}#{name}" if key else name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(map(_is_tree, old + new)):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{key}#{index}")
+    elif old is NOTHING or new is NOTHING or old != new:
+        yield key, *("nothing" if value is NOTHING else _short(json.dumps(value)) for value in (old, new))
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, list))
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def set_aside(output_dir: str | Path, outputs: Sequence[str | Path]) -> None:
