@@ -2,10 +2,13 @@ import json
 
 import pytest
 import torch
+from some_classes import some_classes
 from torch import nn
 
 from scripts.cam import CAMSegmenter
 from scripts.cam_fitting import RecordedCAMs, fit_cams, weight_grid
+
+CLASSES = some_classes(["red", "green"])
 
 
 class ColourClassifier(nn.Module):
@@ -32,7 +35,7 @@ def red_and_green(index):
 def test_finds_the_level_and_the_threshold_that_show_the_tissues(tmp_path):
     network = CAMSegmenter(ColourClassifier(), (0.4, 0.2, 0.4), threshold=0.5)
     images = [red_and_green(index) for index in range(4)]
-    result = fit_cams(network, images, [1, 2], True, tmp_path / "fit.json", thresholds=(0.3, 0.7))
+    result = fit_cams(network, images, CLASSES, tmp_path / "fit.json", thresholds=(0.3, 0.7))
     shallow, middle, deep = result["level_weights"]
     assert middle > max(shallow, deep) and result["threshold"] == 0.3  # at 0.5 one class is all that is left
     assert result["before"]["fitted"] < 0.5 and result["after"] == {"fitted": 1.0, "held_out": 1.0}
@@ -44,7 +47,7 @@ def test_held_out_images_decide_nothing(tmp_path):
     for item in images[1::2]:
         item["label"] = 3 - item["label"]  # the other half wants the opposite
     network = CAMSegmenter(ColourClassifier(), (0.4, 0.2, 0.4), threshold=0.3)
-    result = fit_cams(network, images, [1, 2], True, tmp_path / "fit.json", thresholds=(0.3,))
+    result = fit_cams(network, images, CLASSES, tmp_path / "fit.json", thresholds=(0.3,))
     assert result["after"] == {"fitted": 1.0, "held_out": 0.0}
 
 
@@ -66,4 +69,4 @@ def test_grid_of_weights():
 
 def test_one_image_has_no_other_half(tmp_path):
     with pytest.raises(ValueError, match="val must have two images or more to fit on one half of them, got 1"):
-        fit_cams(CAMSegmenter(ColourClassifier(), (1, 1, 1), 0.5), [red_and_green(0)], [1, 2], True, tmp_path / "a")
+        fit_cams(CAMSegmenter(ColourClassifier(), (1, 1, 1), 0.5), [red_and_green(0)], CLASSES, tmp_path / "a")

@@ -1,15 +1,17 @@
 import json
 import struct
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 
 from scripts.check import check_dataset, count_labels, main
 
 CLASS_NAMES = ["tumor", "stroma"]
-MASK_VALUES = {"0": 1, "1": 2, "4": 0}
+CLASSES = some_classes(CLASS_NAMES, mask_values={"0": 1, "1": 2, "4": 0})
 
 
 def write_image(path, size=(8, 8), mode="RGB"):
@@ -41,7 +43,7 @@ def dataset(tmp_path):
 
 
 def check(folder, **options):
-    return check_dataset(folder, CLASS_NAMES, MASK_VALUES, **options)
+    return check_dataset(folder, CLASSES, **options)
 
 
 def test_reports_classes_pixels_and_sizes(dataset):
@@ -213,8 +215,7 @@ def test_collects_problems_one_a_line_and_shows_ten(dataset):
 
 def test_command_prints_the_report_or_all_problems(dataset, tmp_path, capsys):
     overlay = tmp_path / "dataset_x.json"
-    values = {"classifier_values": [1, 2], "segmenter_values": [1, 2], "mask_values": MASK_VALUES}
-    overlay.write_text(json.dumps({"class_names": CLASS_NAMES, "palette": [[0, 0, 0]] * 3, **values}))
+    overlay.write_text(json.dumps(asdict(CLASSES)))
     main(str(dataset), str(overlay))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "train: 3 images, 3 of 8x8"

@@ -11,6 +11,7 @@ from conftest import BUNDLE, LITE, TINY
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
+from scripts.classes import KEYS
 from scripts.new_dataset import describe_dataset
 from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
@@ -36,16 +37,7 @@ def test_configs_are_json_with_four_spaces(path):
 
 def test_inference_repeats_the_definitions_of_training():
     train, inference = load("train.json"), load("inference.json")
-    same = [
-        "segmenter_def",
-        "encoder_decoder",
-        "class_names",
-        "classifier_values",
-        "segmenter_values",
-        "palette",
-        "num_classes",
-    ]
-    same += ["background", "value_names", "mask_values", "network_def"]
+    same = [*KEYS, "classes", "num_classes", "background", "segmenter_def", "encoder_decoder", "network_def"]
     assert {name: inference[name] for name in same} == {name: train[name] for name in same}
 
 

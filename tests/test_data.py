@@ -28,7 +28,6 @@ from scripts.data import (
     read_label_file,
     require_rgb,
     split_items,
-    value_names,
 )
 from scripts.plain_errors import plain_cause
 
@@ -40,27 +39,6 @@ def touch(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).touch()
-
-
-# --- names of mask values
-
-
-@pytest.mark.parametrize(
-    ("values", "names"),
-    [
-        ([1, 2, 3], ["background", "tumor", "stroma", "necrosis"]),
-        ([2, 1, 3], ["background", "stroma", "tumor", "necrosis"]),
-        ([1, 0, 2], ["stroma", "tumor", "necrosis"]),
-    ],
-)
-def test_names_each_mask_value(values, names):
-    assert value_names(CLASS_NAMES, values) == names
-
-
-@pytest.mark.parametrize("values", [[1, 2], [1, 2, 3, 4], [1, 1, 2], [1, 2, 4], [2, 3, 4], [-1, 1, 2]])
-def test_refuses_values_with_gaps_or_of_another_number(values):
-    with pytest.raises(ValueError, match="`classifier_values` must give each of the classes .* without gaps; got"):
-        value_names(CLASS_NAMES, values)
 
 
 # --- labels in file names

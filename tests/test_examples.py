@@ -5,11 +5,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 
 from scripts.examples import ValExamples, best_median_worst, legend, picture_tag
 from scripts.pictures import write_mask
 
 PALETTE = [[255, 255, 255], [200, 0, 0], [0, 100, 0]]
+CLASSES = some_classes(["<a>", "b"], mask_values={"9": 1}, palette=PALETTE)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def folders(tmp_path):
 
 
 def test_a_row_shows_what_each_stage_saw(folders):
-    row = ValExamples(*folders, {"9": 1}, PALETTE).row("a.png")
+    row = ValExamples(*folders, CLASSES).row("a.png")
     assert list(row) == ["image", "pseudo mask", "prediction", "truth"]
     colours = {text: picture.getpixel((5, 3)) for text, picture in row.items()}
     assert colours["image"] == colours["pseudo mask"] == (100, 100, 100)  # value 0 is left clear
@@ -49,9 +51,9 @@ def test_a_row_shows_what_each_stage_saw(folders):
 
 def test_an_image_or_data_set_that_is_gone_is_an_error(folders):
     with pytest.raises(FileNotFoundError, match="b.png is no longer among the val images"):
-        ValExamples(*folders, {"9": 1}, PALETTE).row("b.png")
+        ValExamples(*folders, CLASSES).row("b.png")
     with pytest.raises(FileNotFoundError, match="elsewhere/val does not exist"):
-        ValExamples(folders[0], "elsewhere", {"9": 1}, PALETTE)
+        ValExamples(folders[0], "elsewhere", CLASSES)
 
 
 @pytest.mark.parametrize(("size", "shown"), [((640, 160), (320, 80)), ((100, 800), (40, 320)), ((64, 64), (64, 64))])
@@ -68,8 +70,8 @@ def test_pictures_carry_their_data_and_are_small(size, shown):
 
 
 def test_the_legend_names_every_colour():
-    assert re.findall(r"rgb\(([\d,]+)\)\"></i>([^<]*)</li>", legend(["rest", "<a>", "b"], PALETTE)) == [
-        ("255,255,255", "rest (left clear)"),
+    assert re.findall(r"rgb\(([\d,]+)\)\"></i>([^<]*)</li>", legend(CLASSES)) == [
+        ("255,255,255", "background (left clear)"),
         ("200,0,0", "&lt;a&gt;"),
         ("0,100,0", "b"),
     ]

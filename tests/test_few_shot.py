@@ -1,9 +1,11 @@
 import csv
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 
 from scripts.atomic import write_json
 from scripts.data import labelled_images
@@ -93,28 +95,26 @@ def test_something_must_be_there_to_score_on(tmp_path):
 )
 def test_channels_must_mean_what_they_meant(tmp_path, caplog, names, message):
     caplog.set_level("INFO")
-    settings = {
-        "class_names": CLASSES,
-        "classifier_values": [1, 0],
-        "segmenter_values": [0, 1],
-    }  # channels: rest, gland
-    write_json(tmp_path / "configs" / "train.json", settings)
+    source = some_classes(CLASSES, False, classifier_values=[1, 0])  # channels: rest, gland
+    write_json(tmp_path / "configs" / "train.json", asdict(source))
+    classes = some_classes(names, background=False)
     if message is None:
         with pytest.raises(ValueError, match=r"in the order of .*\['rest', 'gland'\], got \['gland', 'rest'\]"):
-            require_same_classes(tmp_path, names)
+            require_same_classes(tmp_path, classes)
     else:
-        require_same_classes(tmp_path, names)
+        require_same_classes(tmp_path, classes)
         assert message in caplog.text
-    require_same_classes(None, names)
-    require_same_classes(tmp_path / "weights only", names)
+    require_same_classes(None, classes)
+    require_same_classes(tmp_path / "weights only", classes)
 
 
 def test_pixel_masks_are_written_in_our_values_and_edited_ones_kept(dataset_dir, tmp_path):
-    items, palette = draw(dataset_dir, 6), [[239, 239, 239], [190, 61, 42]]
-    write_pixel_masks(items[:2], tmp_path / "masks", {"0": 0, "1-255": 1}, palette)
+    items = draw(dataset_dir, 6)
+    classes = some_classes(["rest", "gland"], background=False, mask_values={"0": 0, "1-255": 1})
+    write_pixel_masks(items[:2], tmp_path / "masks", classes)
     edited = tmp_path / "masks" / items[0]["name"]
     edited.write_bytes(b"edited")
-    write_pixel_masks(items, tmp_path / "masks", {"0": 0, "1-255": 1}, palette)
+    write_pixel_masks(items, tmp_path / "masks", classes)
     assert edited.read_bytes() == b"edited"
     for item in items[1:]:
         with Image.open(tmp_path / "masks" / item["name"]) as mask:
@@ -126,7 +126,7 @@ def test_pixel_masks_are_written_in_our_values_and_edited_ones_kept(dataset_dir,
 
 def test_a_mask_value_without_a_meaning_is_an_error(dataset_dir, tmp_path):
     with pytest.raises(ValueError, match=r"p\d.* masks must hold values that `mask_values` lists"):
-        write_pixel_masks(draw(dataset_dir, 6), tmp_path / "masks", {"0": 0, "1": 1}, [[0, 0, 0], [1, 1, 1]])
+        write_pixel_masks(draw(dataset_dir, 6), tmp_path / "masks", some_classes(["rest", "gland"], background=False))
 
 
 def test_the_source_must_be_a_finished_run(tmp_path):

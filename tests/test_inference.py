@@ -7,11 +7,13 @@ from ignite.engine import Engine
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from PIL import Image
+from some_classes import some_classes
 from torch import nn
 
 from scripts.inference import SaveMasksHandler
 
-PALETTE = [[255, 255, 255], [205, 51, 51], [0, 255, 0]]
+CLASSES = some_classes(["tumor", "stroma"])
+PALETTE = CLASSES.palette
 
 
 def item(name, height=4, width=5, seed=0):
@@ -38,7 +40,7 @@ def test_masks_are_palette_pngs_of_our_values(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="scripts.inference")
     _, first, one = item("a.jpg")
     _, second, other = item("b.v2.tif", 7, 3, seed=1)  # of another size
-    save(SaveMasksHandler(tmp_path, PALETTE), one, other)
+    save(SaveMasksHandler(tmp_path, CLASSES), one, other)
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a.png", "b.v2.png"]
     for name, mask in (("a.png", first), ("b.v2.png", second)):
         mode, values, colours = read(tmp_path / "masks" / name)
@@ -57,7 +59,8 @@ def test_masks_are_palette_pngs_of_our_values(tmp_path, caplog):
 )
 def test_published_values_are_shown_in_the_same_colours(tmp_path, mask_values, written):
     pixels, mask, entry = item("a.png")
-    save(SaveMasksHandler(tmp_path, PALETTE, mask_values), entry)
+    classes = some_classes(CLASSES.class_names, mask_values=mask_values)
+    save(SaveMasksHandler(tmp_path, classes, published_values=True), entry)
     _, values, colours = read(tmp_path / "masks" / "a.png")
     assert values.tolist() == [[written[value] for value in row] for row in mask]
     assert colours.tolist() == [[PALETTE[value] for value in row] for row in mask]
@@ -83,7 +86,7 @@ def overlay_difference(folder, pixels, mask, opacity):
 @pytest.mark.parametrize(("settings", "opacity"), [({}, 0.5), ({"opacity": 0.5}, 0.5), ({"opacity": 0.2}, 0.2)])
 def test_overlays_mix_colours_and_image(tmp_path, settings, opacity):
     pixels, mask, entry = item("a.jpg")
-    save(SaveMasksHandler(tmp_path, PALETTE, **settings), entry)
+    save(SaveMasksHandler(tmp_path, CLASSES, **settings), entry)
     assert overlay_difference(tmp_path, pixels, mask, opacity) <= 0.51
 
 
@@ -95,7 +98,7 @@ class BrightestChannel(nn.Module):
 def test_an_evaluator_s_batches_are_taken_apart(tmp_path):
     entries = [item(name, seed=seed)[2] for seed, name in enumerate(("a.png", "b.png", "c.png"))]
     loader = DataLoader([{key: entry[key] for key in ("image", "name")} for entry in entries], batch_size=2)
-    handlers = [SaveMasksHandler(tmp_path, PALETTE)]
+    handlers = [SaveMasksHandler(tmp_path, CLASSES)]
     SupervisedEvaluator("cpu", loader, BrightestChannel(), val_handlers=handlers).run()
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
         pixels = item(name, seed=seed)[0]
@@ -104,12 +107,13 @@ def test_an_evaluator_s_batches_are_taken_apart(tmp_path):
 
 @pytest.mark.parametrize(("mask_values", "missing"), [({"0": 1, "1": 2}, [0]), ({"5-9": 1}, [0, 2]), ({}, [0, 1, 2])])
 def test_refuses_mask_values_without_an_entry_for_ours(tmp_path, mask_values, missing):
+    classes = some_classes(CLASSES.class_names, mask_values=mask_values)
     with pytest.raises(ValueError, match="must have an entry for each of our values, got none for") as error:
-        SaveMasksHandler(tmp_path, PALETTE, mask_values)
+        SaveMasksHandler(tmp_path, classes, published_values=True)
     assert f"got none for {missing}." in str(error.value)
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 50, float("nan")])
 def test_refuses_opacities_outside_0_to_1(tmp_path, opacity):
     with pytest.raises(ValueError, match=rf"`opacity` must lie in \[0, 1\], got {opacity}; 0.5 shows"):
-        SaveMasksHandler(tmp_path, PALETTE, opacity=opacity)
+        SaveMasksHandler(tmp_path, CLASSES, opacity=opacity)

@@ -109,7 +109,7 @@ def test_panels_stand_in_rows_and_columns_of_one_height():
 def test_panels_name_the_colours():
     red = Image.new("RGB", (300, 60), (255, 0, 0))
     plain = panels([[red]], ["image"], height=60)
-    sheet = panels([[red]], ["image"], ["rest", "gland"], [(1, 200, 3), (4, 5, 250), (0, 255, 0)], height=60)
+    sheet = panels([[red]], ["image"], [("rest", (1, 200, 3)), ("gland", (4, 5, 250))], height=60)
     assert np.array_equal(np.asarray(sheet)[: plain.height], np.asarray(plain))
     green, blue = (box_of(sheet, colour) for colour in ((1, 200, 3), (4, 5, 250)))
     assert green[1] > plain.height and green[1] == blue[1] and green[2] < blue[0]

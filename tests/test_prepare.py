@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scripts.check import check_dataset
+from scripts.classes import Classes
 from scripts.prepare import format_report, patch_label, patch_starts, prepare
 
 CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
@@ -167,7 +168,7 @@ def test_scored_images_keep_their_size_and_masks_get_our_values(source, tmp_path
             assert (np.asarray(picture) == expected).all()
             assert (np.asarray(picture.convert("RGB")) == np.array(OVERLAY["palette"])[expected]).all()
     assert not (tmp_path / "out/train/mask").exists()
-    check_dataset(tmp_path / "out", OVERLAY["class_names"], OVERLAY["mask_values"])
+    check_dataset(tmp_path / "out", Classes.of(OVERLAY))
 
 
 def test_published_values_write_the_masks_as_the_source_has_them(source, tmp_path):
@@ -356,7 +357,7 @@ def test_reads_the_release_of_glas(tmp_path, suffix):
     assert report["names"] == names == json.loads((output / "prepare.json").read_text())["names"]
     assert report["train"]["images"] == 9 and report["val"] == {"images": 2} and report["test"] == {"images": 3}
     overlay = json.loads(dataset.read_text())
-    checked = check_dataset(output, overlay["class_names"], overlay["mask_values"])
+    checked = check_dataset(output, Classes.of(overlay))
     assert checked["train"]["per_combination"] == report["train"]["per_combination"]
     assert len(report["train"]["per_combination"]) > 1
     with Image.open(output / "val/mask/train_10.png") as picture:
@@ -459,7 +460,7 @@ def test_prepares_real_images(tmp_path):
     covered = check_patches(tmp_path / "out", *read_truth(source, np.array([1, 2, 3, 0])), 128, 0.05, [1, 2, 3])
     assert len(covered) == 46
     overlay = json.loads(dataset.read_text())
-    checked = check_dataset(tmp_path / "out", overlay["class_names"], overlay["mask_values"])
+    checked = check_dataset(tmp_path / "out", Classes.of(overlay))
     assert checked["train"]["per_combination"] == report["train"]["per_combination"]
     assert checked["train"]["sizes"] == {"128x128": report["train"]["patches"]}
     masks = np.concatenate([read(path).ravel() for path in (source / "val/mask").iterdir()])
@@ -480,7 +481,7 @@ def test_prepares_the_release_of_glas(tmp_path):
     masks = {name: (read(source / f"{name}_anno.png") > 0).astype(np.uint8) for name in names}
     check_release(output, images, masks, splits, 112)
     overlay = json.loads(dataset.read_text())
-    checked = check_dataset(output, overlay["class_names"], overlay["mask_values"])
+    checked = check_dataset(output, Classes.of(overlay))
     assert checked["train"]["images"] == 7751 and checked["val"]["images"] == 17
     gland = np.concatenate([masks[name].ravel() for name in splits["val"]]).mean()
     assert checked["val"]["shares"] == pytest.approx({"0": 1 - gland, "1": gland}, abs=1e-6)

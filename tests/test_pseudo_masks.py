@@ -5,13 +5,13 @@ import pytest
 import torch
 from monai.data import Dataset
 from PIL import Image
+from some_classes import some_classes
 from torch import nn
 
 import scripts.pseudo_masks
 from scripts.pseudo_masks import mask_items, write_manifest, write_pseudo_masks
 
-PALETTE = [[255, 255, 255], [205, 51, 51], [0, 255, 0]]
-VALUES = [2, 1]  # of channels 0 and 1
+CLASSES = some_classes(["tumor", "stroma"], segmenter_values=[2, 1])
 SIZES = [(9, 8), (6, 7), (9, 8), (9, 8), (6, 7)]  # height, width
 BATCHES = [[0, 2], [3], [1, 4]]  # by size, two at most
 
@@ -60,9 +60,9 @@ def random_images(sizes):
     return [rng.integers(0, 200, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-def write(dataset, mask_dir, network=None, background=False, batch_size=2):
+def write(dataset, mask_dir, network=None, classes=CLASSES, batch_size=2):
     network = network or FakeSegmenter().train()
-    write_pseudo_masks(network, dataset, mask_dir, VALUES, PALETTE, background, batch_size)
+    write_pseudo_masks(network, dataset, mask_dir, classes, batch_size)
     write_manifest(dataset.data, mask_dir)
     return network
 
@@ -85,7 +85,7 @@ def expected_masks(images, batches, labels=None):
         for index in batch:
             mask = np.where(images[index][..., 0] >= mean, 2, 1)
             if labels is not None and sum(labels[index]) == 1:
-                mask[:] = VALUES[labels[index].index(1)]
+                mask[:] = CLASSES.segmenter_values[labels[index].index(1)]
             masks[index] = mask.tolist()
     return masks
 
@@ -112,7 +112,7 @@ def test_masks_of_mixed_sizes_go_through_in_batches_of_one_size(images, tmp_path
     for index, mask in expected_masks(images, BATCHES).items():
         assert read(tmp_path / "masks" / names[index]).tolist() == mask
     with Image.open(tmp_path / "masks" / names[0]) as mask:
-        assert mask.convert("RGB").getpixel((0, 0)) == tuple(PALETTE[mask.getpixel((0, 0))])
+        assert mask.convert("RGB").getpixel((0, 0)) == tuple(CLASSES.palette[mask.getpixel((0, 0))])
     assert json.loads((tmp_path / "masks" / "manifest.json").read_text()) == {"masks": names}
     assert sorted(contents(tmp_path / "masks")) == sorted([*names, "manifest.json"])
 
@@ -133,7 +133,7 @@ def test_processes_share_whole_batches_and_come_to_the_same_masks(uninterrupted,
         with pytest.raises(FileNotFoundError, match="must have a mask of every image"):
             write_manifest(dataset.data, tmp_path)
         network = FakeSegmenter()
-        write_pseudo_masks(network, dataset, tmp_path, VALUES, PALETTE, False, 2, rank=rank, world_size=world_size)
+        write_pseudo_masks(network, dataset, tmp_path, CLASSES, 2, rank=rank, world_size=world_size)
         shapes += network.shapes
     write_manifest(dataset.data, tmp_path)
     assert contents(tmp_path) == whole
@@ -192,10 +192,11 @@ def test_white_pixels_become_background_where_there_is_one(tmp_path, background)
     image = np.full((20, 20, 3), 40, dtype=np.uint8)
     image[:5, :10] = 230  # 50 pixels of glass
     image[10:17, 3:10] = 230  # 49 pixels: too few
-    expected = np.where(image[..., 0] == 230, 2, 1)
+    classes = CLASSES if background else some_classes(["rest", "tumor"], False, segmenter_values=[1, 0])
+    expected = np.where(image[..., 0] == 230, *classes.segmenter_values)
     if background:
         expected[:5, :10] = 0
-    write(make_dataset(tmp_path / "img", [image]), tmp_path / "masks", background=background)
+    write(make_dataset(tmp_path / "img", [image]), tmp_path / "masks", classes=classes)
     assert read(tmp_path / "masks" / "p9.v1.png").tolist() == expected.tolist()
 
 
@@ -210,13 +211,11 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
 
 def test_overlays_show_the_masks_over_their_images(tmp_path):
     dataset = make_dataset(tmp_path / "img", random_images(SIZES))
-    write_pseudo_masks(
-        FakeSegmenter(), dataset, tmp_path / "masks", VALUES, PALETTE, False, overlay_dir=tmp_path / "overlays"
-    )
+    write_pseudo_masks(FakeSegmenter(), dataset, tmp_path / "masks", CLASSES, overlay_dir=tmp_path / "overlays")
     for item in dataset.data:
         name = f"{item['name'].rsplit('.', 1)[0]}.png"
         with Image.open(item["image"]) as image, Image.open(tmp_path / "masks" / name) as mask:
-            colours = np.array(PALETTE)[np.asarray(mask)]
+            colours = np.array(CLASSES.palette)[np.asarray(mask)]
             expected = np.round(0.5 * np.asarray(image).astype(float) + 0.5 * colours)
         with Image.open(tmp_path / "overlays" / name) as picture:
             assert np.abs(np.asarray(picture) - expected).max() <= 1

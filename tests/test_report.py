@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.atomic import write_csv, write_json
@@ -56,8 +58,8 @@ def run_folder(tmp_path, dataset_dir):
     """The folder of a run, as far as a report looks at it."""
     folder = tmp_path / "run"
     config = {"dataset_name": NASTY, "method_name": "esfan", "preset": "lite", "dataset_dir": str(dataset_dir)}
-    config |= {"class_names": NAMES[1:], "classifier_values": [1, 2], "palette": PALETTE, "threshold": 0.3, "seed": 7}
-    config |= {"mask_values": {"0": 0, "1": 1, "2": 2}, "train": {"epochs": 3, "batch_size": "$2 * @train#epochs"}}
+    config |= asdict(some_classes(NAMES[1:], palette=PALETTE)) | {"threshold": 0.3, "seed": 7}
+    config |= {"train": {"epochs": 3, "batch_size": "$2 * @train#epochs"}}
     config |= {"segmenter_def": "@net", "net": {"_target_": "a.Pad", "network": {"_target_": "b.Net", "name": "tiny"}}}
     write_json(folder / "configs" / "train.json", config)
     versions = {"train_classifier": "1.0", "run": "2.0"}

@@ -7,6 +7,7 @@ import pytest
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
 
+from scripts.classes import Classes
 from scripts.run_folder import (
     forget_stage,
     is_complete,
@@ -228,7 +229,7 @@ def test_inference_has_the_run_s_settings_and_patch_size(tmp_path):
     }
     own = {"segmenter_path": "mine.pt", "device": "cpu", "run": ["$1"], "network": "$2", "output_dir": "out"}
     open_run(tmp_path, config_with(**shared, **own, seed=1), tmp_path / "data")
-    write_inference_config(tmp_path, ["background", "a", "b"], 2, (64, 96))
+    write_inference_config(tmp_path, Classes.of(shared), (64, 96))
     template = read_json(BUNDLE / "configs" / "inference.json")
     assert all(template[key] != value for key, value in shared.items())
     assert read_json(tmp_path / "configs" / "inference.json") == template | shared

@@ -11,6 +11,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from PIL import Image
+from some_classes import some_classes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -21,9 +22,10 @@ from scripts.transforms import PrepareBatch
 
 NAMES = ["background", "tumor", "stroma", "necrosis", "fat"]
 PALETTE = [[255, 255, 255], [200, 50, 60], [0, 250, 0], [60, 100, 220], [250, 160, 0]]
+CLASSES = some_classes(NAMES[1:], palette=PALETTE)
 
 
-def item(name, pred, label, pred_with_background=None, colour=(100, 60, 20), scores=(0.0, 0.0)):
+def item(name, pred, label, pred_with_background=None, colour=(100, 60, 20), scores=(0.0, 0.0, 0.0, 0.0)):
     """An evaluator's item; masks as nested lists, the image of one colour and each score channel of one value."""
     pred, label = torch.tensor(pred)[None], torch.tensor(label)[None]
     size = pred.shape[1:]
@@ -52,8 +54,8 @@ def run(handler, items, batch_size=2):
     return handler
 
 
-def score_handler(folder, title="segmenter_val", names=NAMES, background=True, **settings):
-    return ScoreHandler(folder, title, names, PALETTE[: len(names)], ["tumor", "stroma"], background, **settings)
+def score_handler(folder, title="segmenter_val", classes=CLASSES, **settings):
+    return ScoreHandler(folder, title, classes, **settings)
 
 
 def share(part, whole):
@@ -204,8 +206,9 @@ def test_the_picture_of_confusion_has_the_rows_that_are_scored(tmp_path, items):
 
 def test_without_background_there_is_one_protocol_and_value_0_a_class(tmp_path):
     names = ["rest", "tumor", "stroma"]
-    images = [item("a.png", [[0, 1, 1], [2, 0, 0]], [[0, 1, 0], [2, 2, 0]])]
-    result = run(score_handler(tmp_path, names=names, background=False), images).result
+    images = [item("a.png", [[0, 1, 1], [2, 0, 0]], [[0, 1, 0], [2, 2, 0]], scores=(0.0, 0.0, 0.0))]
+    classes = some_classes(names, background=False)
+    result = run(score_handler(tmp_path, classes=classes), images).result
     assert list(result["protocols"]) == ["published"]
     assert_scores(result["protocols"]["published"], slow_scores(images, "pred", names, False))
     assert result["protocols"]["published"]["classes"]["rest"]["iou"] == 0.5  # 2 hits, 1 miss, 1 false alarm
@@ -256,7 +259,7 @@ def test_predictions_are_those_of_the_last_scoring(tmp_path, items):
 # --- pictures
 
 
-def centres(path, num_columns=5):
+def centres(path, num_columns=7):
     """The colour in the middle of each picture of a sheet, 224 px each and 6 apart, by row and column."""
     with Image.open(path) as sheet:
         assert sheet.width == 6 + 230 * num_columns
@@ -270,7 +273,7 @@ def centres(path, num_columns=5):
 def square(name, shade):
     """An image of one shade: predicted as tumor, of which the whiteness rule makes stroma; fat in truth."""
     masks = ([[value] * 8] * 8 for value in (1, 4, 2))
-    return item(name, *masks, colour=(shade, shade, shade), scores=(0.0, 1.0))
+    return item(name, *masks, colour=(shade, shade, shade), scores=(0.0, 1.0, 0.0, 1.0))
 
 
 def mixed(shade, colour):
@@ -286,7 +289,8 @@ def test_chosen_pictures_show_image_heat_maps_prediction_and_truth(tmp_path):
     assert len(found) == 2
     for shade, row in zip((80, 200), found):
         assert row[0] == (shade, shade, shade)
-        assert row[1:] == [mixed(shade, colour) for colour in (dark_red, dark_blue, PALETTE[2], PALETTE[4])]
+        heat = (dark_red, dark_blue, dark_red, dark_blue)
+        assert row[1:] == [mixed(shade, colour) for colour in (*heat, PALETTE[2], PALETTE[4])]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Tags()["images"] == ["segmenter_val"]
 
@@ -334,7 +338,7 @@ def test_splits_with_images_are_scored_and_empty_ones_left_out(tmp_path, caplog)
     names = ["background", "tumor", "stroma"]
     dataloaders = {"val": DataLoader([], batch_sampler=SameSizeBatches([], 2)), "test": DataLoader(data, batch_size=2)}
     evaluator = partial(SupervisedEvaluator, "cpu", prepare_batch=PrepareBatch(), postprocessing=to_masks)
-    handler = partial(score_handler, tmp_path, names=names)
+    handler = partial(score_handler, tmp_path, classes=some_classes(names[1:]))
     inferer = CountingInferer()
     results = score_splits(RedOrGreen(), evaluator, dataloaders, handler, "segmenter", inferer)
     assert list(results) == ["test"] and inferer.calls == 2

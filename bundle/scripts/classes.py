@@ -113,7 +113,7 @@ class Classes:
     @property
     def colors(self) -> Palette:
         """The colour of each value of a slide's class map."""
-        return [list(color) for color in self.palette] + ([] if self.background else [WHITE])
+        return [list(color) for color in self.palette] + ([] if self.background else [list(WHITE)])
 
     @property
     def legend(self) -> list[tuple[str, Sequence[int]]]:

@@ -90,7 +90,7 @@ def theirs(slide, segmenter_path, overlays, folder):
     seconds = time.perf_counter() - start
     (path,) = Path(folder, "theirs").glob("*.zarr")
     found = np.asarray(zarr.open(path, mode="r")["predictions"])
-    np.save(f"{folder}/theirs.npy", np.asarray(engine.segmenter.values)[found])
+    np.save(f"{folder}/theirs.npy", np.asarray(engine.segmenter.classes.segmenter_values)[found])
     print(json.dumps({"seconds": seconds, "peak": resident_gb("VmHWM")}))
 
 

@@ -3,16 +3,14 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from some_classes import some_classes
 from synthetic_slide import write_slide
 
 from scripts.label_app.class_maps import ClassMap, is_slide, patch_map, picture_map, slide_map
 from scripts.label_app.model import Segmentation
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine
-from scripts.slides.legend import Legend
 from scripts.slides.reading import Slide
-
-LEGEND = Legend(["background", "red", "blue"], [[255, 255, 255], [255, 0, 0], [0, 0, 255]], background=True)
 
 
 class Redness(torch.nn.Module):
@@ -24,8 +22,8 @@ class Redness(torch.nn.Module):
 
 @pytest.fixture()
 def engine():
-    segmenter = Segmenter(Redness(), [1, 2], True, LEGEND.outside, torch.device("cpu"), batch_size=4)
-    return SlideEngine(segmenter, LEGEND, model_mpp=1.0, tile_px=32)
+    segmenter = Segmenter(Redness(), some_classes(["red", "blue"]), torch.device("cpu"), batch_size=4)
+    return SlideEngine(segmenter, model_mpp=1.0, tile_px=32)
 
 
 @pytest.fixture()

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from label_server import require_monailabel
 from PIL import Image
+from some_classes import some_classes
 
 from scripts.label_app.settings import BundleSettings
 
@@ -18,8 +19,7 @@ def datastore(tmp_path):
 
     for name in NAMES:
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    values, palette = ["background", "tumor"], [[255, 255, 255], [255, 0, 0]]
-    settings = BundleSettings(["tumor"], values, palette, [1], True, [8, 8], None)
+    settings = BundleSettings(some_classes(["tumor"]), patch_size=[8, 8], model_mpp=None)
     datastore = TissueDatastore(str(tmp_path), settings, None)
     yield datastore
     datastore._observer.stop()

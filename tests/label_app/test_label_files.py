@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 
 from scripts.label_app.label_files import Annotation, Shape, label_suffix, read_label
 from scripts.label_app.nifti import write_nifti
 
-VALUES = ["background", "tumor", "stroma"]
-CLASSES = ["tumor", "stroma"]
+CLASSES = some_classes(["tumor", "stroma"])
 SIZE = (4, 6)
 MASK = np.array([[0, 0, 1, 1, 1, 0], [0, 2, 1, 0, 1, 0], [0, 2, 1, 1, 1, 0], [2, 2, 2, 0, 0, 0]], dtype=np.uint8)
 
@@ -16,14 +16,14 @@ MASK = np.array([[0, 0, 1, 1, 1, 0], [0, 2, 1, 0, 1, 0], [0, 2, 1, 1, 1, 0], [2,
 def read(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_label(path, SIZE, VALUES, CLASSES)
+    return read_label(path, SIZE, CLASSES)
 
 
 def test_masks_are_read_as_png_and_nifti(tmp_path):
     Image.fromarray(MASK).save(tmp_path / "m.png")
     write_nifti(tmp_path / "m.nii.gz", MASK)
     for name in ("m.png", "m.nii.gz"):
-        annotation = read_label(tmp_path / name, SIZE, VALUES, CLASSES)
+        annotation = read_label(tmp_path / name, SIZE, CLASSES)
         assert annotation.mask.dtype == np.uint8 and np.array_equal(annotation.mask, MASK)
         assert np.array_equal(annotation.painted(SIZE), MASK)
 
@@ -134,10 +134,10 @@ def test_other_files_are_refused_in_words(tmp_path, name, content, message):
 def test_masks_of_other_sizes_and_values_are_refused(tmp_path):
     Image.fromarray(MASK[:3]).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match="must have the size of its image, 6 x 4 pixels, got 6 x 3"):
-        read_label(tmp_path / "small.png", SIZE, VALUES, CLASSES)
+        read_label(tmp_path / "small.png", SIZE, CLASSES)
     Image.fromarray(MASK + 1).save(tmp_path / "high.png")
     with pytest.raises(ValueError, match="values must be among 0 background, 1 tumor, 2 stroma; got 1..3"):
-        read_label(tmp_path / "high.png", SIZE, VALUES, CLASSES)
+        read_label(tmp_path / "high.png", SIZE, CLASSES)
 
 
 def test_suffixes_are_told_whatever_stands_before_them():

@@ -81,5 +81,5 @@ def test_the_engine_shares_the_network(run):
 def test_the_classes_are_the_bundles(run):
     settings = bundle_settings(run)
     assert settings.labels == {"tumor": 1, "stroma": 2, "lymphocytes": 3}
-    assert settings.value_names == ["background", "tumor", "stroma", "lymphocytes"]
-    assert settings.patch_size == [64, 64] and settings.background and settings.model_mpp == 1.0
+    assert settings.classes.value_names == ["background", "tumor", "stroma", "lymphocytes"]
+    assert settings.patch_size == [64, 64] and settings.classes.background and settings.model_mpp == 1.0

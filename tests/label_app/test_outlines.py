@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon as Shapely
 from shapely.geometry import shape
+from some_classes import some_classes
 
 from scripts.label_app.class_maps import ClassMap
 from scripts.label_app.label_files import Annotation, read_asap, read_geojson
 from scripts.label_app.outlines import place, server_json, trace, write_asap, write_dsa, write_geojson
-from scripts.slides.legend import Legend
 
-NAMES = ["background", "tumor", "stroma"]
-LEGEND = Legend(NAMES, [[255, 255, 255], [205, 51, 51], [0, 255, 10]], background=True)
+CLASSES = some_classes(["tumor", "stroma"], palette=[[255, 255, 255], [205, 51, 51], [0, 255, 10]])
 FACTS = {"name": "n", "model": "m", "location": [7, 5], "size": [80, 60]}
 
 
@@ -27,7 +26,7 @@ def class_map():
 
 
 def areas_in_mask(class_map):
-    return {name: (class_map.values == value).sum() * 2.5**2 for value, name in enumerate(NAMES) if value}
+    return {name: (class_map.values == value).sum() * 2.5**2 for value, name in enumerate(CLASSES.value_names) if value}
 
 
 def ring_area(ring):
@@ -37,7 +36,7 @@ def ring_area(ring):
 
 
 def outlines(class_map):
-    return place(trace(class_map, LEGEND), class_map, LEGEND)
+    return place(trace(class_map, CLASSES), class_map, CLASSES)
 
 
 def test_areas_are_the_masks_in_the_servers_json(class_map):
@@ -53,7 +52,7 @@ def test_areas_are_the_masks_in_the_servers_json(class_map):
 def test_areas_are_the_masks_in_dsa_documents(class_map, tmp_path):
     write_dsa(tmp_path / "a.json", outlines(class_map), FACTS)
     document = json.loads((tmp_path / "a.json").read_text())
-    areas = dict.fromkeys(NAMES[1:], 0.0)
+    areas = dict.fromkeys(CLASSES.class_names, 0.0)
     for element in document["elements"]:
         assert element["type"] == "polyline" and element["closed"] and all(p[2] == 0 for p in element["points"])
         flat = [[p[:2] for p in ring] for ring in [element["points"], *element.get("holes", [])]]
@@ -67,9 +66,10 @@ def test_areas_are_the_masks_in_dsa_documents(class_map, tmp_path):
 
 def test_asap_and_geojson_paint_the_map_again(class_map, tmp_path):
     write_asap(tmp_path / "a.xml", outlines(class_map))
-    write_geojson(tmp_path / "a.geojson", trace(class_map, LEGEND), class_map, LEGEND, "slide")
+    write_geojson(tmp_path / "a.geojson", trace(class_map, CLASSES), class_map, CLASSES, "slide")
     geojson = json.loads((tmp_path / "a.geojson").read_text())
-    for shapes in (read_asap((tmp_path / "a.xml").read_bytes(), NAMES), read_geojson(geojson, NAMES)):
+    names = CLASSES.value_names
+    for shapes in (read_asap((tmp_path / "a.xml").read_bytes(), names), read_geojson(geojson, names)):
         painted = Annotation(shapes=shapes).painted(class_map.values.shape, class_map.scale, class_map.origin)
         assert np.array_equal(painted, class_map.values)
     areas = {f["properties"]["name"]: shape(f["geometry"]).area for f in geojson["features"]}
@@ -89,5 +89,5 @@ def test_asap_has_what_qupaths_plugin_reads(class_map, tmp_path):
 def test_a_map_without_classes_has_no_outlines(tmp_path):
     empty = ClassMap(np.zeros((4, 5), np.uint8), 0.0, (1, 1), (0, 0), (4, 5))
     assert outlines(empty) == [] and server_json([], FACTS)["annotations"][0]["annotation"]["elements"] == []
-    write_geojson(tmp_path / "a.geojson", [], empty, LEGEND, "slide")
+    write_geojson(tmp_path / "a.geojson", [], empty, CLASSES, "slide")
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from some_classes import some_classes
 from synthetic_slide import write_slide
 
 from scripts.data import labelled_images
@@ -11,8 +12,7 @@ from scripts.label_app.settings import BundleSettings
 from scripts.label_app.training_set import AnnotatedImage, cut, write_labelled_patches, write_masked_patches
 from scripts.mask_values import read_mask
 
-PALETTE = [[255, 255, 255], [205, 51, 51], [0, 255, 0]]
-SETTINGS = BundleSettings(["tumor", "stroma"], ["background", "tumor", "stroma"], PALETTE, [1, 2], True, [16, 16], 1.0)
+SETTINGS = BundleSettings(some_classes(["tumor", "stroma"]), patch_size=[16, 16], model_mpp=1.0)
 
 
 def image_of(folder, name, pixels, annotation):
@@ -100,7 +100,7 @@ def test_image_level_labels_are_written_with_the_masks_that_there_are(tmp_path):
         image_of(tmp_path, "m", noise(16, 16, 3), Annotation(mask=mask)),
     ]
     assert write_labelled_patches(images, tmp_path / "data", tmp_path / "masks", SETTINGS) == 3
-    items = labelled_images(tmp_path / "data", SETTINGS.class_names, tmp_path / "data" / "labels.json")
+    items = labelled_images(tmp_path / "data", SETTINGS.classes.class_names, tmp_path / "data" / "labels.json")
     assert {item["name"]: item["label"] for item in items} == {"t1.png": [1, 0], "t2.png": [1, 1], "m.png": [0, 1]}
     assert [p.name for p in (tmp_path / "masks").iterdir()] == ["m.png"]
     assert np.array_equal(read_mask(tmp_path / "masks" / "m.png"), mask)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from bad_input import require_sentence, stopped, table, write_bytes
+from some_classes import some_classes
 from synthetic_slide import write_slide
 from torch import nn
 
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine
-from scripts.slides.legend import Legend
 from scripts.slides.reading import Slide
 from scripts.slides.run import segment_slides
 
-LEGEND = Legend(["background", "red", "green"], [[255, 255, 255], [205, 51, 51], [0, 255, 0]], True)
+CLASSES = some_classes(["red", "green"])
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
 NOISE[..., 2] = 90
 
@@ -27,8 +27,8 @@ class RedOrGreen(nn.Module):
 
 
 def engine(model_mpp=1.0):
-    segmenter = Segmenter(RedOrGreen(), [1, 2], True, LEGEND.outside, torch.device("cpu"), 4)
-    return SlideEngine(segmenter, LEGEND, model_mpp, 32)
+    segmenter = Segmenter(RedOrGreen(), CLASSES, torch.device("cpu"), 4)
+    return SlideEngine(segmenter, model_mpp, 32)
 
 
 def tiff(width, height, tile=256, tiles=1):

@@ -3,11 +3,11 @@ import json
 
 import numpy as np
 import pytest
+from some_classes import some_classes
 
 from scripts.slides.areas import AreaCounter
-from scripts.slides.legend import Legend
 
-LEGEND = Legend(["background", "tumor", "stroma", "necrosis"], [[0, 0, 0]] * 4, True)
+CLASSES = some_classes(["tumor", "stroma", "necrosis"])
 
 
 def counted(classes, entropy, parts=3):
@@ -20,11 +20,11 @@ def counted(classes, entropy, parts=3):
 def test_areas_shares_and_means_are_those_of_the_pixels():
     rng = np.random.default_rng(0)
     classes, entropy = rng.integers(0, 3, (50, 40), dtype=np.uint8), rng.integers(0, 256, (50, 40), dtype=np.uint8)
-    table = counted(classes, entropy).table(LEGEND, (0.5, 0.25))
+    table = counted(classes, entropy).table(CLASSES, (0.5, 0.25))
     tissue = (classes > 0).sum()
     for row, value in zip(table, (1, 2)):
         pixels = (classes == value).sum()
-        assert row[:3] == [LEGEND.names[value], value, pixels]
+        assert row[:3] == [CLASSES.value_names[value], value, pixels]
         assert row[3:] == pytest.approx([pixels * 0.125e-6, pixels / tissue, entropy[classes == value].mean() / 255])
     assert table[2] == ["necrosis", 3, 0, 0, 0, None]
     assert table[3][:3] == ["tissue", None, tissue]
@@ -32,15 +32,13 @@ def test_areas_shares_and_means_are_those_of_the_pixels():
 
 
 def test_without_background_the_rest_counts_as_tissue():
-    legend = Legend(["rest", "gland"], [[0, 0, 0]] * 2, False)
-    table = counted(np.array([[0, 0, 1, 2, 2]], dtype=np.uint8), np.zeros((1, 5), dtype=np.uint8), 1).table(
-        legend, (1, 1)
-    )
+    counter = counted(np.array([[0, 0, 1, 2, 2]], dtype=np.uint8), np.zeros((1, 5), dtype=np.uint8), 1)
+    table = counter.table(some_classes(["rest", "gland"], background=False), (1, 1))
     assert [row[:3] for row in table] == [["rest", 0, 2], ["gland", 1, 1], ["tissue", None, 3]]
 
 
 def test_files_say_the_same_and_nothing_of_nothing(tmp_path):
-    counted(np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8)).save(tmp_path, LEGEND, (0.5, 0.5))
+    counted(np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8)).save(tmp_path, CLASSES, (0.5, 0.5))
     with open(tmp_path / "areas.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     content = json.loads((tmp_path / "areas.json").read_text())

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from some_classes import some_classes
 from torch import nn
 
 from scripts.cam import white_pixels
@@ -11,6 +12,8 @@ from scripts.slides.blending import BandImage, Blender, Segmenter, stretches
 from scripts.slides.tiles import TileGrid, blending_window, mirrored, nearest_pixels, step_of
 
 COLORS = np.array([[205, 51, 51], [0, 255, 0], [65, 105, 225]], dtype=np.uint8)
+VALUES = np.array([1, 2, 0])  # of the channels, where there is no background
+NAMES = ["a", "b", "c"]
 
 
 class ArrayView:
@@ -47,12 +50,11 @@ class Wavy(nn.Module):
         return torch.stack([3 * red + rows, 3 * green - columns, 3 * blue + rows * columns], dim=1)
 
 
-def blender(
-    image, network, tile=16, overlap=0.5, band=3, tissue=None, background=False, batch=4, outside=9, block=(16, 20)
-):
+def blender(image, network, tile=16, overlap=0.5, band=3, tissue=None, background=False, batch=4, block=(16, 20)):
     tissue = np.ones((4, 5), dtype=bool) if tissue is None else tissue
     grid = TileGrid(*image.shape[:2], tile, step_of(tile, overlap), band)
-    segmenter = Segmenter(network, [1, 2, 3], background, outside, torch.device("cpu"), batch)
+    classes = some_classes(NAMES) if background else some_classes(NAMES, False, segmenter_values=VALUES.tolist())
+    segmenter = Segmenter(network, classes, torch.device("cpu"), batch)
     return Blender(ArrayView(image, block), grid, tissue, segmenter, threads=2)
 
 
@@ -78,7 +80,7 @@ def random_image(shape, seed=0):
 def test_colours_become_their_classes_whatever_the_tiles(shape, tile, overlap):
     image, index = random_image(shape)
     classes, entropy = maps(blender(image, ColorClass(), tile, overlap))
-    assert np.array_equal(classes, index + 1)
+    assert np.array_equal(classes, VALUES[index])
     assert entropy.max() <= 1
 
 
@@ -87,7 +89,7 @@ def test_tiles_and_bands_do_not_change_a_network_of_single_pixels():
     first = maps(blender(image, ColorClass(5.0), 16, 0.5))
     logits = ColorClass(5.0)(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
     prob = logits.softmax(dim=1)[0].double().numpy()
-    assert np.array_equal(first[0], prob.argmax(axis=0) + 1)
+    assert np.array_equal(first[0], VALUES[prob.argmax(axis=0)])
     assert np.abs(first[1] - 255 * -(prob * np.log(prob)).sum(axis=0) / math.log(3)).max() <= 0.51
     for tile, overlap, band in ((16, 0, 1), (24, 0.25, 2), (40, 0.5, 100), (100, 0.5, 1)):
         classes, entropy = maps(blender(image, ColorClass(5.0), tile, overlap, band))
@@ -118,7 +120,7 @@ def test_blending_is_the_weighted_mean_of_all_tiles(tile, overlap, band):
             weights[place] += window
     prob = (sums / np.maximum(weights, 1e-9))[:, 50:95, 50:88]
     classes, entropy = maps(work)
-    assert np.array_equal(classes, prob.argmax(axis=0) + 1)
+    assert np.array_equal(classes, VALUES[prob.argmax(axis=0)])
     assert np.abs(entropy - 255 * -(prob * np.log(prob)).sum(axis=0) / math.log(3)).max() <= 0.51
 
 
@@ -139,7 +141,7 @@ def test_outside_the_tissue_nothing_is_read_nor_run():
     classes = np.concatenate([strip[1] for strip in work.strips(0, range(work.grid.rows), tiles.append)])
     lines = nearest_pixels(np.arange(96), 96, 12)
     inside = tissue[np.ix_(lines, lines)]
-    assert np.array_equal(classes, np.where(inside, index + 1, 9))
+    assert np.array_equal(classes, np.where(inside, VALUES[index], 3))
     assert sum(tiles) == work.cells.sum() == 6 and max(tiles) <= 4
     assert {row for row, _ in work.view.reads} <= {0, 1, 2} and {column for _, column in work.view.reads} <= {0, 1, 2}
 
@@ -153,7 +155,7 @@ def test_white_is_background_as_on_the_whole_slide(tile, band):
             y, x = rng.integers(0, 150), rng.integers(0, 170)
             image[y : y + size, x : x + size] = 240
     image[75, 3:52], image[80, 3:53], image[10:59, 160] = 240, 240, 240  # long and thin
-    work = blender(image, ColorClass(), tile, 0.5, band, background=True, outside=0)
+    work = blender(image, ColorClass(), tile, 0.5, band, background=True)
     classes, entropy = maps(work)
     white = white_pixels(image)
     assert np.array_equal(classes == 0, white) and 0 < white.sum() < (image[..., 0] == 240).sum()

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from some_classes import some_classes
 from synthetic_slide import write_slide
 from torch import nn
 
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine, cells_in_budget, hash_weights
-from scripts.slides.legend import Legend
 from scripts.slides.reading import Slide
 from scripts.slides.strip_files import StripFiles
 
-LEGEND = Legend(["background", "red", "green"], [[255, 255, 255], [205, 51, 51], [0, 255, 0]], True)
+CLASSES = some_classes(["red", "green"])
 
 
 class RedOrGreen(nn.Module):
@@ -26,8 +26,8 @@ class RedOrGreen(nn.Module):
 
 
 def engine(**settings):
-    segmenter = Segmenter(RedOrGreen(), [1, 2], True, LEGEND.outside, torch.device("cpu"), 4)
-    return SlideEngine(segmenter, LEGEND, **{"model_mpp": 1.0, "tile_px": 32, **settings})
+    segmenter = Segmenter(RedOrGreen(), CLASSES, torch.device("cpu"), 4)
+    return SlideEngine(segmenter, **{"model_mpp": 1.0, "tile_px": 32, **settings})
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,17 @@ import uuid
 import numpy as np
 import pytest
 import shapely
+from some_classes import some_classes
 
 from scripts.slides.geojson import GeoJSONWriter
-from scripts.slides.legend import Legend
 from scripts.slides.polygons import PolygonTracer
 
-LEGEND = Legend(["background", "tumor", "stroma ü"], [[255, 255, 255], [205, 51, 51], [255, 165, 0]], True)
+CLASSES = some_classes(["tumor", "stroma ü"])
 
 
-def write(path, values, scale=(2.0, 2.0), origin=(0.0, 0.0), legend=LEGEND):
-    tracer = PolygonTracer(values.shape[1], [0] if legend.background else [legend.outside])
-    with GeoJSONWriter(legend, scale, origin, path.parent) as writer:
+def write(path, values, scale=(2.0, 2.0), origin=(0.0, 0.0), classes=CLASSES):
+    tracer = PolygonTracer(values.shape[1], [classes.outside])
+    with GeoJSONWriter(classes, scale, origin, path.parent) as writer:
         writer.add(tracer.add(values) + tracer.finish())
         writer.save(path, "a slide")
     return json.loads(path.read_text())
@@ -31,7 +31,7 @@ def numbers(coordinates):
 def test_features_are_what_the_specification_and_qupath_ask_for(tmp_path):
     content = write(tmp_path / "a.geojson", random_map())
     assert content["type"] == "FeatureCollection" and len(content["features"]) == 2
-    for feature, name, color in zip(content["features"], LEGEND.names[1:], LEGEND.palette[1:]):
+    for feature, name, color in zip(content["features"], CLASSES.value_names[1:], CLASSES.palette[1:]):
         assert feature["type"] == "Feature" and uuid.UUID(feature["id"])
         assert feature["properties"]["objectType"] == "annotation"
         assert feature["properties"]["classification"] == {"name": name, "color": color}
@@ -63,10 +63,10 @@ def test_areas_and_places_are_those_of_the_map_in_level_0(tmp_path, scale, origi
 
 
 def test_without_background_each_value_is_a_class(tmp_path):
-    legend = Legend(["rest", "gland"], [[239, 239, 239], [190, 61, 42]], False)
-    content = write(tmp_path / "a.geojson", random_map(), legend=legend)  # 2 is outside the tissue
+    classes = some_classes(["rest", "gland"], background=False)
+    content = write(tmp_path / "a.geojson", random_map(), classes=classes)  # 2 is outside the tissue
     assert [feature["properties"]["name"] for feature in content["features"]] == ["rest", "gland"]
-    assert legend.outside == 2 and legend.colors[2] == [255, 255, 255] and legend.classes == [0, 1]
+    assert classes.outside == 2
 
 
 def test_a_map_of_nothing_has_no_features(tmp_path):
@@ -77,8 +77,3 @@ def test_the_same_map_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / name, random_map())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_refuses_palettes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"`palette` must have a colour for each of \['a', 'b'\], got 1 colours"):
-        Legend(["a", "b"], [[1, 2, 3]], True)

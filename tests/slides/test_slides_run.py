@@ -14,17 +14,17 @@ import tifffile
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
+from some_classes import some_classes
 from synthetic_slide import write_slide
 from torch import nn
 
 from scripts.plain_errors import plain_cause
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine
-from scripts.slides.legend import Legend
 from scripts.slides.run import find_slides, segment_slides
 from scripts.slides.strip_files import StripFiles
 
-LEGEND = Legend(["background", "red", "green"], [[255, 255, 255], [205, 51, 51], [0, 255, 0]], True)
+CLASSES = some_classes(["red", "green"])
 CONFIG = ["configs/inference_slides.json"]
 
 
@@ -34,8 +34,8 @@ class RedOrGreen(nn.Module):
 
 
 def engine(**settings):
-    segmenter = Segmenter(RedOrGreen(), [1, 2], True, LEGEND.outside, torch.device("cpu"), 4)
-    return SlideEngine(segmenter, LEGEND, **{"model_mpp": 1.0, "tile_px": 32, **settings})
+    segmenter = Segmenter(RedOrGreen(), CLASSES, torch.device("cpu"), 4)
+    return SlideEngine(segmenter, **{"model_mpp": 1.0, "tile_px": 32, **settings})
 
 
 def tissue(height=260, width=300, seed=0):

@@ -74,7 +74,8 @@ class TissueInferTask(InferTask):
         else:
             nifti.write_nifti(path, mask)
         names = model.classes.value_names
-        pixels = dict(zip(names, np.bincount(mask.ravel(), minlength=len(names)).tolist(), strict=True))
+        counts = np.bincount(mask.ravel(), minlength=len(names))[: len(names)]  # a slide's outside has no name
+        pixels = dict(zip(names, counts.tolist(), strict=True))
         return str(path), self._facts(request, class_map, begun) | {"pixels": pixels}
 
     def outlines(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
