@@ -1,6 +1,5 @@
 """From class activation maps (CAMs) to label scores: fusion of levels, gate, normalisation and white background."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,27 +149,6 @@ def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> to
     require_channels(channel)
     labels = channel.long()
     return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels
-
-
-def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] = (1.0,)) -> None:
-    """Refuse numbers that CAMs cannot be used with, before a classifier is trained.
-
-    Args:
-        threshold: class probability above which a class is present, in [0, 1].
-        level_weights: weight of each CAM, 0 or more, not all 0.
-
-    Raises:
-        ValueError: for the first one that does not fit.
-    """
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise ValueError(
-            f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
-        )
-    weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
-    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-        raise ValueError(
-            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
-        )
 
 
 class CAMSegmenter(nn.Module):

@@ -1,5 +1,6 @@
 """The tissue classes of a data set: names, values in masks, channels of the networks, and colours."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .cam import require_cam_settings
 from .foreign_files import read_json
 from .mask_values import inverse, lookup_table
 from .pictures import Palette
@@ -152,6 +152,27 @@ def require_class_names(class_names: Any) -> None:
         raise ValueError(
             f"`class_names` must not begin with $, @ or %, which MONAI evaluates in a config, nor have a #, got "
             f"{special}; rename them."
+        )
+
+
+def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] = (1.0,)) -> None:
+    """Refuse numbers that CAMs cannot be used with, before a classifier is trained.
+
+    Args:
+        threshold: class probability above which a class is present, in [0, 1].
+        level_weights: weight of each CAM, 0 or more, not all 0.
+
+    Raises:
+        ValueError: for the first one that does not fit.
+    """
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise ValueError(
+            f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
+        )
+    weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
+    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+        raise ValueError(
+            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
         )
 
 

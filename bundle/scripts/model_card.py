@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from .classes import Classes
 from .foreign_files import read_json
 
 SPLITS = ("val", "test")
@@ -128,7 +129,6 @@ def text_card(facts: Facts) -> str:
     config = facts.config
     mpp = config.get("model_mpp")
     stages = {name: config[name] for name in ("classification", "train")}
-    channels = {0: "background"} | dict(zip(config["classifier_values"], config["class_names"], strict=True))
     template = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
     return template.substitute(
         title=f"Tissue segmentation from image-level labels ({facts.method['title']})",
@@ -140,7 +140,7 @@ def text_card(facts: Facts) -> str:
         source=facts.data["source"],
         terms=facts.data["terms"],
         classes=", ".join(config["class_names"]),
-        values=", ".join(f"{value} {name}" for value, name in sorted(channels.items())),
+        values=", ".join(f"{value} {name}" for value, name in enumerate(Classes.of(config).value_names)),
         num_classes=len(config["class_names"]),
         patch=" x ".join(str(side) for side in config["patch_size"]["default"]),
         resolution="unknown micrometres" if mpp is None else f"{mpp} micrometres",
