@@ -6,10 +6,10 @@ from scripts.devices import (
     HostCopy,
     chosen_precision,
     cpu_cores,
-    measured_algorithms,
     memory_advice,
     prepare_device,
     seed_everything,
+    training_algorithms,
     worker_threads,
 )
 
@@ -17,11 +17,12 @@ from scripts.devices import (
 @pytest.fixture(autouse=True)
 def settings_kept():
     """The process's own settings are as before after each test."""
-    kept = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.get_num_threads()
+    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+    kept = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
     yield
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = kept[:2]
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = kept
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(kept[2])
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -61,12 +62,15 @@ def test_algorithms_are_deterministic_where_runs_must_repeat(deterministic):
         assert torch.are_deterministic_algorithms_enabled() is deterministic
 
 
-def test_algorithms_are_measured_within_alone():
-    assert not torch.backends.cudnn.benchmark
-    with pytest.raises(KeyError), measured_algorithms():
-        assert torch.backends.cudnn.benchmark
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_training_steps_alone_measure_algorithms_and_round_to_tf32(benchmark):
+    prepare_device("cpu")
+    cudnn = torch.backends.cudnn
+    assert not cudnn.benchmark and not cudnn.allow_tf32
+    with pytest.raises(KeyError), training_algorithms(benchmark):
+        assert cudnn.benchmark is benchmark and cudnn.allow_tf32
         raise KeyError
-    assert not torch.backends.cudnn.benchmark
+    assert not cudnn.benchmark and not cudnn.allow_tf32
 
 
 def test_one_seed_gives_the_same_numbers():

@@ -47,6 +47,8 @@ def require_device(device: str | torch.device) -> torch.device:
 def prepare_device(device: str | torch.device, deterministic: bool = False) -> None:
     """Get ready to work on ``device``: which algorithms, and as many CPU threads as the work beside it takes.
 
+    Convolutions in float32 are exact, so that masks are those of a CPU; PyTorch would round to TF32 on a GPU.
+
     Args:
         device: where the networks work.
         deterministic: take algorithms alone that give the same numbers every time.
@@ -69,21 +71,26 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 
 
 def _choose_algorithms(deterministic: bool) -> None:
-    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = deterministic, False
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 @contextmanager
-def measured_algorithms(enabled: bool = True) -> Iterator[None]:
-    """Let cuDNN measure which algorithm is the fastest for each size that is met within: worth it for few sizes."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = enabled
+def training_algorithms(benchmark: bool = True) -> Iterator[None]:
+    """What cuDNN does within, where training steps are made: float32 convolutions may be products in TF32.
+
+    Args:
+        benchmark: measure which algorithm is the fastest for each size that is met: worth it for few sizes.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = benchmark, True
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 def cpu_cores() -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from .devices import measured_algorithms, memory_advice
+from .devices import training_algorithms, memory_advice
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class TrainingStep:
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
-        with memory_advice(self.advice), measured_algorithms(self.benchmark):
+        with memory_advice(self.advice), training_algorithms(self.benchmark):
             if self._uses_graph is None:
                 self._uses_graph = can_be_captured(engine)
             return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))

@@ -57,6 +57,8 @@ GROUPS = {  # the most important first
     "masks": Group("CAMs and pseudo masks", "rows_inference", "masks", 180),
     "images": Group("inference of images", "rows_inference", "images", 120),
     "slides": Group("inference of slides", "rows_inference", "slides", 180),
+    "float32_esfan": Group("steps of ESFAN in float32", "rows_steps", "float32_esfan", 180),
+    "float32_ibdr": Group("steps of IBDR in float32", "rows_steps", "float32_ibdr", 180),
     "compiled_esfan": Group("compiled steps of ESFAN", "rows_steps", "compiled_esfan", 600),
     "compiled_ibdr": Group("compiled steps of IBDR", "rows_steps", "compiled_ibdr", 600),
 }

@@ -29,18 +29,18 @@ class Way(NamedTuple):
         precision: of the network.
         tf32: whether float32 convolutions may be products in TF32.
         least, least_random: percentage of the masks' pixels that must be equal, with trained weights and with random
-            ones, whose classes are nearer to one another.
+            ones, whose classes are nearer to one another; ``None`` where nobody gets these masks.
     """
 
     precision: str
     tf32: bool
-    least: float
-    least_random: float
+    least: float | None
+    least_random: float | None
 
 
 WAYS = {
-    "float32, TF32 off": Way("float32", False, 99.9, 99.9),
-    "float32, TF32 in cuDNN (PyTorch's default)": Way("float32", True, 99.9, 99.5),
+    "float32": Way("float32", False, 99.9, 99.9),
+    "float32 as in training steps (TF32)": Way("float32", True, None, None),
     "bfloat16": Way("bfloat16", True, 99, 97),
 }
 
