@@ -174,6 +174,25 @@ def test_full_memory_names_the_option_that_halves_it(monkeypatch):
         train(batches(4), TrainingStep("train#batch_size"))
 
 
+class FlagsLoss(AdaptiveNoiseAwareLoss):
+    """A loss that notes what cuDNN is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.flags = []
+
+    def forward(self, logits, target):
+        self.flags.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32))
+        return super().forward(logits, target)
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_algorithms_are_measured_for_batches_of_the_first_size(benchmark):
+    loss = FlagsLoss()
+    train(batches(4, 4, 3, 4), TrainingStep("train#batch_size", benchmark=benchmark), loss=loss)
+    assert loss.flags == [(benchmark and size == 4, True) for size in (4, 4, 3, 4)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_cuda_graph_trains_as_ordinary_steps(monkeypatch, caplog):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from .devices import training_algorithms, memory_advice
+from .devices import memory_advice, training_algorithms
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class TrainingStep:
     Args:
         batch_size: the option that sets the batch size, for the advice if memory is full.
         cuda_graph: capture steps on CUDA.
-        benchmark: let cuDNN measure which of its algorithms is the fastest for these steps.
+        benchmark: let cuDNN measure which of its algorithms is the fastest for batches of the first one's size.
         scheduled: attributes of the loss that change while it trains, floats: a captured step reads them from the
             device. It is captured again when another number of the loss has changed.
     """
@@ -55,6 +55,7 @@ class TrainingStep:
             f"halve --{batch_size} and give --{section}#accumulation_steps 2: as many images in half the memory"
         )
         self.benchmark = benchmark
+        self._usual: torch.Size | None = None  # of the first batch; not worth it for others
         self.scheduled = tuple(scheduled)
         self._uses_graph: bool | None = None if cuda_graph else False  # None: not known before the first step
         self._captured: CapturedStep | None = None
@@ -63,7 +64,15 @@ class TrainingStep:
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
-        with memory_advice(self.advice), training_algorithms(self.benchmark):
+        size = batch[Keys.IMAGE].shape
+        if self._usual is None:
+            self._usual = size
+            if self.benchmark and torch.device(engine.state.device).type == "cuda":
+                logger.info(
+                    "cuDNN measures its algorithms in the first step, which takes up to a minute; "
+                    "--cudnn_benchmark False starts at once, and trains slower."
+                )
+        with memory_advice(self.advice), training_algorithms(self.benchmark and size == self._usual):
             if self._uses_graph is None:
                 self._uses_graph = can_be_captured(engine)
             return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
