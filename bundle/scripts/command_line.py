@@ -16,18 +16,19 @@ from monai.bundle.config_item import ComponentLocator
 
 from .foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
-from .workflow import running_config
 
 
-def require_known_options() -> None:
+def require_known_options(config: Mapping[str, Any]) -> None:
     """Look through the options of the ``python -m monai.bundle run`` that is calling; see ``unknown_options``.
+
+    Args:
+        config: the merged config, with what the options set.
 
     Raises:
         ValueError: if one of them sets nothing.
     """
     if not Path(sys.argv[0]).match("monai/bundle/__main__.py"):  # a function's caller names its settings itself
         return
-    config = running_config()
     unknown = unknown_options(sys.argv[1:], config)
     if unknown:
         near = nearest(unknown[0], config)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import DataLoader, Dataset, PILReader
+from monai.transforms import EnsureChannelFirstd, EnsureTyped, LoadImaged, Transform
 from PIL import Image
 from torch.utils.data import Sampler
 
@@ -62,6 +64,15 @@ class RGBReader(PILReader):
             return super().get_data(img)
         except Exception as error:  # damaged files make PIL raise errors of many kinds, without their names
             raise unreadable(img.filename, error) from error
+
+
+def image_loading() -> list[Transform]:
+    """What makes an item's ``image``, the path of an image file, a uint8 tensor (3, H, W) of bytes 0..255."""
+    return [
+        LoadImaged(keys="image", reader=RGBReader(reverse_indexing=False), image_only=True),
+        EnsureChannelFirstd(keys="image", channel_dim=-1),
+        EnsureTyped(keys="image", dtype=torch.uint8, track_meta=False),
+    ]
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:
@@ -353,3 +364,14 @@ class SameSizeBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def same_size_loader(dataset: Dataset, batch_size: int, **settings: Any) -> ReadAheadDataLoader:
+    """A loader of images of any size: each batch has images of one.
+
+    Args:
+        dataset: of items with an ``image``.
+        batch_size: most images in a batch.
+        settings: of the loader.
+    """
+    return ReadAheadDataLoader(dataset, batch_sampler=SameSizeBatches(dataset.data, batch_size), **settings)

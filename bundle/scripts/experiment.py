@@ -35,7 +35,7 @@ from . import plain_errors
 from .atomic import atomic_path
 from .devices import cpu_cores
 from .foreign_files import read_json, read_tensors
-from .run_folder import BUNDLE_ROOT, is_complete, read_record
+from .run_folder import BUNDLE_ROOT, RunFolder, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
 VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
@@ -118,7 +118,7 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
         What went wrong, for people; ``None`` if nothing did.
     """
     folder = run_folder(output_dir, name, seed)
-    if is_complete(folder, "run"):
+    if RunFolder(folder).is_complete("train_segmenter"):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     # threads that have nothing to do leave the cores to the other runs
@@ -172,7 +172,7 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
     ]
     for name in plan["variants"]:
         folders = [run_folder(output_dir, name, seed) for seed in seeds]
-        folders = [folder for folder in folders if is_complete(folder, "run")]
+        folders = [folder for folder in folders if RunFolder(folder).is_complete("train_segmenter")]
         if not folders:
             continue
         scores = [

@@ -26,7 +26,7 @@ from .classes import Classes
 from .foreign_files import read_json
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
-from .run_folder import BUNDLE_ROOT, is_complete, portable, read_record, write_inference_config
+from .run_folder import BUNDLE_ROOT, RunFolder, portable, read_record, write_inference_config
 from .weights import load_weights, save_weights
 
 PRESETS = {"paper": [], "lite": ["lite.json"]}
@@ -63,7 +63,7 @@ class Trained(NamedTuple):
 
 def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
-    if not is_complete(run, "run"):
+    if not RunFolder(run).is_complete("train_segmenter"):
         raise ValueError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
     config = read_json(run / "configs" / "train.json")
     for key, asked in {"method_name": method, "preset": preset}.items():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EMAHandler, ProgressBar
+from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -133,12 +134,27 @@ class LossHandler:
             self._writer.add_scalar(f"{self.name}_loss", loss, step)
 
 
-class WeightAveragingHandler(EMAHandler):
-    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds.
+class WeightAveragingHandler:
+    """Average a network's weights over the steps of its training; ``averaged_network`` has the average.
 
     Args:
-        model, momentum: as for ``EMAHandler``; ``ema_model`` is the average.
+        network: the network that trains.
+        momentum: the share of the newest weights in the exponential moving average, above 0 and below 1; ``None`` for
+            no average: ``averaged_network`` is the network itself.
     """
+
+    def __init__(self, network: nn.Module, momentum: float | None) -> None:
+        self._average = None if momentum is None else _FewOperationsEMA(network, momentum)
+        self.averaged_network = network if self._average is None else self._average.ema_model
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if self._average is not None:
+            self._average.attach(engine)
+
+
+class _FewOperationsEMA(EMAHandler):
+    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds."""
 
     def __init__(self, model: nn.Module, momentum: float) -> None:
         super().__init__(model, momentum=momentum)
@@ -368,6 +384,70 @@ class StageSizeHandler:
                 f"{1000 * seconds_per_step:.0f} ms per step: the {self.name} will take about "
                 f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
             )
+
+
+class TrainingHandlers:
+    """What every training does beside its steps, in the order that it must have.
+
+    Random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and checked; gradients clipped;
+    the loss's schedule; validation; the learning rate's schedule; a checkpoint after each epoch, from which an
+    interrupted training goes on; the size of the training and its expected time.
+
+    Args:
+        name: of what trains, for the log and the checkpoint's file.
+        network, optimizer, lr_scheduler, loss: the trainer's.
+        loss_schedule: ``start`` and ``end`` of attributes of the loss; see ``LinearScheduleHandler``.
+        max_gradient_norm: the norm that gradients are clipped to; ``None`` leaves them.
+        validator: MONAI's evaluator that validates; ``None`` for a training that does not.
+        val_interval: epochs from one validation to the next.
+        resumed: what else the checkpoint keeps, by name; ``None`` is left out.
+        output_dir: the run folder.
+        seed, deterministic: as for ``RandomSeedHandler``.
+        num_items: number of training images.
+        rank: of the process; the first one writes and logs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+        loss: nn.Module,
+        loss_schedule: Mapping[str, Mapping[str, float]],
+        max_gradient_norm: float | None,
+        validator: Engine | None,
+        val_interval: int,
+        resumed: Mapping[str, Any],
+        output_dir: str | Path,
+        seed: int,
+        deterministic: bool,
+        num_items: int,
+        rank: int = 0,
+    ) -> None:
+        output_dir, quiet = Path(output_dir), rank > 0
+        kept = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler, **resumed}
+        kept = {key: value for key, value in kept.items() if value is not None}
+        self.handlers: list[Any] = [
+            RandomSeedHandler(seed, deterministic),
+            LossHandler(name, output_dir / "tensorboard", quiet=quiet),
+        ]
+        if max_gradient_norm is not None:
+            self.handlers.append(GradientClippingHandler(optimizer, max_gradient_norm))
+        self.handlers.append(LinearScheduleHandler(loss, **loss_schedule))
+        if validator is not None:
+            self.handlers.append(ValidationHandler(val_interval, validator))
+        self.handlers += [
+            LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=False),
+            ResumeHandler(output_dir / "checkpoints" / f"{name}.pt", kept, write=not quiet),
+        ]
+        if not quiet:
+            self.handlers.append(StageSizeHandler(name, network, num_items))
+
+    def attach(self, engine: Engine) -> None:
+        """Register all of them with a trainer."""
+        for handler in self.handlers:
+            handler.attach(engine)
 
 
 def _wait_for(device: str | torch.device) -> None:

@@ -34,6 +34,23 @@ class MaskConfusionMatrix(ConfusionMatrix):
         self._num_examples += len(output)
 
 
+class MeanIoU(MaskConfusionMatrix):
+    """Mean IoU over the pixels of all masks.
+
+    Args:
+        num_values, pred_key: as for ``MaskConfusionMatrix``.
+        exclude_background: the protocol ``published``; ``False`` for ``with_background``.
+    """
+
+    def __init__(self, num_values: int, exclude_background: bool, pred_key: str = "pred") -> None:
+        super().__init__(num_values, pred_key)
+        self.exclude_background = exclude_background
+
+    def compute(self) -> float:
+        """The mean over the classes that occur; see ``mean_iou``."""
+        return mean_iou(super().compute(), self.exclude_background)
+
+
 def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) -> torch.Tensor:
     """Pixel counts (V, V), truth down and prediction across, of two masks of one shape with values 0..V-1; on the host,
     wherever the masks are."""

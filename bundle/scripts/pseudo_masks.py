@@ -1,7 +1,7 @@
 """Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .atomic import write_json
 from .background_work import BackgroundWork
 from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
 from .classes import Classes
-from .data import ReadAheadDataLoader, SameSizeBatches, image_items, labelled_images
+from .data import ReadAheadDataLoader, SameSizeBatches, image_items
 from .devices import HostCopy
 from .pictures import overlay, write_mask, write_png
 from .transforms import PrepareBatch
@@ -23,18 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 def mask_items(
-    dataset_dir: str | Path,
-    class_names: Sequence[str],
-    label_file: str | Path | None = None,
-    image_dir: str | Path | None = None,
+    labelled_images: Callable[[], list[dict[str, Any]]], image_dir: str | Path | None = None
 ) -> list[dict[str, Any]]:
     """The images to make masks of: the training patches with their labels, or those of any folder, without labels.
 
     Args:
-        dataset_dir, class_names, label_file: as for ``data.labelled_images``.
+        labelled_images: gives the training patches.
         image_dir: a folder of images; ``None`` for the training patches.
     """
-    return labelled_images(dataset_dir, class_names, label_file) if image_dir is None else image_items(image_dir)
+    return labelled_images() if image_dir is None else image_items(image_dir)
 
 
 @torch.inference_mode()

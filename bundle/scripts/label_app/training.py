@@ -51,7 +51,7 @@ class TissueTrainTask(TrainTask):
         names = self.store.versions.names()
         if not names:
             return {}
-        scores = read_record(self.store.versions.run_folder())["stages"].get("run", {}).get("scores", {})
+        scores = read_record(self.store.versions.run_folder())["stages"].get("train_segmenter", {}).get("scores", {})
         mean_iou = {split: score["protocols"]["published"]["mean_iou"] for split, score in scores.items()}
         return {"version": names[-1], "mean_iou": mean_iou}
 
@@ -93,7 +93,7 @@ class TissueTrainTask(TrainTask):
             "device": f"$torch.device({str(device)!r})",
             "mask_values": {str(value): value for value in range(len(self.settings.classes.value_names))},
             "patch_size": list(self.settings.patch_size),
-            "train#epochs": epochs,
+            "epochs": epochs,
             **self._start(bool(request.get("pretrained", True))),
             **settings,
         }
@@ -145,7 +145,7 @@ class ImageLabelTrainTask(TissueTrainTask):
         data = output_dir / "data"
         number = write_labelled_patches(images, data, output_dir / "pseudo_masks", self.settings)
         epochs = request.get("max_epochs", self.config()["max_epochs"])
-        settings = {"num_images": number, "label_file": str(data / "labels.json"), "classification#epochs": epochs}
+        settings = {"num_images": number, "label_file": str(data / "labels.json"), "classifier_epochs": epochs}
         source = self._classifier() if request.get("pretrained", True) else None
         if source is not None:
             loaded = {"_target_": "scripts.weights.load_weights", "network": "@classifier_def", "path": str(source)}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..run_folder import is_complete
+from ..run_folder import RunFolder
 
 BASE = "base"  # the bundle's own network
 NEWEST = "newest"
@@ -23,7 +23,7 @@ class Versions:
     def names(self) -> list[str]:
         """``"base"`` if the bundle has a network, and the numbers of finished versions, the oldest first."""
         base = [BASE] if (self.bundle / "models" / "model.pt").is_file() else []
-        return base + [path.name for path in self._numbered() if is_complete(path, "run")]
+        return base + [path.name for path in self._numbered() if RunFolder(path).is_complete("train_segmenter")]
 
     def run_folder(self, name: str = NEWEST) -> Path:
         """The folder of a version, whose network is in ``models/model.pt``.

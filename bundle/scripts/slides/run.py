@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ..atomic import LEFTOVER, write_json
 from ..foreign_files import read_json
-from ..workflow import running_config
 from .engine import SlideEngine, SlidePlan
 from .reading import BACKENDS, Slide
 from .strip_files import StripFiles
@@ -79,6 +78,7 @@ def segment_slides(
     backends: Sequence[str] = BACKENDS,
     rank: int = 0,
     world_size: int = 1,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Segment slides, each into a folder of its name in ``output_dir``.
 
@@ -92,13 +92,14 @@ def segment_slides(
         mpp: micrometres per pixel of level 0 of the slides whose files do not say them.
         backends: readers in the order in which they are tried.
         rank, world_size: number of this process and of all.
+        config: the merged config, for the record of each slide.
 
     Raises:
         RuntimeError: at the end, if slides failed; it names them.
     """
     paths, failures = find_slides(slides), {}
     for number, path in enumerate(paths):
-        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends)
+        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends, config)
         label = f"slide {number + 1}/{len(paths)} {task.folder.name}"
         error = _attempt(lambda: task.compute(rank, world_size, label))
         error = next((found for found in _gather(error, world_size) if found), None)
@@ -142,13 +143,19 @@ class SlideTask:
         engine: the network, and how it is used.
         path: the slide.
         folder: of its results.
-        mpp, backends: as for ``segment_slides``.
+        mpp, backends, config: as for ``segment_slides``.
     """
 
     def __init__(
-        self, engine: SlideEngine, path: Path, folder: Path, mpp: float | None, backends: Sequence[str]
+        self,
+        engine: SlideEngine,
+        path: Path,
+        folder: Path,
+        mpp: float | None,
+        backends: Sequence[str],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.engine, self.path, self.mpp, self.backends = engine, path, mpp, backends
+        self.engine, self.path, self.mpp, self.backends, self.config = engine, path, mpp, backends, config
         self.folder = folder.resolve()
         self.work = self.folder.with_name(f".{folder.name}.work")
         self.strips = StripFiles(self.work / "strips")
@@ -170,7 +177,7 @@ class SlideTask:
             return
         for leftover in self.folder.parent.glob(f".{escape(self.folder.name)}{LEFTOVER}*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size)
+        record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size, self.config)
         self.engine.save(self.plan, self.strips, self.folder, record)
         shutil.rmtree(self.work)
 
@@ -199,7 +206,9 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
     return complete
 
 
-def describe_run(plan: SlidePlan, begun: datetime, seconds: float, world_size: int) -> dict[str, Any]:
+def describe_run(
+    plan: SlidePlan, begun: datetime, seconds: float, world_size: int, config: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """When, by what and how a slide was segmented."""
     return {
         "slide": str(plan.slide.path.resolve()),
@@ -210,7 +219,7 @@ def describe_run(plan: SlidePlan, begun: datetime, seconds: float, world_size: i
         "threads_of_torch": torch.get_num_threads(),
         "device": str(plan.blender.segmenter.device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "config": _config(),
+        "config": json.loads(json.dumps(config, default=str)),
     }
 
 
@@ -219,12 +228,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _config() -> dict[str, Any] | None:
-    """The config of the bundle run, if there is one."""
-    try:
-        config = running_config()
-    except RuntimeError:
-        return None
-    return json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
