@@ -66,16 +66,21 @@ def overlaid(config: Any, overlay: Any) -> Any:
 
 
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The config of a stage: the merged one, with the stage's ``overlay`` on it.
+    """The config of a stage: the merged one, with the stage's own on it.
+
+    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or, where
+    there is no other, copied; its ``overlay`` comes on top.
 
     Raises:
         ValueError: if the config has no such stage.
     """
     if stage not in config["stages"]:
         raise ValueError(f"`stages` must be among {list(config['stages'])}, got {stage!r}.")
-    overlay = config["stages"][stage].get("overlay", {})
-    overlay = {key: config[text[1:]] if _is_macro(text := value) else value for key, value in overlay.items()}
-    return overlaid(config, overlay)
+    definition = config["stages"][stage]
+    changed = {below: config[above] for below, above in definition.get("sections", {}).items()}
+    for overlay in (changed, definition.get("overlay")):
+        config = overlaid(config, overlay) if overlay else config
+    return deepcopy(dict(config))
 
 
 def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
@@ -83,11 +88,6 @@ def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
     if "stages" in config:
         return ConfigParser(config=stage_config(config, stage))
     return ConfigParser(config=dict(config) | ({"train": config["classification"]} if stage == "train_classifier" else {}))
-
-
-def _is_macro(value: Any) -> bool:
-    """Whether a value stands for a section of the config; MONAI may have put it in its place already."""
-    return isinstance(value, str) and value.startswith("%")
 
 
 def run_stages(
@@ -98,8 +98,8 @@ def run_stages(
     Each stage has a parser of its own, so that nothing of the stage before stays in memory.
 
     Args:
-        stages: names of stages in the config's section ``stages``, in order. A stage has an ``overlay`` for the config,
-            ``checks`` that come before anything is written, ``steps``, the ``outputs`` they make, the stage that it
+        stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an ``overlay``
+            for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs`` they make, the stage that it
             ``feeds`` with them, the ``result`` without which it is not complete, and ``scores``. One that
             ``continues`` goes on from its own last outputs whenever it is asked for, with settings of its own.
         config: the merged config.
