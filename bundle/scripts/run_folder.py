@@ -25,7 +25,10 @@ BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 FREE_SETTINGS = {
     "check",
     "check_cams",
+    "cuda_graph",
+    "cudnn_benchmark",
     "dataset_dir",
+    "fused_optimizer",
     "imports",
     "initialize",
     "label_file",
