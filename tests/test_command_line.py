@@ -81,6 +81,9 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
         ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),
+        ("train.json", "--cudnn_benchmark=false", "got the text 'false'; give --cudnn_benchmark False."),
+        ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
+        ("inference.json", "--mirror_averaging=Yes", "got the text 'Yes'; give --mirror_averaging True."),
     ],
 )
 def test_a_mistyped_option_stops_the_command(tmp_path, config, option, sentence):

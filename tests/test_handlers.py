@@ -401,7 +401,7 @@ def test_logs_what_is_about_to_be_trained_and_how_long_it_will_take(log):
     engine.run([0, 1, 2], max_epochs=2)
     size, time = log.messages
     assert "segmenter: 11 patches, 2 epochs of 3 steps, 1.5 million parameters, 0.5 of them trained, on cpu" in size
-    assert "ms per step: the segmenter will take about 0:00:00 h" in time
+    assert "s per step: the segmenter will take about 0:00:00 h" in time
 
 
 # --- losses that come late, as from a GPU

@@ -106,7 +106,7 @@ def test_new_settings_are_accepted_when_asked_for(tmp_path):
 
 def test_free_settings_may_change_and_are_kept(tmp_path):
     open_run(tmp_path, config_with(), tmp_path / "data")
-    free = {"num_workers": 5, "picture_names": ["a.png"], "imports": ["$import os"]}
+    free = {"num_workers": 5, "picture_names": ["a.png"], "imports": ["$import os"], "cudnn_benchmark": False}
     open_run(tmp_path, config_with(**free), tmp_path / "elsewhere", tmp_path / "labels.csv")
     saved = read_json(tmp_path / "configs" / "train.json")
     paths = {"dataset_dir": str(tmp_path / "elsewhere"), "label_file": str(tmp_path / "labels.csv")}

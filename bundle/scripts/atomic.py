@@ -56,12 +56,12 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` as indented JSON; NaN and infinity are refused, since JSON has neither."""
     text = json.dumps(content, indent=4, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a table as CSV; ``None`` becomes an empty cell."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

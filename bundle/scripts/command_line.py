@@ -17,6 +17,17 @@ from monai.bundle.config_item import ComponentLocator
 from .foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
 
+MEANT = {  # words that are text to MONAI, and true as such
+    "true": "True",
+    "yes": "True",
+    "on": "True",
+    "false": "False",
+    "no": "False",
+    "off": "False",
+    "null": '"$None"',
+    "none": '"$None"',
+}
+
 
 def require_known_options(config: Mapping[str, Any]) -> None:
     """Look through the options of the ``python -m monai.bundle run`` that is calling; see ``unknown_options``.
@@ -25,7 +36,7 @@ def require_known_options(config: Mapping[str, Any]) -> None:
         config: the merged config, with what the options set.
 
     Raises:
-        ValueError: if one of them sets nothing.
+        ValueError: if one of them sets nothing, or is a word such as ``false``, which MONAI would take as text.
     """
     if not Path(sys.argv[0]).match("monai/bundle/__main__.py"):  # a function's caller names its settings itself
         return
@@ -34,6 +45,13 @@ def require_known_options(config: Mapping[str, Any]) -> None:
         near = nearest(unknown[0], config)
         hint = f"did you mean --{near}?" if near else "see the keys of the configs."
         raise ValueError(f"--{unknown[0]} must be a key of the configs, and is none; {hint}")
+    for name in options(sys.argv[1:]):
+        value = _at(config, name)
+        if isinstance(value, str) and value.lower() in MEANT:
+            meant = MEANT[value.lower()]
+            raise ValueError(
+                f"--{name} must be a value as Python writes it, got the text {value!r}; give --{name} {meant}."
+            )
 
 
 def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
@@ -46,12 +64,16 @@ def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list
         arguments: of the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
         config: the merged config, with what the options set.
     """
-    found = (re.match(r"--([A-Za-z][\w#-]*)", text) for text in arguments)
-    names = [match[1].replace("-", "_") for match in found if match]  # as Fire reads them
     files = [*(BUNDLE_ROOT / "configs").glob("*.json"), *_config_files(arguments)]
     known = {key for path in files if path.is_file() for key in keys_of(read_json(path))}
     known |= _parameters() | set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str)))
-    return [name for name in names if name not in known and not _is_argument(name, config)]
+    return [name for name in options(arguments) if name not in known and not _is_argument(name, config)]
+
+
+def options(arguments: Sequence[str]) -> list[str]:
+    """The names of the options among ``arguments``, as Fire reads them."""
+    found = (re.match(r"--([A-Za-z][\w#-]*)", text) for text in arguments)
+    return [match[1].replace("-", "_") for match in found if match]
 
 
 def keys_of(config: Any, prefix: str = "") -> Iterator[str]:

@@ -48,7 +48,7 @@ def holds_data(folder: Path, settings: dict) -> bool:
     remedy = "give another `output_dir` or remove this one."
     if not (folder / "demo.json").is_file():
         raise FileExistsError(f"`output_dir` must be new, empty or hold demo data, got {folder}; {remedy}")
-    stored, asked = (folder / "demo.json").read_text(), json.dumps(settings)
+    stored, asked = (folder / "demo.json").read_text(encoding="utf-8"), json.dumps(settings)
     if stored != asked:
         raise ValueError(f"`output_dir` must hold demo data of {asked}, got {stored} in {folder}; {remedy}")
     found = {name: len(list((folder / name).glob("*.png"))) for name in settings["counts"]}
@@ -109,7 +109,7 @@ def make_demo_data(
             for split, total in totals.items():
                 for index in range(total):
                     write_example(draft, split, index, *draw_example(seed, split, index, size_px, STAINS[stain]))
-            (draft / "demo.json").write_text(json.dumps(settings))
+            (draft / "demo.json").write_text(json.dumps(settings), encoding="utf-8")
     except OSError:
         if not holds_data(output_dir, settings):  # another process may have been faster
             raise
@@ -118,7 +118,7 @@ def make_demo_data(
 
 def describe(folder: Path) -> str:
     """Say in one line what a folder of demo data holds."""
-    settings = json.loads((folder / "demo.json").read_text())
+    settings = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     patches = ", ".join(f"{settings['counts'][f'{split}/img']} {split}" for split in SPLITS)
     return f"{folder}: {patches} patches of {settings['size_px']} px, seed {settings['seed']}, {settings['stain']}"
 

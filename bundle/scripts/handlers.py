@@ -381,7 +381,7 @@ class StageSizeHandler:
             seconds_per_step = (time.monotonic() - self._since) / steps
             left = state.max_epochs * state.epoch_length - state.iteration
             logger.info(
-                f"{1000 * seconds_per_step:.0f} ms per step: the {self.name} will take about "
+                f"{seconds_per_step:.3g} s per step: the {self.name} will take about "
                 f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
             )
 

@@ -153,13 +153,13 @@ def new_dataset(
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")
     lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in overlay.items()]
     with atomic_path(path) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     return path
 
 
 def next_commands(path: Path) -> str:
     """What to type after the overlay ``path`` is written."""
-    dataset_dir = json.loads(path.read_text())["dataset_dir"]
+    dataset_dir = json.loads(path.read_text(encoding="utf-8"))["dataset_dir"]
     files = ["configs/train.json", "configs/lite.json", f"configs/{path.name}"]
     return (
         f"Wrote {path}. With patches in {dataset_dir}, next:\n"

@@ -231,7 +231,7 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
         return _sentence("The segmentation network was not scored on val, so there is no image to choose.")
-    with open(table, newline="") as file:
+    with open(table, newline="", encoding="utf-8") as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     chosen = best_median_worst({name: float(cell) for name, cell in cells.items() if cell})
     classes = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})

@@ -11,6 +11,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import baselines
@@ -269,40 +270,21 @@ def free(device: str) -> None:
     reset_peak(device)
 
 
-def esfan(conditions: Conditions) -> Iterator[Row]:
-    """ESFAN's steps as the configs make them."""
+def both_stages(
+    conditions: Conditions, method: str, name: str = "as configured", required: bool = False, **settings: Any
+) -> Iterator[Row]:
+    """Steps of both stages of a method, made in one way; ``settings`` are keys of the configs."""
     for stage in STAGES:
-        yield step_row(conditions, "esfan", stage, "as configured", LEAST_RATIOS["esfan", stage])
+        least = LEAST_RATIOS[method, stage] if required else None
+        yield step_row(conditions, method, stage, name, least, **settings)
 
 
-def ibdr(conditions: Conditions) -> Iterator[Row]:
-    """IBDR's steps as the configs make them."""
-    for stage in STAGES:
-        yield step_row(conditions, "ibdr", stage, "as configured", LEAST_RATIOS["ibdr", stage])
-
-
-def float32_esfan(conditions: Conditions) -> Iterator[Row]:
-    """ESFAN's steps with ``--precision float32``."""
-    for stage in STAGES:
-        yield step_row(conditions, "esfan", stage, "in float32", None, precision="float32")
-
-
-def float32_ibdr(conditions: Conditions) -> Iterator[Row]:
-    """IBDR's steps with ``--precision float32``."""
-    for stage in STAGES:
-        yield step_row(conditions, "ibdr", stage, "in float32", None, precision="float32")
-
-
-def compiled_esfan(conditions: Conditions) -> Iterator[Row]:
-    """ESFAN's steps with ``--compile True``."""
-    for stage in STAGES:
-        yield step_row(conditions, "esfan", stage, "compiled", None, compile=True)
-
-
-def compiled_ibdr(conditions: Conditions) -> Iterator[Row]:
-    """IBDR's steps with ``--compile True``."""
-    for stage in STAGES:
-        yield step_row(conditions, "ibdr", stage, "compiled", None, compile=True)
+esfan = partial(both_stages, method="esfan", required=True)
+ibdr = partial(both_stages, method="ibdr", required=True)
+float32_esfan = partial(both_stages, method="esfan", name="in float32", precision="float32")
+float32_ibdr = partial(both_stages, method="ibdr", name="in float32", precision="float32")
+compiled_esfan = partial(both_stages, method="esfan", name="compiled", compile=True)
+compiled_ibdr = partial(both_stages, method="ibdr", name="compiled", compile=True)
 
 
 def lite(conditions: Conditions) -> Iterator[Row]:

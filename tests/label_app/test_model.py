@@ -35,6 +35,12 @@ def expected(run, path):
     return prob.argmax(axis=0) + 1, entropy
 
 
+def test_float32_is_exact_on_a_gpu_as_in_the_bundle_s_own_runs(run, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    ModelStore(Options(bundle=run, device="cpu")).get()
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_masks_and_entropy_are_the_networks(run, demo_dir, one_thread):
     model = ModelStore(Options(bundle=run, device="cpu")).get()
     for path in sorted((demo_dir / "val" / "img").glob("*.png")):

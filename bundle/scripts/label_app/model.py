@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 
 from ..check import rgb_size
 from ..classes import Classes
-from ..devices import require_device
+from ..devices import prepare_device, require_device
 from ..foreign_files import open_image
 from ..slides.engine import SlideEngine
 from .options import BUNDLE_ROOT, Options
@@ -41,6 +41,7 @@ class TissueModel:
     """
 
     def __init__(self, bundle: Path, weights: Path, device: str) -> None:
+        prepare_device(device)
         self.device = torch.device(device)
         self.parser = ConfigParser()
         slides = BUNDLE_ROOT / "configs" / "inference_slides.json"
