@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fire
 import numpy as np
+from ignite import distributed
 
 from . import plain_errors
 from .classes import Classes, read_overlay
@@ -153,6 +154,7 @@ def inspect_dataset(
     return report, [problem for _, problems in results.values() for problem in problems]
 
 
+@distributed.one_rank_only()
 def check_dataset(
     dataset_dir: str | Path,
     classes: Classes,
@@ -166,8 +168,8 @@ def check_dataset(
         dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
         classes: those of the data set.
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
-        batch_size: patches in a training step of the classifier, of all processes together.
-        segmenter_batch_size: patches in a training step of the segmentation network, of one process.
+        batch_size: patches in a training step of the classifier, of each process.
+        segmenter_batch_size: the same of the segmentation network.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
@@ -177,14 +179,15 @@ def check_dataset(
         ValueError: with the first ten problems, one a line.
     """
     report, problems = inspect_dataset(dataset_dir, classes, label_file)
+    batch_size *= distributed.get_world_size()
     if 0 < report["train"]["images"] < batch_size:
         problems.append(
             f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
-            f"{report['train']['images']}; lower `classification#batch_size`."
+            f"{report['train']['images']}; lower `classifier_batch_size`."
         )
     if segmenter_batch_size < 2:
         problems.append(
-            f"`train#batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
+            f"`batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
             "raise it."
         )
     if not problems:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from monai.data import DataLoader
 from torch import nn
 from tqdm import tqdm
@@ -81,7 +82,6 @@ def class_strengths(
     transform: Callable[[Any], Any],
     batch_size: int,
     device: str | torch.device,
-    write: bool = True,
 ) -> list[list[float]]:
     """The classifier's strengths, (levels, K), from the file beside it; measured and written if it is not there.
 
@@ -89,7 +89,6 @@ def class_strengths(
         path: JSON file; a classifier that moves takes it along, and then needs no training patches.
         classifier, transform, batch_size, device: as for ``measure_strengths``.
         items: gives the training patches; called only if they are needed.
-        write: whether this process writes the file.
 
     Raises:
         ValueError: if the file is not the strengths of such a classifier.
@@ -98,7 +97,7 @@ def class_strengths(
     if path.exists():
         return read_strengths(path)
     strengths = measure_strengths(classifier, items(), transform, batch_size, device)
-    if write:
+    if distributed.get_rank() == 0:
         write_json(path, {"class_strengths": strengths})
     logger.info(f"Strength of the CAMs by level and class: {strengths}; in {path}.")
     return strengths

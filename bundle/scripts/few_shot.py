@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ignite import distributed
 
 from .atomic import write_csv
 from .classes import Classes
@@ -107,6 +108,7 @@ def draw_images(
     return drawn
 
 
+@distributed.one_rank_only()
 def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, classes: Classes) -> None:
     """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
 
@@ -124,6 +126,7 @@ def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, 
     write_manifest(items, mask_dir)
 
 
+@distributed.one_rank_only()
 def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:
     """Put the scores of two stages side by side, in ``scores/adaptation.csv`` and in the log.
 

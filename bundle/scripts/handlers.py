@@ -4,15 +4,17 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EMAHandler, ProgressBar
-from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.engines import Trainer
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -79,13 +81,12 @@ class LossHandler:
     Args:
         name: what is trained.
         log_dir: folder of TensorBoard's files; ``None`` writes none.
-        quiet: show and log nothing: of several processes, one does.
     """
 
-    def __init__(self, name: str, log_dir: str | Path | None = None, quiet: bool = False) -> None:
+    def __init__(self, name: str, log_dir: str | Path | None = None) -> None:
         self.name = name
-        self.quiet = quiet
-        self._writer = None if log_dir is None or quiet else SummaryWriter(log_dir)
+        self.quiet = distributed.get_rank() > 0
+        self._writer = None if log_dir is None or self.quiet else SummaryWriter(log_dir)
         self._on_their_way: deque[tuple[int, HostCopy]] = deque()  # step, loss
         self._losses: list[float] = []  # of this epoch
 
@@ -175,11 +176,22 @@ class _FewOperationsEMA(EMAHandler):
 
 
 class ScoreLogHandler:
-    """Log an evaluator's metrics, one line for each validation."""
+    """Log an evaluator's metrics, one line for each validation, and keep them for TensorBoard.
+
+    Args:
+        log_dir: folder of TensorBoard's files; ``None`` writes none.
+    """
+
+    def __init__(self, log_dir: str | Path | None = None) -> None:
+        self.log_dir = log_dir
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator."""
+        """Register with an evaluator; of several processes, one logs."""
+        if distributed.get_rank() > 0:
+            return
         engine.add_event_handler(Events.COMPLETED, self)
+        if self.log_dir is not None:
+            TensorBoardStatsHandler(log_dir=str(self.log_dir), iteration_log=False).attach(engine)
 
     def __call__(self, engine: Engine) -> None:
         scores = {name: value for name, value in engine.state.metrics.items() if isinstance(value, float)}
@@ -225,20 +237,17 @@ class ResumeHandler:
         path: the file.
         objects: what is saved and restored, by name; each has ``state_dict`` and ``load_state_dict``. The trainer
             itself is added as ``"trainer"``.
-        write: whether this process writes; of several, one does.
     """
 
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], write: bool = True) -> None:
+    def __init__(self, path: str | Path, objects: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
-        self.write = write
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; must stand after the handler that validates, so that its result is saved too."""
         self.objects["trainer"] = engine
         engine.add_event_handler(Events.STARTED, self.load)
-        if self.write:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
         """Restore the state, if there is one."""
@@ -262,8 +271,9 @@ class ResumeHandler:
             _work_in_own_way(optimizer, settings)
         logger.info(f"Going on after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.path}.")
 
+    @distributed.one_rank_only()
     def save(self, engine: Engine) -> None:
-        """Write the state."""
+        """Write the state; of several processes, one does."""
         write_checkpoint(self.path, {name: item.state_dict() for name, item in self.objects.items()})
 
 
@@ -294,17 +304,13 @@ class BestModelHandler:
         path: the file.
         network: the network whose weights are kept.
         metric_name: name of the score among the evaluator's metrics; higher is better, equal is not.
-        write: whether this process writes; of several, one does.
         choose: ``False`` keeps the weights of the last validation, so that validation images choose nothing.
     """
 
-    def __init__(
-        self, path: str | Path, network: nn.Module, metric_name: str, write: bool = True, choose: bool = True
-    ) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, metric_name: str, choose: bool = True) -> None:
         self.path = Path(path)
         self.network = network
         self.metric_name = metric_name
-        self.write = write
         self.choose = choose
         self.best: float | None = None
 
@@ -320,7 +326,7 @@ class BestModelHandler:
         if better:
             self.best = score
             logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
-        if self.write and (better or not self.choose):
+        if distributed.get_rank() == 0 and (better or not self.choose):
             write_state_dict(self.path, self.network.state_dict())
 
     def state_dict(self) -> dict[str, float | None]:
@@ -338,15 +344,13 @@ class StageSizeHandler:
     Args:
         name: what is trained.
         network: its parameters are counted.
-        num_items: number of training images.
         warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where the
             first ones choose algorithms, as many again are not.
     """
 
-    def __init__(self, name: str, network: nn.Module, num_items: int, warmup_steps: int = 6) -> None:
+    def __init__(self, name: str, network: nn.Module, warmup_steps: int = 6) -> None:
         self.name = name
         self.network = network
-        self.num_items = num_items
         self.warmup_steps = warmup_steps
         self._first_step = 0
         self._since = 0.0
@@ -362,7 +366,7 @@ class StageSizeHandler:
         parameters = list(self.network.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         logger.info(
-            f"Training the {self.name}: {self.num_items} patches, {state.max_epochs} epochs of {state.epoch_length} "
+            f"Training the {self.name}: {len(state.dataloader.dataset)} patches, {state.max_epochs} epochs of {state.epoch_length} "
             f"steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {trained / 1e6:.1f} of them "
             f"trained, on {state.device}."
         )
@@ -391,63 +395,86 @@ class TrainingHandlers:
 
     Random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and checked; gradients clipped;
     the loss's schedule; validation; the learning rate's schedule; a checkpoint after each epoch, from which an
-    interrupted training goes on; the size of the training and its expected time.
+    interrupted training goes on; the last epoch's weights, where no validation kept any; the size of the training and
+    its expected time. Of several processes, the first one writes and logs.
 
     Args:
         name: of what trains, for the log and the checkpoint's file.
-        network, optimizer, lr_scheduler, loss: the trainer's.
-        loss_schedule: ``start`` and ``end`` of attributes of the loss; see ``LinearScheduleHandler``.
+        network: the network that trains; the trainer may have it in a wrapper.
+        averaged_network: the network whose weights are kept.
+        path: file of the weights that are kept.
+        lr_scheduler: moves the learning rate after each step.
+        loss_schedule: ``start`` and ``end`` of attributes of the trainer's loss; see ``LinearScheduleHandler``.
         max_gradient_norm: the norm that gradients are clipped to; ``None`` leaves them.
         validator: MONAI's evaluator that validates; ``None`` for a training that does not.
         val_interval: epochs from one validation to the next.
-        resumed: what else the checkpoint keeps, by name; ``None`` is left out.
+        best_model: keeps weights when it is validated; ``None`` for a training that does not.
         output_dir: the run folder.
         seed, deterministic: as for ``RandomSeedHandler``.
-        num_items: number of training images.
-        rank: of the process; the first one writes and logs.
     """
 
     def __init__(
         self,
         name: str,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        averaged_network: nn.Module,
+        path: str | Path,
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-        loss: nn.Module,
         loss_schedule: Mapping[str, Mapping[str, float]],
         max_gradient_norm: float | None,
         validator: Engine | None,
         val_interval: int,
-        resumed: Mapping[str, Any],
+        best_model: BestModelHandler | None,
         output_dir: str | Path,
         seed: int,
         deterministic: bool,
-        num_items: int,
-        rank: int = 0,
     ) -> None:
-        output_dir, quiet = Path(output_dir), rank > 0
-        kept = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler, **resumed}
-        kept = {key: value for key, value in kept.items() if value is not None}
-        self.handlers: list[Any] = [
-            RandomSeedHandler(seed, deterministic),
-            LossHandler(name, output_dir / "tensorboard", quiet=quiet),
-        ]
-        if max_gradient_norm is not None:
-            self.handlers.append(GradientClippingHandler(optimizer, max_gradient_norm))
-        self.handlers.append(LinearScheduleHandler(loss, **loss_schedule))
-        if validator is not None:
-            self.handlers.append(ValidationHandler(val_interval, validator))
-        self.handlers += [
-            LrScheduleHandler(lr_scheduler, print_lr=False, epoch_level=False),
-            ResumeHandler(output_dir / "checkpoints" / f"{name}.pt", kept, write=not quiet),
-        ]
-        if not quiet:
-            self.handlers.append(StageSizeHandler(name, network, num_items))
+        self.name = name
+        self.network = network
+        self.averaged_network = averaged_network
+        self.path = Path(path)
+        self.lr_scheduler = lr_scheduler
+        self.loss_schedule = loss_schedule
+        self.max_gradient_norm = max_gradient_norm
+        self.validator = validator
+        self.val_interval = val_interval
+        self.best_model = best_model
+        self.output_dir = Path(output_dir)
+        self.seed = seed
+        self.deterministic = deterministic
 
-    def attach(self, engine: Engine) -> None:
-        """Register all of them with a trainer."""
-        for handler in self.handlers:
+    def attach(self, engine: Trainer) -> None:
+        """Register with MONAI's trainer, whose optimiser and loss are meant."""
+        for handler in self._handlers(engine):
             handler.attach(engine)
+        engine.add_event_handler(Events.COMPLETED, self.keep_last_weights)
+
+    def _handlers(self, engine: Trainer) -> Iterator[Any]:
+        resumed = {
+            "network": self.network,
+            "averaged_network": self.averaged_network,
+            "optimizer": engine.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+        }
+        if self.best_model is not None:
+            resumed["best_model"] = self.best_model
+        yield RandomSeedHandler(self.seed, self.deterministic)
+        yield LossHandler(self.name, self.output_dir / "tensorboard")
+        if self.max_gradient_norm is not None:
+            yield GradientClippingHandler(engine.optimizer, self.max_gradient_norm)
+        yield LinearScheduleHandler(engine.loss_function, **self.loss_schedule)
+        if self.validator is not None:
+            yield ValidationHandler(self.val_interval, self.validator)
+        yield LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False)
+        yield ResumeHandler(self.output_dir / "checkpoints" / f"{self.name}.pt", resumed)
+        if distributed.get_rank() == 0:
+            yield StageSizeHandler(self.name, self.network)
+
+    @distributed.one_rank_only()
+    def keep_last_weights(self, engine: Engine) -> None:
+        """Write the weights, unless a validation has kept some."""
+        if self.best_model is None or self.best_model.best is None:
+            write_state_dict(self.path, self.averaged_network.state_dict())
 
 
 def _wait_for(device: str | torch.device) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite import distributed
 from monai.data import Dataset
 from tqdm import tqdm
 
@@ -44,10 +45,8 @@ def write_pseudo_masks(
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     overlay_dir: str | Path | None = None,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> None:
-    """Write a palette PNG with the mask of each image, named as the image.
+    """Write a palette PNG with the mask of each image, named as the image, and ``manifest.json``, the list of them.
 
     Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
     images, so an interrupted run goes on to the same masks, and several processes, which share out whole batches, come
@@ -63,11 +62,10 @@ def write_pseudo_masks(
         num_workers: processes that read images.
         device: where the network works.
         overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
-        rank, world_size: number of this process and of all.
     """
     mask_dir = Path(mask_dir)
     paths = mask_paths(dataset.data, mask_dir)
-    own_batches = list(SameSizeBatches(dataset.data, batch_size))[rank::world_size]
+    own_batches = list(SameSizeBatches(dataset.data, batch_size))[distributed.get_rank() :: distributed.get_world_size()]
     unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)
@@ -100,6 +98,8 @@ def write_pseudo_masks(
             image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
             channels = HostCopy(largest_channel(network(image, label)))
             work.submit(write_batch, indices, channels, batch["image"])
+    distributed.barrier()
+    write_manifest(dataset.data, mask_dir)
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
@@ -107,6 +107,7 @@ def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list
     return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
 
 
+@distributed.one_rank_only()
 def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
     """Write ``manifest.json``, the list of all masks, which says that they are complete.
 

@@ -13,6 +13,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import fire
+from ignite import distributed
 from monai.bundle import ConfigParser
 
 from . import plain_errors
@@ -49,6 +50,7 @@ OTHER_SETTINGS = {
 }
 
 
+@distributed.one_rank_only()
 def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     """Write ``report.html`` from the files of a run folder; a sentence stands for what is not there.
 

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ignite import distributed
+
 from .atomic import remove_leftovers, write_json
 from .classes import Classes
 from .foreign_files import read_json
@@ -109,23 +111,20 @@ class RunFolder:
             )
 
     @contextmanager
-    def stage(
-        self, stage: str, again: Sequence[str | Path] = (), writes: bool = True
-    ) -> Iterator[dict[str, Any]]:
+    def stage(self, stage: str, again: Sequence[str | Path] = ()) -> Iterator[dict[str, Any]]:
         """Do a stage within: it is timed, logged to ``run.log``, and recorded as complete unless an error ends it.
 
         Args:
             stage: its name.
             again: what it made before and what was made of that later, in that order, if it is done again from its
                 start: set aside.
-            writes: whether this process writes; of several, one does.
 
         Yields:
             What the record will say of the stage, to be filled: ``result``, the file without which it is not complete,
             and whatever else is to be known of it.
         """
         record: dict[str, Any] = {}
-        if not writes:
+        if distributed.get_rank() > 0:
             yield record
             return
         if again:  # what was made last goes first, so that nothing remains whose origin is gone, whenever this is cut
@@ -252,6 +251,7 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
+@distributed.one_rank_only()
 def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int]) -> None:
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 

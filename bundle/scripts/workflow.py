@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from monai.bundle import ConfigParser
 
 from . import plain_errors
@@ -139,16 +140,15 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
     while feeding is not None:
         outputs += get(f"stages#{feeding}#outputs")
         feeding = parser[f"stages#{feeding}"].get("feeds")
-    writes = get("rank") == 0
-    if writes:
+    if distributed.get_rank() == 0:
         if _continues(config, stage):
             folder.keep_copies(outputs)
         else:
             folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
-    with folder.stage(stage, outputs if again else [], writes) as record:
+    with folder.stage(stage, outputs if again else []) as record:
         work_through(f"stages#{stage}#steps")
         record["result"] = get(f"stages#{stage}#result")
         record["seed"] = get("seed")
         record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}
         record["computed_on"] = description(get("device"), get("chosen_precision"), get("deterministic"))
-    get("synchronize")
+    distributed.barrier()
