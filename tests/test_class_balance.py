@@ -69,12 +69,14 @@ def test_balancing_divides_by_the_strengths_of_the_weighted_levels():
     torch.testing.assert_close(balanced, cam / torch.tensor([7.0, 1.0, 0.25])[:, None, None])  # strength 0: as it is
 
 
-def test_the_file_beside_the_classifier_spares_the_patches(tmp_path):
+def test_the_file_beside_the_classifier_spares_the_patches(tmp_path, as_process):
     items, load = write_items(tmp_path, [patch(200, 0), patch(0, 200)])
     path = tmp_path / "class_strengths.json"
     arguments = {"transform": load, "batch_size": 1, "device": "cpu"}
-    unwritten = class_strengths(path, LoudRed(), lambda: items, **arguments, write=False)
+    as_process(1, 2)
+    unwritten = class_strengths(path, LoudRed(), lambda: items, **arguments)
     assert not path.exists()
+    as_process(0, 2)
     assert class_strengths(path, LoudRed(), lambda: items, **arguments) == unwritten
     read = class_strengths(path, None, None, **arguments)
     assert read == unwritten == json.loads(path.read_text())["class_strengths"]

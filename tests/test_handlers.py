@@ -49,7 +49,7 @@ def flip_at_random(batch, device, non_blocking=False, **kwargs):
 class Training:
     """A small training as the bundle's configs wire theirs; ``init`` seeds its initial weights."""
 
-    def __init__(self, folder, max_epochs, init, val_scores=None, total_epochs=4, write=True, loss=None):
+    def __init__(self, folder, max_epochs, init, val_scores=None, total_epochs=4, loss=None):
         random.seed(init)
         np.random.seed(init)
         torch.manual_seed(100)
@@ -70,7 +70,7 @@ class Training:
             val_handlers=[],
             decollate=False,
         )
-        self.best_model = BestModelHandler(folder / "best.pt", self.network, "score", write)
+        self.best_model = BestModelHandler(folder / "best.pt", self.network, "score")
         self.best_model.attach(self.evaluator)
         objects = {
             "network": self.network,
@@ -92,7 +92,7 @@ class Training:
                 LinearScheduleHandler(self.loss, {"weight": 0.0}, {"weight": 1.0}),
                 ValidationHandler(interval=1, validator=self.evaluator),
                 LrScheduleHandler(self.scheduler, epoch_level=False, print_lr=False),
-                ResumeHandler(folder / "checkpoint.pt", objects, write),
+                ResumeHandler(folder / "checkpoint.pt", objects),
             ],
             decollate=False,
         )
@@ -225,11 +225,12 @@ def test_an_optimiser_goes_on_in_its_own_way_on_another_device(tmp_path, kind, b
     torch.testing.assert_close(resumed.state_dict(), network.state_dict())
 
 
-def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted):
+def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted, as_process):
     scores = [0.3, 0.4, 0.5, 0.9]
     Training(tmp_path, 4, init=0, val_scores=scores).run_until(2 * STEPS + 1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    second = Training(tmp_path, 4, init=1, val_scores=scores, write=False).run()
+    as_process(1, 2)
+    second = Training(tmp_path, 4, init=1, val_scores=scores).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert_same(second.network.state_dict(), uninterrupted[0].network.state_dict())
     assert second.best_model.best == pytest.approx(0.9)

@@ -13,7 +13,6 @@ import torch
 from ignite import distributed
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EMAHandler, ProgressBar
-from monai.engines import Trainer
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -403,8 +402,9 @@ class TrainingHandlers:
         network: the network that trains; the trainer may have it in a wrapper.
         averaged_network: the network whose weights are kept.
         path: file of the weights that are kept.
+        optimizer, loss: the trainer's.
         lr_scheduler: moves the learning rate after each step.
-        loss_schedule: ``start`` and ``end`` of attributes of the trainer's loss; see ``LinearScheduleHandler``.
+        loss_schedule: ``start`` and ``end`` of attributes of the loss; see ``LinearScheduleHandler``.
         max_gradient_norm: the norm that gradients are clipped to; ``None`` leaves them.
         validator: MONAI's evaluator that validates; ``None`` for a training that does not.
         val_interval: epochs from one validation to the next.
@@ -419,6 +419,8 @@ class TrainingHandlers:
         network: nn.Module,
         averaged_network: nn.Module,
         path: str | Path,
+        optimizer: torch.optim.Optimizer,
+        loss: nn.Module,
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
         loss_schedule: Mapping[str, Mapping[str, float]],
         max_gradient_norm: float | None,
@@ -433,6 +435,8 @@ class TrainingHandlers:
         self.network = network
         self.averaged_network = averaged_network
         self.path = Path(path)
+        self.optimizer = optimizer
+        self.loss = loss
         self.lr_scheduler = lr_scheduler
         self.loss_schedule = loss_schedule
         self.max_gradient_norm = max_gradient_norm
@@ -443,17 +447,17 @@ class TrainingHandlers:
         self.seed = seed
         self.deterministic = deterministic
 
-    def attach(self, engine: Trainer) -> None:
-        """Register with MONAI's trainer, whose optimiser and loss are meant."""
-        for handler in self._handlers(engine):
+    def attach(self, engine: Engine) -> None:
+        """Register all of them with a trainer."""
+        for handler in self._handlers():
             handler.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self.keep_last_weights)
 
-    def _handlers(self, engine: Trainer) -> Iterator[Any]:
+    def _handlers(self) -> Iterator[Any]:
         resumed = {
             "network": self.network,
             "averaged_network": self.averaged_network,
-            "optimizer": engine.optimizer,
+            "optimizer": self.optimizer,
             "lr_scheduler": self.lr_scheduler,
         }
         if self.best_model is not None:
@@ -461,8 +465,8 @@ class TrainingHandlers:
         yield RandomSeedHandler(self.seed, self.deterministic)
         yield LossHandler(self.name, self.output_dir / "tensorboard")
         if self.max_gradient_norm is not None:
-            yield GradientClippingHandler(engine.optimizer, self.max_gradient_norm)
-        yield LinearScheduleHandler(engine.loss_function, **self.loss_schedule)
+            yield GradientClippingHandler(self.optimizer, self.max_gradient_norm)
+        yield LinearScheduleHandler(self.loss, **self.loss_schedule)
         if self.validator is not None:
             yield ValidationHandler(self.val_interval, self.validator)
         yield LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False)

@@ -88,7 +88,7 @@ def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
     """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
     if "stages" in config:
         return ConfigParser(config=stage_config(config, stage))
-    return ConfigParser(config=dict(config) | ({"train": config["classification"]} if stage == "train_classifier" else {}))
+    return ConfigParser(config=dict(config) | ({"train": config.get("classification", {})} if stage == "train_classifier" else {}))
 
 
 def run_stages(

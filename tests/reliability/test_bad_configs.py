@@ -169,9 +169,9 @@ def test_names_of_files_and_folders_are_no_code(folder, monkeypatch):
     for label_file in (None, str(folder / "$labels.json")):
         parser = ConfigParser()
         parser.read_config([str(BUNDLE / "configs" / "train.json"), str(path)])
-        parser["label_file"], parser["classification"]["batch_size"] = label_file, 1
+        parser["label_file"], parser["batch_size"] = label_file, 2
         assert parser.get_parsed_content("check")["train"]["images"] == 3
-        items = parser.get_parsed_content("classification#items")
+        items = parser.get_parsed_content("training_images")
         assert {item["image"] for item in items} == set(map(str, (data / "train" / "img").iterdir()))
         assert parser.get_parsed_content("dataset_dir") == str(data)
     assert not (folder / "here" / "victim").exists()

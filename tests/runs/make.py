@@ -44,7 +44,7 @@ SMALL = {  # networks of half a million parameters, so that the folder is small
 def train(output_dir: Path, overlays: list[str], **settings) -> None:
     """Train both stages for two epochs on the CPU, from the bundle's folder."""
     configs = str(["configs/train.json", *overlays])
-    settings = {"device": "cpu", "output_dir": output_dir, "classification#epochs": 2, "train#epochs": 2, **settings}
+    settings = {"device": "cpu", "output_dir": output_dir, "classifier_epochs": 2, "epochs": 2, **settings}
     options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", configs, *options]
     subprocess.run(command, cwd=BUNDLE, check=True)
@@ -55,7 +55,7 @@ def small_run(folder: Path) -> None:
     run, overlay = folder / "small_run", folder / "small.json"
     overlay.write_text(json.dumps(SMALL), encoding="utf-8")
     make_demo_data(folder / "small_demo", 0, 64, num_train=32, num_val=4, num_test=2)
-    batches = {"classification#batch_size": 4, "train#batch_size": 4}
+    batches = {"classifier_batch_size": 4, "batch_size": 4}
     overlays = ["configs/lite.json", "configs/dataset_demo.json", str(overlay)]
     train(run, overlays, dataset_dir=folder / "small_demo", **batches)
     for name in ("checkpoints", "pictures", "tensorboard"):

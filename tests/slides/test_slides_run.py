@@ -141,7 +141,7 @@ def test_the_config_takes_what_it_does_not_say_from_inference_json(monkeypatch):
     parser = ConfigParser()
     parser.read_config([*CONFIG])
     slides_config, inference = parser.config, json.loads((BUNDLE / "configs" / "inference.json").read_text())
-    shared = {"imports", "bundle_root", "device", "initialize", "run", "output_dir", "_desc_"}
+    shared = {"imports", "bundle_root", "config", "device", "initialize", "run", "output_dir", "_desc_"}
     assert (slides_config.keys() & inference.keys()) - {"_meta_"} <= shared
 
 
