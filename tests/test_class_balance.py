@@ -113,6 +113,6 @@ def test_refuses_strengths_of_another_classifier():
 def test_a_run_keeps_its_classifiers_strengths_and_measures_a_new_classifiers_anew(run_bundle, tmp_path):
     balanced = {"cam_segmenter#class_strengths": "@class_strengths"}
     for _ in range(2):
-        run_bundle("train_classifier", tmp_path, LITE, **TINY, **balanced, redo=True)
+        run_bundle("train_classifier", tmp_path, LITE, **TINY, **balanced, redo="train_classifier")
     for folder in (tmp_path, tmp_path / "previous" / "1"):
         assert (folder / "models" / "classifier" / "class_strengths.json").is_file()

@@ -57,7 +57,7 @@ def test_a_mistyped_part_of_a_key_is_answered_with_the_nearest_of_its_section(na
 @pytest.mark.parametrize(
     "name",
     ["train#epochs", "train#optimizer#nesterov", "train#lr_scheduler#last_epoch", "validate#inferer#overlap"]
-    + ["train#handlers#0#momentum", "classifier_def#backbone#checkpointing", "cam_segmenter#scales"],
+    + ["train#averaging#momentum", "train#handlers#0#seed", "classifier_def#backbone#checkpointing", "cam_segmenter#scales"],
 )
 def test_keys_on_any_level_and_arguments_of_components_are_known(name):
     assert unknown_options([f"--{name}", "1"], with_option(name)) == []
@@ -77,7 +77,7 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
     ("config", "option", "sentence"),
     [
         ("train.json", "--thresold", "--thresold must be a key of the configs, and is none; did you mean --threshold?"),
-        ("train.json", "--epochs=3", "--epochs must be a key of the configs, and is none; "),
+        ("train.json", "--epoch=3", "--epoch must be a key of the configs, and is none; did you mean --epochs?"),
         ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),

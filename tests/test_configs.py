@@ -134,6 +134,7 @@ def test_data_set_overlays_run_up_to_their_data(in_bundle, path, tmp_path):
     parser = ConfigParser()
     parser.read_config(["configs/train.json", "configs/lite.json", str(path)])
     parser["dataset_dir"] = str(tmp_path)
+    parser = ConfigParser(stage_config(parser.get(), "train_classifier"))
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("check")
     assert f"{tmp_path}/train/img must be a folder of images; it does not exist" in str(error.value.__cause__)

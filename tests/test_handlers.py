@@ -398,8 +398,8 @@ def test_logs_what_is_about_to_be_trained_and_how_long_it_will_take(log):
     layers[0].requires_grad_(False)
     engine = Engine(lambda engine, batch: None)
     engine.state.device = "cpu"
-    StageSizeHandler("segmenter", layers, num_items=11, warmup_steps=2).attach(engine)
-    engine.run([0, 1, 2], max_epochs=2)
+    StageSizeHandler("segmenter", layers, warmup_steps=2).attach(engine)
+    engine.run(DataLoader(range(11), batch_size=4), max_epochs=2)
     size, time = log.messages
     assert "segmenter: 11 patches, 2 epochs of 3 steps, 1.5 million parameters, 0.5 of them trained, on cpu" in size
     assert "s per step: the segmenter will take about 0:00:00 h" in time
@@ -475,13 +475,13 @@ def test_averages_are_ignite_s():
         optimizer.step()
 
     engine = Engine(step)
-    ours.attach(engine, name="ours")
+    ours.attach(engine)
     theirs.attach(engine, name="theirs")
     engine.run(losses)
-    state, other = ours.ema_model.state_dict(), theirs.ema_model.state_dict()
+    state, other = ours.averaged_network.state_dict(), theirs.ema_model.state_dict()
     torch.testing.assert_close(state, other)
     assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
-    assert state["1.num_batches_tracked"] == 5 and not ours.ema_model.training
+    assert state["1.num_batches_tracked"] == 5 and not ours.averaged_network.training
 
 
 # --- gradient clipping

@@ -203,8 +203,9 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / name).write_bytes(b"")
     patch, slide = tmp_path / "train" / "img" / "a-[0 1].png", tmp_path / "slides" / "b.png"
-    assert mask_items(tmp_path, ["x", "y"]) == [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
-    assert mask_items(tmp_path, ["x", "y"], None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
+    patches = [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
+    assert mask_items(lambda: patches) == patches
+    assert mask_items(None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
 
 
 def test_overlays_show_the_masks_over_their_images(tmp_path):

@@ -392,7 +392,7 @@ class StageSizeHandler:
 class TrainingHandlers:
     """What every training does beside its steps, in the order that it must have.
 
-    Random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and checked; gradients clipped;
+    The weights' average; random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and checked; gradients clipped;
     the loss's schedule; validation; the learning rate's schedule; a checkpoint after each epoch, from which an
     interrupted training goes on; the last epoch's weights, where no validation kept any; the size of the training and
     its expected time. Of several processes, the first one writes and logs.
@@ -400,7 +400,7 @@ class TrainingHandlers:
     Args:
         name: of what trains, for the log and the checkpoint's file.
         network: the network that trains; the trainer may have it in a wrapper.
-        averaged_network: the network whose weights are kept.
+        averaging: the handler that averages the weights; the average is what is kept.
         path: file of the weights that are kept.
         optimizer, loss: the trainer's.
         lr_scheduler: moves the learning rate after each step.
@@ -417,7 +417,7 @@ class TrainingHandlers:
         self,
         name: str,
         network: nn.Module,
-        averaged_network: nn.Module,
+        averaging: WeightAveragingHandler,
         path: str | Path,
         optimizer: torch.optim.Optimizer,
         loss: nn.Module,
@@ -433,7 +433,7 @@ class TrainingHandlers:
     ) -> None:
         self.name = name
         self.network = network
-        self.averaged_network = averaged_network
+        self.averaging = averaging
         self.path = Path(path)
         self.optimizer = optimizer
         self.loss = loss
@@ -456,12 +456,13 @@ class TrainingHandlers:
     def _handlers(self) -> Iterator[Any]:
         resumed = {
             "network": self.network,
-            "averaged_network": self.averaged_network,
+            "averaged_network": self.averaging.averaged_network,
             "optimizer": self.optimizer,
             "lr_scheduler": self.lr_scheduler,
         }
         if self.best_model is not None:
             resumed["best_model"] = self.best_model
+        yield self.averaging
         yield RandomSeedHandler(self.seed, self.deterministic)
         yield LossHandler(self.name, self.output_dir / "tensorboard")
         if self.max_gradient_norm is not None:
@@ -478,7 +479,7 @@ class TrainingHandlers:
     def keep_last_weights(self, engine: Engine) -> None:
         """Write the weights, unless a validation has kept some."""
         if self.best_model is None or self.best_model.best is None:
-            write_state_dict(self.path, self.averaged_network.state_dict())
+            write_state_dict(self.path, self.averaging.averaged_network.state_dict())
 
 
 def _wait_for(device: str | torch.device) -> None:
