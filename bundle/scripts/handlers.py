@@ -475,9 +475,9 @@ class TrainingHandlers:
         if distributed.get_rank() == 0:
             yield StageSizeHandler(self.name, self.network)
 
-    @distributed.one_rank_only()
+    @distributed.one_rank_only(with_barrier=True)
     def keep_last_weights(self, engine: Engine) -> None:
-        """Write the weights, unless a validation has kept some."""
+        """Write the weights, unless a validation has kept some; all processes go on when they are there."""
         if self.best_model is None or self.best_model.best is None:
             write_state_dict(self.path, self.averaging.averaged_network.state_dict())
 
