@@ -260,7 +260,11 @@ def test_a_trained_network_adapts_to_another_stain(
     data = {"dataset_dir": str(few_shot_dir), "pixel_masks": pixel_masks}
     run_bundle("adapt", tmp_path, configs, **settings, **data)
     record = json.loads((tmp_path / "run.json").read_text())["stages"]
-    assert list(record) == ["score_source", "copy_pixel_masks" if pixel_masks else "generate_pseudo_masks", "train_segmenter"]
+    assert list(record) == [
+        "score_source",
+        "copy_pixel_masks" if pixel_masks else "generate_pseudo_masks",
+        "train_segmenter",
+    ]
     masks = sorted((tmp_path / "pseudo_masks").glob("*.png"))
     assert len(masks) == 3
     same = [np.array_equal(Image.open(path), Image.open(few_shot_dir / "train" / "mask" / path.name)) for path in masks]

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from scripts.curves import read_curves
+from scripts.errors import BundleError
 from scripts.foreign_files import read_json
 from scripts.handlers import (
     BestModelHandler,
@@ -289,7 +290,7 @@ class SpoiledLoss(nn.MSELoss):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, value):
     training = Training(tmp_path, 3, init=0, loss=SpoiledLoss(value))
-    with pytest.raises(FloatingPointError, match=f"the loss must be finite, got {value} in epoch 2, step 5; lower"):
+    with pytest.raises(BundleError, match=f"the loss must be finite, got {value} in epoch 2, step 5; lower"):
         training.run()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state["network"].values())  # the epoch before
@@ -455,7 +456,7 @@ def test_nothing_of_an_epoch_is_kept_whose_losses_were_spoiled(monkeypatch, step
     losses = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     losses[1][step - 1] = math.nan
     _, saved, run = late_losses(monkeypatch, losses)
-    with pytest.raises(FloatingPointError, match=f"finite, got nan in epoch 2, step {3 + step}; lower the learning"):
+    with pytest.raises(BundleError, match=f"finite, got nan in epoch 2, step {3 + step}; lower the learning"):
         run()
     assert saved == [1]
 

@@ -87,7 +87,7 @@ def test_the_package_s_words_come_before_what_a_library_said(capsys, tmp_path):
     path = tmp_path / "mask.png"
     path.write_text("no image")
     error = caught(lambda: wrapped(lambda: load_mask(path, lookup_table({"0": 0}), (1, 1))))
-    assert [type(cause).__name__ for cause in causes(error)][-2:] == ["ValueError", "UnidentifiedImageError"]
+    assert [type(cause).__name__ for cause in causes(error)][-2:] == ["BundleError", "UnidentifiedImageError"]
     assert reported(error, capsys).startswith(f"\nStopped: {path} must be a readable image, got UnidentifiedImageError")
 
 

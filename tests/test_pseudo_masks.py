@@ -9,7 +9,7 @@ from some_classes import some_classes
 from torch import nn
 
 import scripts.pseudo_masks
-from scripts.pseudo_masks import mask_items, write_manifest, write_pseudo_masks
+from scripts.pseudo_masks import mask_items, write_pseudo_masks
 
 CLASSES = some_classes(["tumor", "stroma"], segmenter_values=[2, 1])
 SIZES = [(9, 8), (6, 7), (9, 8), (9, 8), (6, 7)]  # height, width

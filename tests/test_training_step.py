@@ -11,6 +11,7 @@ from recorded_graph import capture_for
 from torch import nn
 
 from scripts import training_step
+from scripts.errors import BundleError
 from scripts.losses import AdaptiveNoiseAwareLoss
 from scripts.training_step import TrainingStep
 from scripts.transforms import PrepareBatch, RandomFlip
@@ -169,7 +170,7 @@ def test_full_memory_names_the_option_that_halves_it(monkeypatch):
         )
 
     monkeypatch.setattr(training_step, "_gradients", full)
-    with pytest.raises(RuntimeError, match=f"memory is full, 2.00 GiB more are wanted; {ADVICE}"):
+    with pytest.raises(BundleError, match=f"memory is full, 2.00 GiB more are wanted; {ADVICE}"):
         train(batches(4), TrainingStep(ADVICE))
 
 

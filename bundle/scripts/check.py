@@ -16,6 +16,7 @@ from ignite import distributed
 from . import plain_errors
 from .classes import Classes, read_overlay
 from .data import find_images, labelled_images, parse_label, require_rgb
+from .errors import BundleError
 from .foreign_files import open_image, unreadable
 from .mask_values import load_mask
 
@@ -28,7 +29,7 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
     """Width and height in px of the image file ``path``, which is read to its end; a PNG is verified, not decoded.
 
     Raises:
-        ValueError: if the file is no readable image, is truncated, or is not 8-bit RGB.
+        BundleError: if the file is no readable image, is truncated, or is not 8-bit RGB.
     """
     with open_image(path) as image:
         require_rgb(image)
@@ -176,7 +177,7 @@ def check_dataset(
         ``per_combination`` of classes; for the others the ``shares`` of pixels by mask value.
 
     Raises:
-        ValueError: with the first ten problems, one a line.
+        BundleError: with the first ten problems, one a line.
     """
     report, problems = inspect_dataset(dataset_dir, classes, label_file)
     batch_size *= distributed.get_world_size()
@@ -198,7 +199,7 @@ def check_dataset(
         lines.append(
             f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts.check {dataset_dir} …` lists all."
         )
-    raise ValueError("\n".join(lines))
+    raise BundleError("\n".join(lines))
 
 
 def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> list[str]:

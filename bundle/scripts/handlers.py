@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_checkpoint, write_state_dict
 from .devices import HostCopy, seed_everything
+from .errors import BundleError
 from .foreign_files import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class GradientClippingHandler:
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         if not max_norm > 0:
-            raise ValueError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
+            raise BundleError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
         self.optimizer = optimizer
         self.max_norm = max_norm
 
@@ -125,7 +126,7 @@ class LossHandler:
         step, copy = self._on_their_way.popleft()
         loss = copy.get().item()
         if not math.isfinite(loss):
-            raise FloatingPointError(
+            raise BundleError(
                 f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {step}; lower the learning "
                 "rate, or take --precision float32."
             )
@@ -211,7 +212,7 @@ class LinearScheduleHandler:
     def __init__(self, target: Any, start: Mapping[str, float], end: Mapping[str, float]) -> None:
         missing = [name for name in start if not hasattr(target, name)]
         if missing or start.keys() != end.keys():
-            raise ValueError(
+            raise BundleError(
                 f"`start` and `end` must name the same attributes of {type(target).__name__}, got {sorted(start)} and "
                 f"{sorted(end)}; {missing} do not exist."
             )
@@ -259,7 +260,7 @@ class ResumeHandler:
         for name in ("max_epochs", "epoch_length"):
             saved, asked = state["trainer"][name], getattr(engine.state, name)
             if saved != asked:
-                raise ValueError(
+                raise BundleError(
                     f"{self.path} must have the `{name}` of this training, {asked}, to go on from it; it has {saved}. "
                     "Use the same epochs and training images, or train afresh: another `output_dir`, or `redo`."
                 )
@@ -320,7 +321,7 @@ class BestModelHandler:
     def __call__(self, engine: Engine) -> None:
         score = float(engine.state.metrics[self.metric_name])
         if score != score:
-            raise ValueError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
+            raise BundleError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
         better = self.best is None or score > self.best
         if better:
             self.best = score
@@ -365,9 +366,9 @@ class StageSizeHandler:
         parameters = list(self.network.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         logger.info(
-            f"Training the {self.name}: {len(state.dataloader.dataset)} patches, {state.max_epochs} epochs of {state.epoch_length} "
-            f"steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {trained / 1e6:.1f} of them "
-            f"trained, on {state.device}."
+            f"Training the {self.name}: {len(state.dataloader.dataset)} patches, {state.max_epochs} epochs of "
+            f"{state.epoch_length} steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, "
+            f"{trained / 1e6:.1f} of them trained, on {state.device}."
         )
         unmeasured = 0 if torch.device(state.device).type == "cpu" else self.warmup_steps
         self._first_step = state.epoch * state.epoch_length + 1 + unmeasured
@@ -392,10 +393,10 @@ class StageSizeHandler:
 class TrainingHandlers:
     """What every training does beside its steps, in the order that it must have.
 
-    The weights' average; random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and checked; gradients clipped;
-    the loss's schedule; validation; the learning rate's schedule; a checkpoint after each epoch, from which an
-    interrupted training goes on; the last epoch's weights, where no validation kept any; the size of the training and
-    its expected time. Of several processes, the first one writes and logs.
+    The weights' average; random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and
+    checked; gradients clipped; the loss's schedule; validation; the learning rate's schedule; a checkpoint after each
+    epoch, from which an interrupted training goes on; the last epoch's weights, where no validation kept any; the size
+    of the training and its expected time. Of several processes, the first one writes and logs.
 
     Args:
         name: of what trains, for the log and the checkpoint's file.

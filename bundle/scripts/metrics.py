@@ -12,6 +12,8 @@ import torch
 from ignite.metrics import ConfusionMatrix
 from ignite.metrics.metric import reinit__is_reduced
 
+from .errors import BundleError
+
 
 class MaskConfusionMatrix(ConfusionMatrix):
     """Ignite's confusion matrix, of masks; theirs takes one-hot predictions, in several times the time.
@@ -56,10 +58,10 @@ def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) ->
     wherever the masks are."""
     pred, true = pred.cpu(), true.cpu()
     if pred.shape != true.shape:
-        raise ValueError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
+        raise BundleError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
     for name, mask in (("pred", pred), ("true", true)):
         if mask.numel() and not 0 <= mask.min() <= mask.max() < num_values:
-            raise ValueError(
+            raise BundleError(
                 f"`{name}` must have mask values in 0..{num_values - 1}, got {mask.min()}..{mask.max()}; correct "
                 "`mask_values` or `segmenter_values`."
             )
@@ -97,11 +99,11 @@ def mean_iou(confusion: torch.Tensor, exclude_background: bool) -> float:
     """Mean IoU over the classes that occur; arguments as in ``class_scores``.
 
     Raises:
-        ValueError: if no class occurs, so that there is nothing to score.
+        BundleError: if no class occurs, so that there is nothing to score.
     """
     mean = class_scores(confusion, exclude_background)["iou"].nanmean().item()
     if mean != mean:
-        raise ValueError("the masks must show at least one class to be scored; all pixels are background.")
+        raise BundleError("the masks must show at least one class to be scored; all pixels are background.")
     return mean
 
 

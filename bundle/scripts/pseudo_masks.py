@@ -65,7 +65,9 @@ def write_pseudo_masks(
     """
     mask_dir = Path(mask_dir)
     paths = mask_paths(dataset.data, mask_dir)
-    own_batches = list(SameSizeBatches(dataset.data, batch_size))[distributed.get_rank() :: distributed.get_world_size()]
+    own_batches = list(SameSizeBatches(dataset.data, batch_size))[
+        distributed.get_rank() :: distributed.get_world_size()
+    ]
     unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)

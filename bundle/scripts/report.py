@@ -20,6 +20,7 @@ from . import plain_errors
 from .atomic import atomic_path
 from .classes import KEYS, Classes
 from .curves import chart, read_curves
+from .errors import BundleError
 from .examples import ValExamples, best_median_worst, legend, picture_tag
 from .foreign_files import read_json
 from .pictures import panels, write_png
@@ -62,12 +63,12 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         The file's path.
 
     Raises:
-        ValueError: if ``output_dir`` is not a run's.
+        BundleError: if ``output_dir`` is not a run's.
     """
     output_dir = Path(output_dir).resolve()
     path, config_file = output_dir / "report.html", output_dir / "configs" / "train.json"
     if not config_file.is_file():
-        raise ValueError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
+        raise BundleError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
     parser, record = ConfigParser(read_json(config_file)), read_record(output_dir)["stages"]
     scores = read_scores(output_dir / "scores")
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))

@@ -20,6 +20,7 @@ from ignite import distributed
 
 from .atomic import remove_leftovers, write_json
 from .classes import Classes
+from .errors import BundleError
 from .foreign_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class RunFolder:
             new_settings: accept other settings than those the run began with.
 
         Raises:
-            ValueError: if the folder has a run with other settings.
+            BundleError: if the folder has a run with other settings.
         """
         if not new_settings:
             self.require_same_settings(config)
@@ -91,7 +92,7 @@ class RunFolder:
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
 
     def require_same_settings(self, config: Mapping[str, Any]) -> None:
-        """Raise a ``ValueError`` if the folder has a run with other settings than the merged ``config``.
+        """Raise a ``BundleError`` if the folder has a run with other settings than the merged ``config``.
 
         A run that stopped before it had made anything does not count.
         """
@@ -105,7 +106,7 @@ class RunFolder:
         if changed:
             shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])
             more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
-            raise ValueError(
+            raise BundleError(
                 f"`output_dir` {self.path} must be new or hold a run with the same settings, but these differ from its "
                 f"configs/train.json: {shown}{more}. Choose another --output_dir, or do its stages again with --redo."
             )
@@ -164,7 +165,7 @@ class RunFolder:
         """Move files and folders of the run into ``previous/N`` in it, since a person may have edited them.
 
         Raises:
-            ValueError: if one lies outside the folder; then nothing is moved.
+            BundleError: if one lies outside the folder; then nothing is moved.
         """
         self._to_previous(outputs, os.replace)
 
@@ -177,7 +178,7 @@ class RunFolder:
         existing = [Path(path).resolve() for path in outputs if Path(path).exists()]
         for path in existing:
             if not path.is_relative_to(self.path):
-                raise ValueError(f"{path} must lie in {self.path} to be made again; move it away yourself first.")
+                raise BundleError(f"{path} must lie in {self.path} to be made again; move it away yourself first.")
         if not existing:
             return
         number = 1 + max((int(path.name) for path in (self.path / "previous").glob("[0-9]*")), default=0)
@@ -256,7 +257,8 @@ def write_inference_config(output_dir: str | Path, classes: Classes, patch_size:
     """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
 
     Args:
-        output_dir: the run folder. Keys that ``inference.json`` names as ``of_the_training`` come from its ``train.json``.
+        output_dir: the run folder. Keys that ``inference.json`` lists in ``of_the_training`` come from its
+            ``train.json``.
         classes: names and values; they have as many channels as the network's output.
         patch_size: height and width of the training patches in pixels.
     """

@@ -190,7 +190,7 @@ def score_splits(
         activation: brings the network's scores (K, H, W) to [0, 1] for the pictures; ``None`` if they are there.
 
     Returns:
-        The scores of each split, as they are in the JSON files. Of several processes one scores; the others get ``None``.
+        The scores of each split, as they are in the JSON files; ``None`` in all processes but the first, which scores.
     """
     results = {}
     for split, dataloader in dataloaders.items():

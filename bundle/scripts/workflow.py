@@ -12,8 +12,9 @@ from ignite import distributed
 from monai.bundle import ConfigParser
 
 from . import plain_errors
-from .command_line import require_known_options
+from .command_line import require_known_options, with_own_types
 from .devices import description, prepare_device, seed_everything
+from .errors import BundleError
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def prepare(
 def overlaid(config: Any, overlay: Any) -> Any:
     """``config`` with ``overlay`` laid on it, sections key by key.
 
-    A section of the overlay that is empty or has a ``_target_`` of its own takes the place of the one below; so do lists
-    and single values.
+    A section of the overlay that is empty or has a ``_target_`` of its own takes the place of the one below; so do
+    lists and single values.
     """
     merged = isinstance(config, Mapping) and isinstance(overlay, Mapping) and overlay and "_target_" not in overlay
     if not merged:
@@ -69,14 +70,14 @@ def overlaid(config: Any, overlay: Any) -> Any:
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The config of a stage: the merged one, with the stage's own on it.
 
-    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or, where
-    there is no other, copied; its ``overlay`` comes on top.
+    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or,
+    where there is no other, copied; its ``overlay`` comes on top.
 
     Raises:
-        ValueError: if the config has no such stage.
+        BundleError: if the config has no such stage.
     """
     if stage not in config["stages"]:
-        raise ValueError(f"`stages` must be among {list(config['stages'])}, got {stage!r}.")
+        raise BundleError(f"`stages` must be among {list(config['stages'])}, got {stage!r}.")
     definition = config["stages"][stage]
     changed = {below: config[above] for below, above in definition.get("sections", {}).items()}
     for overlay in (changed, definition.get("overlay")):
@@ -88,7 +89,9 @@ def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
     """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
     if "stages" in config:
         return ConfigParser(config=stage_config(config, stage))
-    return ConfigParser(config=dict(config) | ({"train": config.get("classification", {})} if stage == "train_classifier" else {}))
+    return ConfigParser(
+        config=dict(config) | ({"train": config.get("classification", {})} if stage == "train_classifier" else {})
+    )
 
 
 def run_stages(
@@ -99,17 +102,18 @@ def run_stages(
     Each stage has a parser of its own, so that nothing of the stage before stays in memory.
 
     Args:
-        stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an ``overlay``
-            for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs`` they make, the stage that it
-            ``feeds`` with them, the ``result`` without which it is not complete, and ``scores``. One that
-            ``continues`` goes on from its own last outputs whenever it is asked for, with settings of its own.
+        stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
+            ``overlay`` for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs``
+            they make, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
+            ``scores``. One that ``continues`` goes on from its own last outputs whenever it is asked for, with
+            settings of its own.
         config: the merged config.
         output_dir: the run folder.
         redo: do this stage and those after it again, from their start.
     """
     if redo is not None and redo not in stages:
-        raise ValueError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
-    folder = RunFolder(output_dir)
+        raise BundleError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
+    config, folder = with_own_types(config), RunFolder(output_dir)
     if redo is None and not any(_continues(config, stage) for stage in stages):
         folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
     first_again = len(stages) if redo is None else list(stages).index(redo)

@@ -8,9 +8,7 @@ SETTINGS = {"classifier_batch_size": 2, "batch_size": 2}  # four steps an epoch
 
 @pytest.mark.parametrize("stage", ["train_classifier", "train_segmenter"])
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
-def test_a_training_step_does_not_wait_for_the_device(
-    device_process, finished_run, demo_dir, tmp_path, method, stage
-):
+def test_a_training_step_does_not_wait_for_the_device(device_process, finished_run, demo_dir, tmp_path, method, stage):
     settings = {**SETTINGS, "dataset_dir": demo_dir, "output_dir": tmp_path, "mask_dir": finished_run / "pseudo_masks"}
     configs = method_configs(method)
     result = device_process.call("device_tasks.waits_of_steps", stage=stage, config_file=configs, **settings)

@@ -55,9 +55,7 @@ def train(run_bundle, tmp_path, overlay, patch_size, method, **settings):
 def test_seven_classes_of_odd_sizes_with_a_class_missing_in_val_and_an_image_without_tissue(run_bundle, tmp_path):
     write_source(tmp_path / "source", (61, 75), 8, missing_in_val=(3,), glass=True)
     overlay = describe_dataset("x", tmp_path / "data", [f"tissue {number}" for number in range(1, 8)], True)
-    scores = train(
-        run_bundle, tmp_path, overlay, 53, "esfan", **{"classifier_batch_size": 4, "batch_size": 4}
-    )
+    scores = train(run_bundle, tmp_path, overlay, 53, "esfan", **{"classifier_batch_size": 4, "batch_size": 4})
     classes = scores["with_background"]["classes"]
     assert len(classes) == 8 and classes["tissue 3"]["recall"] is None and classes["tissue 3"]["pixels"] == 0
     assert all(0 <= scores[name]["mean_iou"] <= 1 for name in ("published", "with_background"))

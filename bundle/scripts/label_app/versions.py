@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..errors import BundleError
 from ..run_folder import RunFolder
 
 BASE = "base"  # the bundle's own network
@@ -29,17 +30,17 @@ class Versions:
         """The folder of a version, whose network is in ``models/model.pt``.
 
         Raises:
-            ValueError: if there is none of that name.
+            BundleError: if there is none of that name.
         """
         names = self.names()
         if not names:
-            raise ValueError(
+            raise BundleError(
                 f"the bundle {self.bundle} has no network yet: train one (its README says how), start the server with "
                 "`--conf bundle RUN_FOLDER`, or train it with your annotations."
             )
         name = names[-1] if name == NEWEST else name
         if name not in names:
-            raise ValueError(f"`version` must be one of {[NEWEST, *names]}, got {name!r}.")
+            raise BundleError(f"`version` must be one of {[NEWEST, *names]}, got {name!r}.")
         return self.bundle if name == BASE else self.folder / name
 
     def weights(self, name: str = NEWEST) -> Path:

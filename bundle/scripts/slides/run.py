@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import LEFTOVER, write_json
+from ..errors import BundleError
 from ..foreign_files import read_json
 from .engine import SlideEngine, SlidePlan
 from .reading import BACKENDS, Slide
@@ -42,7 +43,7 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if two slides have one name, as their results would have.
+        BundleError: if two slides have one name, as their results would have.
     """
     given = [slides] if isinstance(slides, (str, Path)) else list(slides)
     found: list[Path] = []
@@ -52,7 +53,7 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
         raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it holds none.")
     twice = [name for name, count in Counter(map(slide_name, found)).items() if count > 1]
     if twice:
-        raise ValueError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
+        raise BundleError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
     return found
 
 
@@ -95,7 +96,7 @@ def segment_slides(
         config: the merged config, for the record of each slide.
 
     Raises:
-        RuntimeError: at the end, if slides failed; it names them.
+        BundleError: at the end, if slides failed; it names them.
     """
     paths, failures = find_slides(slides), {}
     for number, path in enumerate(paths):
@@ -114,7 +115,7 @@ def segment_slides(
         failures |= others
     if failures:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failures.items()))
-        raise RuntimeError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
+        raise BundleError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
 
 
 def _attempt(step: Callable[[], None]) -> str | None:
@@ -186,18 +187,20 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
     """Whether a slide is complete; what is there already must come from the same slide and settings.
 
     Raises:
-        ValueError: if it does not.
+        BundleError: if it does not.
     """
     complete = (folder / "record.json").exists()
     if folder.exists() and not complete:
-        raise ValueError(f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir.")
+        raise BundleError(
+            f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir."
+        )
     path = folder / "record.json" if complete else work / "settings.json"
     if path.exists():
         stored = read_json(path)
         stored = stored["settings"] if complete else stored
         changed = [key for key in sorted(stored | plan.settings) if stored.get(key) != plan.settings.get(key)]
         if changed:
-            raise ValueError(
+            raise BundleError(
                 f"{folder if complete else work} must be new or come from the same slide and settings; {changed} "
                 "differ. Remove it, or choose another output_dir."
             )
