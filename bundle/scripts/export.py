@@ -110,22 +110,12 @@ def _holds_absolute(value: Any) -> bool:
     return _is_absolute(value) or any(_holds_absolute(child) for child in children)
 
 
-def run_anywhere(config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` with the bundle's folder on Python's path before anything of it is built."""
-    if "initialize" in config:
-        config["imports"] = ["$import sys", *config.get("imports", [])]
-        config["initialize"] = ["$sys.path.insert(0, str(@bundle_root))", *config["initialize"]]
-    return config
-
-
 def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
     write_json(folder / "configs" / "train.json", train)
     write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
     for name in COPIED_CONFIGS:
         shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
-    for path in (folder / "configs").glob("*.json"):
-        write_json(path, run_anywhere(read_json(path)))
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
