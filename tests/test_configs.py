@@ -11,10 +11,11 @@ from conftest import BUNDLE, LITE, TINY
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from scripts.classes import KEYS
+from scripts.classes import Classes
 from scripts.new_dataset import describe_dataset
 from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
+from scripts.run_folder import write_inference_config
 from scripts.workflow import stage_config
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
@@ -36,10 +37,13 @@ def test_configs_are_json_with_four_spaces(path):
     assert all((len(line) - len(line.lstrip())) % 4 == 0 for line in lines)
 
 
-def test_inference_repeats_the_definitions_of_training():
-    train, inference = load("train.json"), load("inference.json")
-    same = [*KEYS, "classes", "num_classes", "background", "segmenter_def", "encoder_decoder", "network_def"]
-    assert {name: inference[name] for name in same} == {name: train[name] for name in same}
+def test_the_bundle_s_own_inference_is_that_of_a_run_with_its_defaults(tmp_path):
+    (tmp_path / "configs").mkdir()
+    shutil.copy(BUNDLE / "configs" / "train.json", tmp_path / "configs")
+    train = load("train.json")
+    write_inference_config(tmp_path, Classes.of(train), train["patch_size"]["default"])
+    for name in ("inference.json", "metadata.json"):
+        assert json.loads((tmp_path / "configs" / name).read_text()) == load(name)
 
 
 def test_luad_overlay_is_the_explicit_default():
@@ -192,10 +196,13 @@ def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, d
     config = json.loads((bundle / "configs" / "inference.json").read_text())
     config["mask_values"] = {"0": 1, "1": 2, "2": 3, "9": 0}
     (bundle / "configs" / "inference.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    command += ["--dataset_dir", str(demo_dir / "val" / "img"), "--output_dir", str(tmp_path / "out")]
-    command += ["--published_values", str(published_values)]
-    subprocess.run(command, cwd=bundle, check=True, capture_output=True)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--dataset_dir", str(demo_dir / "val" / "img")]
+    command += ["--output_dir", str(tmp_path / "out"), "--published_values", str(published_values)]
+    if published_values:
+        command += ["--config_file", "configs/inference.json"]
+    else:  # from another working directory
+        command += ["--config_file", "bundle/configs/inference.json", "--bundle_root", "bundle"]
+    subprocess.run(command, cwd=bundle if published_values else tmp_path, check=True, capture_output=True)
     names = sorted(path.name for path in (demo_dir / "val" / "img").iterdir())
     for folder in ("masks", "overlays"):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
