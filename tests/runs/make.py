@@ -1,8 +1,11 @@
-"""Makes what is kept here: python tests/runs/make.py FOLDER, in the repository's folder.
+"""Makes what is kept here, or compares with it, in the repository's folder:
+
+    python tests/runs/make.py make FOLDER
+    python tests/runs/make.py compare FOLDER
 
 ``small_run.zip`` is the folder of a finished run as the code of a certain day left it (``run.json`` in it says which):
 later code must still open it. ``demo_numbers.json`` has the losses and scores of short trainings on the demo's data:
-changes that are to keep the numbers are compared with them.
+changes that are to keep the numbers are compared with them, on one kind of processor to the digit.
 """
 
 import json
@@ -82,8 +85,23 @@ def demo_numbers(folder: Path) -> dict:
     return numbers
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1]).resolve()
-    folder.mkdir(parents=True)
+def compare(folder: Path) -> None:
+    """Train again, and print by how much each loss and score differs from ``demo_numbers.json``."""
+    kept, numbers = json.loads((HERE / "demo_numbers.json").read_text(encoding="utf-8")), demo_numbers(folder)
+    for method, groups in kept.items():
+        for name, old in [*groups["losses"].items(), *groups["mean_iou"].items()]:
+            new = (numbers[method]["losses"] | numbers[method]["mean_iou"]).get(name)
+            pairs = [(old, new)] if isinstance(old, float) else list(zip(old, new, strict=True))
+            print(method, name, len(pairs), "values, largest difference", max(abs(a - b) for a, b in pairs))
+
+
+def make(folder: Path) -> None:
+    """Write both files."""
     small_run(folder)
     (HERE / "demo_numbers.json").write_text(json.dumps(demo_numbers(folder), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2]).resolve()
+    folder.mkdir(parents=True)
+    {"make": make, "compare": compare}[sys.argv[1]](folder)
