@@ -1,38 +1,17 @@
-"""A method of one's own: a Python file with a fusion block, an overlay of the method and one of the data set."""
+"""A method of one's own, that of docs/methods.md: a Python file, an overlay of the method and one of the data set."""
 
 import json
+import re
 
 import torch
-from conftest import TINY
+from conftest import BUNDLE, TINY
 
 from scripts.data import find_images
 from scripts.demo import make_demo_data
 from scripts.run_folder import RunFolder
 
-FUSION_BLOCK = '''
-import torch
-from torch import nn
-
-
-class ChannelGate(nn.Module):
-    """Weighs each channel by what the others say of the whole patch."""
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Sequential(nn.Linear(channels, channels // reduction), nn.ReLU())
-        self.excite = nn.Linear(channels // reduction, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate = torch.sigmoid(self.excite(self.squeeze(x.mean(dim=(2, 3)))))
-        return x * gate[:, :, None, None]
-'''
-METHOD = {
-    "method_name": "channel_gate",
-    "classifier_def#fusion": {"_target_": "channel_gate.ChannelGate", "_mode_": "callable", "reduction": 8},
-    "classification#max_gradient_norm": 1.0,
-    "segmenter_loss": {"_target_": "scripts.losses.AdaptiveNoiseAwareLoss", "background": "@background", "gamma": 0.0},
-    "train#loss_schedule": {"start": {"tau": 0.1}, "end": {"tau": 0.3}},
-}
+PAGE = (BUNDLE / "docs" / "methods.md").read_text(encoding="utf-8")
+FUSION_BLOCK, METHOD = (re.search(f"```{language}\n(.*?)```", PAGE, re.DOTALL)[1] for language in ("python", "json"))
 DATASET = {
     "dataset_name": "toy",
     "class_names": ["epithelium", "fibres", "immune cells"],
@@ -48,8 +27,8 @@ DATASET = {
 
 def test_a_fusion_block_of_ones_own_trains_both_stages_by_two_overlays(run_bundle, tmp_path, monkeypatch):
     (tmp_path / "channel_gate.py").write_text(FUSION_BLOCK)
-    for name, overlay in (("method", METHOD), ("dataset", DATASET)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(overlay))
+    (tmp_path / "method.json").write_text(METHOD)
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
     data = make_demo_data(tmp_path / "toy", 5, 64, num_train=8, num_val=2, num_test=2)
     monkeypatch.syspath_prepend(str(tmp_path))
     configs = ["configs/train.json", str(tmp_path / "method.json"), "configs/lite.json", str(tmp_path / "dataset.json")]
