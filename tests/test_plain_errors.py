@@ -106,7 +106,10 @@ def test_the_log_has_the_error_in_full(caplog, capsys):
 
 
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
-    code = "import os; from scripts import plain_errors; plain_errors.install(); os.kill(os.getpid(), 2)"
+    code = (
+        "import os, signal; from scripts import plain_errors; signal.signal(2, signal.default_int_handler); "
+        "plain_errors.install(); os.kill(os.getpid(), 2)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(BUNDLE)}, capture_output=True, text=True
     )
