@@ -109,7 +109,7 @@ def test_results_of_other_settings_are_left_alone(slides, tmp_path):
     segment_slides(engine(), path, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(
-        RuntimeError,
+        BundleError,
         match=r"one must be new or come from the same slide and settings; \['band_cells', 'step_px'\] differ",
     ):
         segment_slides(engine(overlap=0.25), path, tmp_path)
