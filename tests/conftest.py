@@ -20,10 +20,10 @@ from scripts.export import export
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 LITE = ["configs/train.json", "configs/lite.json", "configs/dataset_demo.json"]
 TINY = {  # two epochs of two steps in each stage
-    "classification#epochs": 2,
-    "classification#batch_size": 4,
-    "train#epochs": 2,
-    "train#batch_size": 4,
+    "classifier_epochs": 2,
+    "classifier_batch_size": 4,
+    "epochs": 2,
+    "batch_size": 4,
     "eval_batch_size": 3,
 }
 
@@ -57,6 +57,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture()
+def as_process(monkeypatch):
+    """Make this process number ``rank`` of ``world_size``, as far as Ignite's functions tell; none waits for others."""
+
+    def be(rank, world_size):
+        for module in ("ignite.distributed", "ignite.distributed.utils"):
+            monkeypatch.setattr(f"{module}.get_rank", lambda: rank)
+            monkeypatch.setattr(f"{module}.get_world_size", lambda: world_size)
+            monkeypatch.setattr(f"{module}.barrier", lambda: None)
+
+    return be
 
 
 @pytest.fixture(scope="session")

@@ -69,12 +69,14 @@ def test_balancing_divides_by_the_strengths_of_the_weighted_levels():
     torch.testing.assert_close(balanced, cam / torch.tensor([7.0, 1.0, 0.25])[:, None, None])  # strength 0: as it is
 
 
-def test_the_file_beside_the_classifier_spares_the_patches(tmp_path):
+def test_the_file_beside_the_classifier_spares_the_patches(tmp_path, as_process):
     items, load = write_items(tmp_path, [patch(200, 0), patch(0, 200)])
     path = tmp_path / "class_strengths.json"
     arguments = {"transform": load, "batch_size": 1, "device": "cpu"}
-    unwritten = class_strengths(path, LoudRed(), lambda: items, **arguments, write=False)
+    as_process(1, 2)
+    unwritten = class_strengths(path, LoudRed(), lambda: items, **arguments)
     assert not path.exists()
+    as_process(0, 2)
     assert class_strengths(path, LoudRed(), lambda: items, **arguments) == unwritten
     read = class_strengths(path, None, None, **arguments)
     assert read == unwritten == json.loads(path.read_text())["class_strengths"]
@@ -111,6 +113,6 @@ def test_refuses_strengths_of_another_classifier():
 def test_a_run_keeps_its_classifiers_strengths_and_measures_a_new_classifiers_anew(run_bundle, tmp_path):
     balanced = {"cam_segmenter#class_strengths": "@class_strengths"}
     for _ in range(2):
-        run_bundle("train_classifier", tmp_path, LITE, **TINY, **balanced, redo=True)
+        run_bundle("train_classifier", tmp_path, LITE, **TINY, **balanced, redo="train_classifier")
     for folder in (tmp_path, tmp_path / "previous" / "1"):
         assert (folder / "models" / "classifier" / "class_strengths.json").is_file()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.command_line import keys_of, nearest, unknown_options
+from scripts.command_line import keys_of, nearest, require_known_options, unknown_options, with_own_types
+from scripts.errors import BundleError
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
@@ -57,7 +58,12 @@ def test_a_mistyped_part_of_a_key_is_answered_with_the_nearest_of_its_section(na
 @pytest.mark.parametrize(
     "name",
     ["train#epochs", "train#optimizer#nesterov", "train#lr_scheduler#last_epoch", "validate#inferer#overlap"]
-    + ["train#handlers#0#momentum", "classifier_def#backbone#checkpointing", "cam_segmenter#scales"],
+    + [
+        "train#averaging#momentum",
+        "train#handlers#0#seed",
+        "classifier_def#backbone#checkpointing",
+        "cam_segmenter#scales",
+    ],
 )
 def test_keys_on_any_level_and_arguments_of_components_are_known(name):
     assert unknown_options([f"--{name}", "1"], with_option(name)) == []
@@ -77,7 +83,7 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
     ("config", "option", "sentence"),
     [
         ("train.json", "--thresold", "--thresold must be a key of the configs, and is none; did you mean --threshold?"),
-        ("train.json", "--epochs=3", "--epochs must be a key of the configs, and is none; "),
+        ("train.json", "--epoch=3", "--epoch must be a key of the configs, and is none; did you mean --epochs?"),
         ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),
@@ -92,3 +98,52 @@ def test_a_mistyped_option_stops_the_command(tmp_path, config, option, sentence)
     result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
     assert result.returncode == 1 and sentence in result.stderr.splitlines()[-1], result.stderr[-2000:]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"epochs": 1.5}, "`epochs` must be a whole number, got 1.5; the bundle's own configs have 20 there"),
+        ({"train": {"epochs": 1.5}}, "`train#epochs` must be a whole number, got 1.5"),  # @epochs there
+        ({"seed": True}, "`seed` must be a whole number, got True"),
+        ({"amp": "flase"}, "`amp` must be True or False, got 'flase'"),
+        ({"lr": "fast"}, "`lr` must be a number, got 'fast'"),
+        ({"epoch": 3}, "epoch must be a key of the configs, and is none; did you mean epochs?"),
+        ({"classification": {"epoch": 3}}, "classification#epoch must be .* did you mean classification#epochs?"),
+    ],
+)
+def test_settings_are_checked_from_python_too(settings, sentence):
+    parser = ConfigParser(copy.deepcopy(TRAIN))
+    for key in keys_of(settings):
+        if not isinstance(value := ConfigParser(settings)[key], dict):
+            parser[key] = value
+    with pytest.raises(BundleError, match=sentence):
+        require_known_options(parser.get())
+
+
+def test_a_number_that_yaml_takes_as_text_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_text("lr: 1e-4\nclassification#lr: 2e-3\nclass_names: [1e-4, b]\n")
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / "train.json"), str(tmp_path / "mine.yaml")])
+    config = parser.get()
+    assert config["lr"] == "1e-4"
+    read = with_own_types(config)
+    assert (read["lr"], read["classification"]["lr"], read["class_names"]) == (0.0001, 0.002, ["1e-4", "b"])
+    assert with_own_types(TRAIN) == TRAIN
+
+
+@pytest.mark.parametrize(
+    ("option", "overlay", "sentence"),
+    [
+        ("level_weights", "lite.json", r"cam_segmenter#level_weights, to \[0.1, 0.8, 0.1\]; give --cam_segmenter#lev"),
+        ("epochs", {"train#epochs": 3}, "train#epochs, to 3; give --train#epochs."),
+    ],
+)
+def test_an_option_that_an_overlay_has_fixed_is_refused(monkeypatch, option, overlay, sentence):
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
+    overlay = json.loads((BUNDLE / "configs" / overlay).read_text()) if isinstance(overlay, str) else overlay
+    parser.update(overlay)
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", f"--{option}", "1"])
+    with pytest.raises(BundleError, match=f"--{option} must be read by the configs.*{sentence}"):
+        require_known_options(parser.get())

@@ -11,10 +11,12 @@ from conftest import BUNDLE, LITE, TINY
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from scripts.classes import KEYS
+from scripts.classes import Classes
 from scripts.new_dataset import describe_dataset
 from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
+from scripts.run_folder import write_inference_config
+from scripts.workflow import stage_config
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
@@ -35,10 +37,13 @@ def test_configs_are_json_with_four_spaces(path):
     assert all((len(line) - len(line.lstrip())) % 4 == 0 for line in lines)
 
 
-def test_inference_repeats_the_definitions_of_training():
-    train, inference = load("train.json"), load("inference.json")
-    same = [*KEYS, "classes", "num_classes", "background", "segmenter_def", "encoder_decoder", "network_def"]
-    assert {name: inference[name] for name in same} == {name: train[name] for name in same}
+def test_the_bundle_s_own_inference_is_that_of_a_run_with_its_defaults(tmp_path):
+    (tmp_path / "configs").mkdir()
+    shutil.copy(BUNDLE / "configs" / "train.json", tmp_path / "configs")
+    train = load("train.json")
+    write_inference_config(tmp_path, Classes.of(train), train["patch_size"]["default"])
+    for name in ("inference.json", "metadata.json"):
+        assert json.loads((tmp_path / "configs" / name).read_text()) == load(name)
 
 
 def test_luad_overlay_is_the_explicit_default():
@@ -79,13 +84,13 @@ def test_methods_have_the_published_numbers(in_bundle):
     parser = ConfigParser()
     parser.read_config(["configs/train.json", "configs/method_ibdr.json"])
     settings = {
-        "classification#epochs": 10,
-        "classification#batch_size": 20,
-        "classification#lr": 0.01,
+        "classifier_epochs": 10,
+        "classifier_batch_size": 20,
+        "classifier_lr": 0.01,
         "classification#max_gradient_norm": 5,
-        "train#epochs": 10,
-        "train#batch_size": 16,
-        "train#lr": 0.01,
+        "epochs": 10,
+        "batch_size": 16,
+        "lr": 0.01,
     }
     assert {name: parser[name] for name in settings} == settings
     loss = parser.get_parsed_content("segmenter_loss")
@@ -133,6 +138,7 @@ def test_data_set_overlays_run_up_to_their_data(in_bundle, path, tmp_path):
     parser = ConfigParser()
     parser.read_config(["configs/train.json", "configs/lite.json", str(path)])
     parser["dataset_dir"] = str(tmp_path)
+    parser = ConfigParser(stage_config(parser.get(), "train_classifier"))
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("check")
     assert f"{tmp_path}/train/img must be a folder of images; it does not exist" in str(error.value.__cause__)
@@ -153,12 +159,15 @@ def test_any_method_learns_from_any_data_set_s_classes(in_bundle, method, path):
     assert parser.get_parsed_content("background") == (0 not in parser["segmenter_values"])
 
 
-@pytest.mark.parametrize("section", ["classification", "train", "validate"])
-def test_files_are_decoded_once_for_all_epochs(in_bundle, finished_run, demo_dir, monkeypatch, section):
+@pytest.mark.parametrize(
+    ("stage", "section"), [("train_classifier", "train"), ("train_segmenter", "train"), ("train_segmenter", "validate")]
+)
+def test_files_are_decoded_once_for_all_epochs(in_bundle, finished_run, demo_dir, monkeypatch, stage, section):
     parser = ConfigParser()
     parser.read_config(LITE)
     parser["dataset_dir"], parser["output_dir"], parser["device"] = str(demo_dir), str(finished_run), "cpu"
-    parser["classification#batch_size"] = parser["train#batch_size"] = 2
+    parser["classifier_batch_size"] = parser["batch_size"] = 2
+    parser = ConfigParser(stage_config(parser.get(), stage))
     loader = parser.get_parsed_content(f"{section}#dataloader")
     opened = []
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(args))
@@ -187,10 +196,13 @@ def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, d
     config = json.loads((bundle / "configs" / "inference.json").read_text())
     config["mask_values"] = {"0": 1, "1": 2, "2": 3, "9": 0}
     (bundle / "configs" / "inference.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    command += ["--dataset_dir", str(demo_dir / "val" / "img"), "--output_dir", str(tmp_path / "out")]
-    command += ["--published_values", str(published_values)]
-    subprocess.run(command, cwd=bundle, check=True, capture_output=True)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--dataset_dir", str(demo_dir / "val" / "img")]
+    command += ["--output_dir", str(tmp_path / "out"), "--published_values", str(published_values)]
+    if published_values:
+        command += ["--config_file", "configs/inference.json"]
+    else:  # from another working directory
+        command += ["--config_file", "bundle/configs/inference.json", "--bundle_root", "bundle"]
+    subprocess.run(command, cwd=bundle if published_values else tmp_path, check=True, capture_output=True)
     names = sorted(path.name for path in (demo_dir / "val" / "img").iterdir())
     for folder in ("masks", "overlays"):
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
@@ -231,9 +243,9 @@ def test_each_method_runs_end_to_end_on_two_and_four_classes(run_bundle, few_sho
     configs = ["configs/train.json", f"configs/method_{method}.json", "configs/lite.json", tmp_path / "dataset_x.json"]
     run_bundle("training", tmp_path / "run", configs, dataset_dir=str(tmp_path / "data"), **TINY)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
     assert len(list((tmp_path / "run" / "pseudo_masks").glob("*.png"))) == 8
-    for stage in ("train_classifier", "run"):
+    for stage in ("train_classifier", "train_segmenter"):
         scores = record["stages"][stage]["scores"]["val"]["protocols"]
         assert list(scores) == ["published"]  # without background there is one protocol
         assert set(scores["published"]["classes"]) == set(class_names)
@@ -250,12 +262,16 @@ def test_each_method_runs_end_to_end_on_two_and_four_classes(run_bundle, few_sho
 def test_a_trained_network_adapts_to_another_stain(
     finished_run, run_bundle, few_shot_dir, tmp_path, pixel_masks, freeze
 ):
-    settings = {"source_dir": str(finished_run), "num_images": 3, "freeze_encoder": freeze, "train#epochs": 2}
+    settings = {"source_dir": str(finished_run), "num_images": 3, "freeze_encoder": freeze, "epochs": 2}
     configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
     data = {"dataset_dir": str(few_shot_dir), "pixel_masks": pixel_masks}
     run_bundle("adapt", tmp_path, configs, **settings, **data)
     record = json.loads((tmp_path / "run.json").read_text())["stages"]
-    assert list(record) == ["score_source", "copy_pixel_masks" if pixel_masks else "generate_pseudo_masks", "run"]
+    assert list(record) == [
+        "score_source",
+        "copy_pixel_masks" if pixel_masks else "generate_pseudo_masks",
+        "train_segmenter",
+    ]
     masks = sorted((tmp_path / "pseudo_masks").glob("*.png"))
     assert len(masks) == 3
     same = [np.array_equal(Image.open(path), Image.open(few_shot_dir / "train" / "mask" / path.name)) for path in masks]
@@ -269,7 +285,7 @@ def test_a_trained_network_adapts_to_another_stain(
     rows = (tmp_path / "scores" / "adaptation.csv").read_text().splitlines()
     means = [
         scores["protocols"]["published"]["mean_iou"]
-        for scores in (record["score_source"]["scores"]["val"], record["run"]["scores"]["val"])
+        for scores in (record["score_source"]["scores"]["val"], record["train_segmenter"]["scores"]["val"])
     ]
     assert any(row.startswith(f"val,published,mean,{means[0]},{means[1]},") for row in rows)
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -279,7 +295,7 @@ def test_a_trained_network_adapts_to_another_stain(
 
 def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bundle, few_shot_dir, tmp_path):
     configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
-    settings = {"source_dir": str(finished_run), "num_images": 2, "train#epochs": 1, "dataset_dir": str(few_shot_dir)}
+    settings = {"source_dir": str(finished_run), "num_images": 2, "epochs": 1, "dataset_dir": str(few_shot_dir)}
     run_bundle("adapt", tmp_path, configs, **settings)
     before = (tmp_path / "models" / "model.pt").read_bytes()
     run_bundle("adapt", tmp_path, configs, **settings)
@@ -307,7 +323,7 @@ def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_sho
     shutil.copytree(few_shot_dir, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "val")
     configs = [*LITE[:-1], "configs/dataset_demo_lab_b.json", "configs/adapt.json"]
-    settings = {"source_dir": str(finished_run), "num_images": 3, "train#epochs": 1}
+    settings = {"source_dir": str(finished_run), "num_images": 3, "epochs": 1}
     run_bundle("adapt", tmp_path / "run", configs, **settings, dataset_dir=str(tmp_path / "data"))
     state = torch.load(tmp_path / "run" / "checkpoints" / "segmenter.pt", weights_only=True)["network"]
     kept = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
@@ -320,12 +336,12 @@ def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_sho
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
 def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path, method):
-    settings = {"classification#epochs": 1, "train#epochs": 1, "backbone_weights": "$None", "encoder_weights": "$None"}
-    settings |= {"classification#batch_size": 4, "train#batch_size": 4}
+    settings = {"classifier_epochs": 1, "epochs": 1, "backbone_weights": "$None", "encoder_weights": "$None"}
+    settings |= {"classifier_batch_size": 4, "batch_size": 4}
     configs = ["configs/train.json", f"configs/method_{method}.json", "configs/dataset_demo.json"]
     run_bundle("training", tmp_path, configs, **settings)
     record = json.loads((tmp_path / "run.json").read_text())
-    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
     classifier = torch.load(tmp_path / "models" / "classifier" / "model.pt", weights_only=True)
     last = {"esfan": "fusion_conv", "ibdr": "out_conv"}[method]
     assert classifier[f"fusion.{last}.weight"].shape == (2048, 2048, 3, 3)
@@ -340,13 +356,13 @@ def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path, method):
 def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):
     configs = ["configs/train.json", "configs/dataset_demo.json"]
     with pytest.raises(RuntimeError) as error:
-        run_bundle("training", tmp_path, configs, **{"classification#batch_size": 4})
+        run_bundle("training", tmp_path, configs, **{"classifier_batch_size": 4})
     assert "resnet38d_imagenet.pt must be the pretrained weights of 'backbone'" in str(plain_cause(error.value))
 
 
 def test_two_processes_train_one_model(demo_dir, tmp_path):
-    settings = {**TINY, "classification#batch_size": 2, "train#batch_size": 2, "classification#epochs": 1}
-    settings |= {"train#epochs": 1, "dataset_dir": demo_dir, "output_dir": tmp_path, "device": "$torch.device('cpu')"}
+    settings = {**TINY, "classifier_batch_size": 2, "batch_size": 2, "classifier_epochs": 1}
+    settings |= {"epochs": 1, "dataset_dir": demo_dir, "output_dir": tmp_path, "device": "$torch.device('cpu')"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
     command += ["training", "--config_file", str([*LITE, "configs/multi_gpu_train.json"])]
     command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -354,11 +370,11 @@ def test_two_processes_train_one_model(demo_dir, tmp_path):
     result = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     record = json.loads((tmp_path / "run.json").read_text())
-    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "run"]
+    assert list(record["stages"]) == ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
     state = torch.load(tmp_path / "checkpoints" / "classifier.pt", weights_only=True)
     assert state["trainer"]["epoch_length"] == 2  # 8 patches, 2 processes, 2 patches each
     saved, inference = (json.loads((tmp_path / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
-    assert saved["device"] == inference["device"] == load("train.json")["device"] and saved["world_size"] == 1
+    assert saved["device"] == inference["device"] == load("train.json")["device"]
     assert (tmp_path / "report.html").exists()
 
 

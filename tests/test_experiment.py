@@ -81,7 +81,7 @@ def test_variants_that_are_like_others_have_their_settings_too(tmp_path):
 def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "2")
     settings = TINY | {"dataset_dir": str(demo_dir), "device": "cpu"}
-    fewer = {"classification#epochs": 1, "train#epochs": 1}
+    fewer = {"classifier_epochs": 1, "epochs": 1}
     variants = {
         "other masks": {"classifier_of": "base", "settings": {"cam_segmenter#flips": True}},
         "base": {},
@@ -96,13 +96,13 @@ def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkey
     log = (tmp_path / "out" / "base" / "0" / "log.txt").read_text(encoding="utf-8")
     assert all(f"Training the {stage}: 8 patches, 1 epochs of" in log for stage in ("classifier", "segmenter"))
     base, other = (read_record(tmp_path / "out" / name / "0")["stages"] for name in ("base", "other_masks"))
-    assert list(base) == ["train_classifier", "generate_pseudo_masks", "run"]
-    assert list(other) == ["generate_pseudo_masks", "run"]
+    assert list(base) == ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
+    assert list(other) == ["generate_pseudo_masks", "train_segmenter"]
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| base", "| other masks"))]
     assert len(rows) == 2 and all(row[1] != "–" and row[2] != "–" for row in rows)
-    completed = base["run"]["completed"]
+    completed = base["train_segmenter"]["completed"]
     experiment(plan, str(tmp_path / "out"), only="base")
-    assert read_record(tmp_path / "out" / "base" / "0")["stages"]["run"]["completed"] == completed
+    assert read_record(tmp_path / "out" / "base" / "0")["stages"]["train_segmenter"]["completed"] == completed
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_zip_has_the_same_files(exported_bundle):
 def test_configs_are_the_run_s_without_its_paths(exported_bundle, finished_run):
     run, shared = (read_json(folder / "configs" / "train.json") for folder in (finished_run, exported_bundle))
     changed = {key for key in run.keys() | shared.keys() if run.get(key) != shared.get(key)}
-    assert changed == {"dataset_dir", "imports", "initialize", "output_dir", "patch_size"}
+    assert changed == {"dataset_dir", "output_dir", "patch_size"}
     assert shared["dataset_dir"] == read_json(BUNDLE / "configs" / "dataset_demo.json")["dataset_dir"]
     assert shared["patch_size"]["default"] == [64, 64]
     texts = {name: path.read_text() for name, path in contents(exported_bundle).items() if not name.endswith(".pt")}

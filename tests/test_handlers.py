@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from scripts.curves import read_curves
+from scripts.errors import BundleError
 from scripts.foreign_files import read_json
 from scripts.handlers import (
     BestModelHandler,
@@ -49,7 +50,7 @@ def flip_at_random(batch, device, non_blocking=False, **kwargs):
 class Training:
     """A small training as the bundle's configs wire theirs; ``init`` seeds its initial weights."""
 
-    def __init__(self, folder, max_epochs, init, val_scores=None, total_epochs=4, write=True, loss=None):
+    def __init__(self, folder, max_epochs, init, val_scores=None, total_epochs=4, loss=None):
         random.seed(init)
         np.random.seed(init)
         torch.manual_seed(100)
@@ -70,7 +71,7 @@ class Training:
             val_handlers=[],
             decollate=False,
         )
-        self.best_model = BestModelHandler(folder / "best.pt", self.network, "score", write)
+        self.best_model = BestModelHandler(folder / "best.pt", self.network, "score")
         self.best_model.attach(self.evaluator)
         objects = {
             "network": self.network,
@@ -92,7 +93,7 @@ class Training:
                 LinearScheduleHandler(self.loss, {"weight": 0.0}, {"weight": 1.0}),
                 ValidationHandler(interval=1, validator=self.evaluator),
                 LrScheduleHandler(self.scheduler, epoch_level=False, print_lr=False),
-                ResumeHandler(folder / "checkpoint.pt", objects, write),
+                ResumeHandler(folder / "checkpoint.pt", objects),
             ],
             decollate=False,
         )
@@ -225,11 +226,12 @@ def test_an_optimiser_goes_on_in_its_own_way_on_another_device(tmp_path, kind, b
     torch.testing.assert_close(resumed.state_dict(), network.state_dict())
 
 
-def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted):
+def test_a_second_process_reads_but_does_not_write(tmp_path, uninterrupted, as_process):
     scores = [0.3, 0.4, 0.5, 0.9]
     Training(tmp_path, 4, init=0, val_scores=scores).run_until(2 * STEPS + 1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    second = Training(tmp_path, 4, init=1, val_scores=scores, write=False).run()
+    as_process(1, 2)
+    second = Training(tmp_path, 4, init=1, val_scores=scores).run()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert_same(second.network.state_dict(), uninterrupted[0].network.state_dict())
     assert second.best_model.best == pytest.approx(0.9)
@@ -288,7 +290,7 @@ class SpoiledLoss(nn.MSELoss):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, value):
     training = Training(tmp_path, 3, init=0, loss=SpoiledLoss(value))
-    with pytest.raises(FloatingPointError, match=f"the loss must be finite, got {value} in epoch 2, step 5; lower"):
+    with pytest.raises(BundleError, match=f"the loss must be finite, got {value} in epoch 2, step 5; lower"):
         training.run()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state["network"].values())  # the epoch before
@@ -397,8 +399,8 @@ def test_logs_what_is_about_to_be_trained_and_how_long_it_will_take(log):
     layers[0].requires_grad_(False)
     engine = Engine(lambda engine, batch: None)
     engine.state.device = "cpu"
-    StageSizeHandler("segmenter", layers, num_items=11, warmup_steps=2).attach(engine)
-    engine.run([0, 1, 2], max_epochs=2)
+    StageSizeHandler("segmenter", layers, warmup_steps=2).attach(engine)
+    engine.run(DataLoader(range(11), batch_size=4), max_epochs=2)
     size, time = log.messages
     assert "segmenter: 11 patches, 2 epochs of 3 steps, 1.5 million parameters, 0.5 of them trained, on cpu" in size
     assert "s per step: the segmenter will take about 0:00:00 h" in time
@@ -454,7 +456,7 @@ def test_nothing_of_an_epoch_is_kept_whose_losses_were_spoiled(monkeypatch, step
     losses = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     losses[1][step - 1] = math.nan
     _, saved, run = late_losses(monkeypatch, losses)
-    with pytest.raises(FloatingPointError, match=f"finite, got nan in epoch 2, step {3 + step}; lower the learning"):
+    with pytest.raises(BundleError, match=f"finite, got nan in epoch 2, step {3 + step}; lower the learning"):
         run()
     assert saved == [1]
 
@@ -474,13 +476,13 @@ def test_averages_are_ignite_s():
         optimizer.step()
 
     engine = Engine(step)
-    ours.attach(engine, name="ours")
+    ours.attach(engine)
     theirs.attach(engine, name="theirs")
     engine.run(losses)
-    state, other = ours.ema_model.state_dict(), theirs.ema_model.state_dict()
+    state, other = ours.averaged_network.state_dict(), theirs.ema_model.state_dict()
     torch.testing.assert_close(state, other)
     assert not torch.equal(state["0.weight"], model.state_dict()["0.weight"])
-    assert state["1.num_batches_tracked"] == 5 and not ours.ema_model.training
+    assert state["1.num_batches_tracked"] == 5 and not ours.averaged_network.training
 
 
 # --- gradient clipping

@@ -25,7 +25,7 @@ def facts(method="esfan", dataset="glas", **changes):
         repo_id="someone/tissues",
         config=config,
         cards=CARDS,
-        record={"stages": {"run": run}},
+        record={"stages": {"train_segmenter": run}},
         scores={("segmenter", "test"): SCORE},
         has_classifier=True,
     )

@@ -87,7 +87,7 @@ def test_the_package_s_words_come_before_what_a_library_said(capsys, tmp_path):
     path = tmp_path / "mask.png"
     path.write_text("no image")
     error = caught(lambda: wrapped(lambda: load_mask(path, lookup_table({"0": 0}), (1, 1))))
-    assert [type(cause).__name__ for cause in causes(error)][-2:] == ["ValueError", "UnidentifiedImageError"]
+    assert [type(cause).__name__ for cause in causes(error)][-2:] == ["BundleError", "UnidentifiedImageError"]
     assert reported(error, capsys).startswith(f"\nStopped: {path} must be a readable image, got UnidentifiedImageError")
 
 
@@ -106,7 +106,10 @@ def test_the_log_has_the_error_in_full(caplog, capsys):
 
 
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
-    code = "import os; from scripts import plain_errors; plain_errors.install(); os.kill(os.getpid(), 2)"
+    code = (
+        "import os, signal; from scripts import plain_errors; signal.signal(2, signal.default_int_handler); "
+        "plain_errors.install(); os.kill(os.getpid(), 2)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(BUNDLE)}, capture_output=True, text=True
     )

@@ -9,7 +9,7 @@ from some_classes import some_classes
 from torch import nn
 
 import scripts.pseudo_masks
-from scripts.pseudo_masks import mask_items, write_manifest, write_pseudo_masks
+from scripts.pseudo_masks import mask_items, write_pseudo_masks
 
 CLASSES = some_classes(["tumor", "stroma"], segmenter_values=[2, 1])
 SIZES = [(9, 8), (6, 7), (9, 8), (9, 8), (6, 7)]  # height, width
@@ -63,7 +63,6 @@ def random_images(sizes):
 def write(dataset, mask_dir, network=None, classes=CLASSES, batch_size=2):
     network = network or FakeSegmenter().train()
     write_pseudo_masks(network, dataset, mask_dir, classes, batch_size)
-    write_manifest(dataset.data, mask_dir)
     return network
 
 
@@ -126,16 +125,15 @@ def test_true_labels_gate_the_classes(images, tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_share_whole_batches_and_come_to_the_same_masks(uninterrupted, tmp_path, world_size):
+def test_processes_share_whole_batches_and_come_to_the_same_masks(uninterrupted, tmp_path, world_size, as_process):
     dataset, whole = uninterrupted
     shapes = []
-    for rank in range(world_size):
-        with pytest.raises(FileNotFoundError, match="must have a mask of every image"):
-            write_manifest(dataset.data, tmp_path)
+    for rank in reversed(range(world_size)):
+        assert not (tmp_path / "manifest.json").exists()
+        as_process(rank, world_size)
         network = FakeSegmenter()
-        write_pseudo_masks(network, dataset, tmp_path, CLASSES, 2, rank=rank, world_size=world_size)
+        write_pseudo_masks(network, dataset, tmp_path, CLASSES, 2)
         shapes += network.shapes
-    write_manifest(dataset.data, tmp_path)
     assert contents(tmp_path) == whole
     assert sorted(shapes) == sorted([(2, 3, 9, 8), (1, 3, 9, 8), (2, 3, 6, 7)])  # nothing twice
 
@@ -205,8 +203,9 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / name).write_bytes(b"")
     patch, slide = tmp_path / "train" / "img" / "a-[0 1].png", tmp_path / "slides" / "b.png"
-    assert mask_items(tmp_path, ["x", "y"]) == [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
-    assert mask_items(tmp_path, ["x", "y"], None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
+    patches = [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
+    assert mask_items(lambda: patches) == patches
+    assert mask_items(None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
 
 
 def test_overlays_show_the_masks_over_their_images(tmp_path):

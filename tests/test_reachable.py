@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from scripts.errors import BundleError
 from scripts.reachable import reached_files, required_packages
 
 
@@ -62,5 +63,5 @@ def test_packages_have_pips_names_and_installed_versions(root):
 
 
 def test_a_package_that_is_not_installed_is_an_error(root):
-    with pytest.raises(ModuleNotFoundError, match=r"\['a_package_that_nobody_has'\] must be installed"):
+    with pytest.raises(BundleError, match=r"\['a_package_that_nobody_has'\] must be installed"):
         required_packages([], [root / "scripts" / "c.py"])

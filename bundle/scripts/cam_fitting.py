@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .atomic import write_json
 from .cam import CAMSegmenter
 from .classes import Classes
+from .errors import BundleError
 from .metrics import confusion_matrix, mean_iou
 
 logger = logging.getLogger(__name__)
@@ -118,10 +119,10 @@ def fit_cams(
         they were ``fitted`` on and on the others, ``held_out``.
 
     Raises:
-        ValueError: if there are fewer than two images.
+        BundleError: if there are fewer than two images.
     """
     if len(dataset) < 2:
-        raise ValueError(f"val must have two images or more to fit on one half of them, got {len(dataset)}.")
+        raise BundleError(f"val must have two images or more to fit on one half of them, got {len(dataset)}.")
     network.to(device).eval()
     items = [{key: item[key].to(device) for key in ("image", "label")} for item in dataset]
     fitted, held_out = (_Half(half, network, classes) for half in (items[::2], items[1::2]))

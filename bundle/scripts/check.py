@@ -11,10 +11,12 @@ from pathlib import Path
 
 import fire
 import numpy as np
+from ignite import distributed
 
 from . import plain_errors
 from .classes import Classes, read_overlay
 from .data import find_images, labelled_images, parse_label, require_rgb
+from .errors import BundleError
 from .foreign_files import open_image, unreadable
 from .mask_values import load_mask
 
@@ -27,7 +29,7 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
     """Width and height in px of the image file ``path``, which is read to its end; a PNG is verified, not decoded.
 
     Raises:
-        ValueError: if the file is no readable image, is truncated, or is not 8-bit RGB.
+        BundleError: if the file is no readable image, is truncated, or is not 8-bit RGB.
     """
     with open_image(path) as image:
         require_rgb(image)
@@ -153,6 +155,7 @@ def inspect_dataset(
     return report, [problem for _, problems in results.values() for problem in problems]
 
 
+@distributed.one_rank_only()
 def check_dataset(
     dataset_dir: str | Path,
     classes: Classes,
@@ -166,25 +169,26 @@ def check_dataset(
         dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
         classes: those of the data set.
         label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
-        batch_size: patches in a training step of the classifier, of all processes together.
-        segmenter_batch_size: patches in a training step of the segmentation network, of one process.
+        batch_size: patches in a training step of the classifier, of each process.
+        segmenter_batch_size: the same of the segmentation network.
 
     Returns:
         By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
         ``per_combination`` of classes; for the others the ``shares`` of pixels by mask value.
 
     Raises:
-        ValueError: with the first ten problems, one a line.
+        BundleError: with the first ten problems, one a line.
     """
     report, problems = inspect_dataset(dataset_dir, classes, label_file)
+    batch_size *= distributed.get_world_size()
     if 0 < report["train"]["images"] < batch_size:
         problems.append(
             f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
-            f"{report['train']['images']}; lower `classification#batch_size`."
+            f"{report['train']['images']}; lower `classifier_batch_size`."
         )
     if segmenter_batch_size < 2:
         problems.append(
-            f"`train#batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
+            f"`batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
             "raise it."
         )
     if not problems:
@@ -195,7 +199,7 @@ def check_dataset(
         lines.append(
             f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts.check {dataset_dir} …` lists all."
         )
-    raise ValueError("\n".join(lines))
+    raise BundleError("\n".join(lines))
 
 
 def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> list[str]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from monai.data import DataLoader
 from torch import nn
 from tqdm import tqdm
 
 from .atomic import write_json
 from .data import SameSizeBatches, ThreadedDataset
+from .errors import BundleError
 from .foreign_files import read_json
 from .transforms import PrepareBatch
 
@@ -49,7 +51,7 @@ def measure_strengths(
         device: where the classifier works.
 
     Raises:
-        ValueError: if no patch shows a class, or a strength is not a positive number.
+        BundleError: if no patch shows a class, or a strength is not a positive number.
     """
     labels = [item["label"] for item in items]
     classifier.to(device).eval()
@@ -57,7 +59,7 @@ def measure_strengths(
     for class_index in range(len(labels[0])):
         chosen = [items[index] for index in purest_patches(labels, class_index)]
         if not chosen:
-            raise ValueError(f"Class {class_index} must be shown by at least one training patch; none shows it.")
+            raise BundleError(f"Class {class_index} must be shown by at least one training patch; none shows it.")
         dataset = ThreadedDataset(chosen, transform)
         loader = DataLoader(dataset, batch_sampler=SameSizeBatches(chosen, batch_size), num_workers=0)
         sums = 0.0
@@ -68,7 +70,7 @@ def measure_strengths(
             sums = sums + means.cpu().double()
         strengths.append((sums / len(chosen)).tolist())
         if not all(math.isfinite(strength) and strength >= 0 for strength in strengths[-1]):
-            raise ValueError(
+            raise BundleError(
                 f"The CAMs of class {class_index} must be finite, got means {strengths[-1]}; train the classifier anew."
             )
     return [list(level) for level in zip(*strengths, strict=True)]
@@ -81,7 +83,6 @@ def class_strengths(
     transform: Callable[[Any], Any],
     batch_size: int,
     device: str | torch.device,
-    write: bool = True,
 ) -> list[list[float]]:
     """The classifier's strengths, (levels, K), from the file beside it; measured and written if it is not there.
 
@@ -89,16 +90,15 @@ def class_strengths(
         path: JSON file; a classifier that moves takes it along, and then needs no training patches.
         classifier, transform, batch_size, device: as for ``measure_strengths``.
         items: gives the training patches; called only if they are needed.
-        write: whether this process writes the file.
 
     Raises:
-        ValueError: if the file is not the strengths of such a classifier.
+        BundleError: if the file is not the strengths of such a classifier.
     """
     path = Path(path)
     if path.exists():
         return read_strengths(path)
     strengths = measure_strengths(classifier, items(), transform, batch_size, device)
-    if write:
+    if distributed.get_rank() == 0:
         write_json(path, {"class_strengths": strengths})
     logger.info(f"Strength of the CAMs by level and class: {strengths}; in {path}.")
     return strengths
@@ -112,7 +112,7 @@ def read_strengths(path: str | Path) -> list[list[float]]:
     except (ValueError, TypeError, KeyError):
         valid = False
     if not valid:
-        raise ValueError(
+        raise BundleError(
             f"{path} must have numbers, 0 or more, by level and class under `class_strengths`; it has not: remove it, "
             "and they are measured again."
         )

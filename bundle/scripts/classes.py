@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import BundleError
 from .foreign_files import read_json
 from .mask_values import inverse, lookup_table
 from .pictures import Palette
@@ -31,7 +32,7 @@ class Classes:
         palette: RGB colour, 0..255, of each of our values.
 
     Raises:
-        ValueError: for the first of them that does not fit; it names the key of the data set's overlay.
+        BundleError: for the first of them that does not fit; it names the key of the data set's overlay.
     """
 
     class_names: Sequence[str]
@@ -45,28 +46,28 @@ class Classes:
         for key in ("classifier_values", "segmenter_values"):
             values = getattr(self, key)
             if not isinstance(values, (list, tuple)) or not all(type(value) is int and value >= 0 for value in values):
-                raise ValueError(f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; correct it.")
+                raise BundleError(f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; correct it.")
         if sorted({0, *self.classifier_values}) != list(range(1 + max(self.classifier_values, default=0))) or not (
             len(set(self.classifier_values)) == len(self.classifier_values) == len(self.class_names)
         ):
-            raise ValueError(
+            raise BundleError(
                 f"`classifier_values` must give each of the classes {list(self.class_names)} a mask value of its own, "
                 f"without gaps; got {list(self.classifier_values)}."
             )
         if sorted(self.segmenter_values) != sorted(self.classifier_values):
-            raise ValueError(
+            raise BundleError(
                 f"`segmenter_values` must be those of `classifier_values`, {list(self.classifier_values)}, in any "
                 f"order, got {list(self.segmenter_values)}; correct them."
             )
         count, table = len(self.value_names), lookup_table(self.mask_values)
         beyond = sorted(set(table[table >= count].tolist()))
         if beyond:
-            raise ValueError(
+            raise BundleError(
                 f"`mask_values` must map to the classes' values, 0..{count - 1}, got also {beyond}; correct it."
             )
         colors = np.array(self.palette, dtype=object)
         if colors.shape != (count, 3) or not all(type(part) is int and 0 <= part <= 255 for part in colors.flat):
-            raise ValueError(
+            raise BundleError(
                 f"`palette` must be {count} RGB colours in 0..255, one for each mask value, got {self.palette}; "
                 "correct it."
             )
@@ -128,12 +129,12 @@ class Classes:
         """The value of the data set's masks for each of ours, (V,) uint8.
 
         Raises:
-            ValueError: if the data set has none for one of them.
+            BundleError: if the data set has none for one of them.
         """
         written = inverse(self.mask_values)
         missing = [value for value in range(len(self.value_names)) if value not in written]
         if missing:
-            raise ValueError(f"`mask_values` must have an entry for each of our values, got none for {missing}.")
+            raise BundleError(f"`mask_values` must have an entry for each of our values, got none for {missing}.")
         return np.array([written[value] for value in range(len(self.value_names))], dtype=np.uint8)
 
 
@@ -141,15 +142,15 @@ def require_class_names(class_names: Any) -> None:
     """Refuse class names that are no different texts, or that MONAI would take for something else in a config.
 
     Raises:
-        ValueError: if they are.
+        BundleError: if they are.
     """
     if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) and name for name in class_names):
-        raise ValueError(f"`class_names` must be a list of names, none empty, got {class_names!r}; correct it.")
+        raise BundleError(f"`class_names` must be a list of names, none empty, got {class_names!r}; correct it.")
     if not class_names or len(set(class_names)) < len(class_names):
-        raise ValueError(f"`class_names` must be one or more different names, got {list(class_names)}; correct them.")
+        raise BundleError(f"`class_names` must be one or more different names, got {list(class_names)}; correct them.")
     special = [name for name in class_names if name[0] in "$@%" or "#" in name]
     if special:
-        raise ValueError(
+        raise BundleError(
             f"`class_names` must not begin with $, @ or %, which MONAI evaluates in a config, nor have a #, got "
             f"{special}; rename them."
         )
@@ -163,15 +164,15 @@ def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] 
         level_weights: weight of each CAM, 0 or more, not all 0.
 
     Raises:
-        ValueError: for the first one that does not fit.
+        BundleError: for the first one that does not fit.
     """
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise ValueError(
+        raise BundleError(
             f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
         )
     weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
     if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-        raise ValueError(
+        raise BundleError(
             f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
         )
 
@@ -184,12 +185,12 @@ def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no JSON, lacks a key, or its classes do not fit; with its path.
+        BundleError: if it is no JSON, lacks a key, or its classes do not fit; with its path.
     """
     overlay = read_json(path)
     missing = [key for key in KEYS if key not in overlay] if isinstance(overlay, dict) else list(KEYS)
     if missing:
-        raise ValueError(
+        raise BundleError(
             f"{path} must describe a data set, a JSON object with {', '.join(KEYS)}; {missing} are missing: "
             "give configs/dataset_….json, or make one with `python -m scripts.new_dataset`."
         )
@@ -197,5 +198,5 @@ def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
         classes = Classes.of(overlay)
         require_cam_settings(**{key: overlay[key] for key in ("threshold", "level_weights") if key in overlay})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise BundleError(f"{path}: {error}") from error
     return overlay, classes

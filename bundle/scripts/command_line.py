@@ -1,4 +1,4 @@
-"""Options of the command line that no config knows, which MONAI would take in silence."""
+"""Settings that MONAI would take in silence: keys that no config knows, options that nothing reads, wrong types."""
 
 import ast
 import difflib
@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from monai.bundle import run
 from monai.bundle.config_item import ComponentLocator
 
+from .errors import BundleError
 from .foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
-from .workflow import running_config
 
 MEANT = {  # words that are text to MONAI, and true as such
     "true": "True",
@@ -30,25 +31,35 @@ MEANT = {  # words that are text to MONAI, and true as such
 }
 
 
-def require_known_options() -> None:
-    """Look through the options of the ``python -m monai.bundle run`` that is calling; see ``unknown_options``.
+def require_known_options(config: Mapping[str, Any]) -> None:
+    """Check the merged config, and the options of the ``python -m monai.bundle run`` that is calling, if one is.
+
+    Args:
+        config: the merged config, with what the options set.
 
     Raises:
-        ValueError: if one of them sets nothing, or is a word such as ``false``, which MONAI would take as text.
+        BundleError: if a setting has another type than in the bundle's own configs, a section has a setting that
+            nothing knows, or an option sets nothing, or is a word such as ``false``, which MONAI would take as text.
     """
-    if not Path(sys.argv[0]).match("monai/bundle/__main__.py"):  # a function's caller names its settings itself
-        return
-    config = running_config()
+    if Path(sys.argv[0]).match("monai/bundle/__main__.py"):
+        _require_options(config)
+    _require_known_settings(config)
+    with_own_types(config)
+
+
+def _require_options(config: Mapping[str, Any]) -> None:
+    """Check the options of the command line."""
     unknown = unknown_options(sys.argv[1:], config)
     if unknown:
         near = nearest(unknown[0], config)
         hint = f"did you mean --{near}?" if near else "see the keys of the configs."
-        raise ValueError(f"--{unknown[0]} must be a key of the configs, and is none; {hint}")
+        raise BundleError(f"--{unknown[0]} must be a key of the configs, and is none; {hint}")
     for name in options(sys.argv[1:]):
+        _require_read(name, config)
         value = _at(config, name)
         if isinstance(value, str) and value.lower() in MEANT:
             meant = MEANT[value.lower()]
-            raise ValueError(
+            raise BundleError(
                 f"--{name} must be a value as Python writes it, got the text {value!r}; give --{name} {meant}."
             )
 
@@ -65,8 +76,100 @@ def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list
     """
     files = [*(BUNDLE_ROOT / "configs").glob("*.json"), *_config_files(arguments)]
     known = {key for path in files if path.is_file() for key in keys_of(read_json(path))}
-    known |= _parameters() | set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str)))
+    known |= _parameters() | _references(config)
     return [name for name in options(arguments) if name not in known and not _is_argument(name, config)]
+
+
+def _require_known_settings(config: Mapping[str, Any]) -> None:
+    """Refuse settings that nothing knows in the sections of train.json, and those on top that look like a slip."""
+    own = _own_configs()
+    known = {key for template in own for key in keys_of(template)} | _references(config)
+    for stage in config.get("stages", {}).values():  # what one section may set, those that are laid on it may too
+        for below, above in stage.get("sections", {}).items():
+            known |= {above + key.removeprefix(below) for key in known if key.startswith(f"{below}#")}
+            known |= {below + key.removeprefix(above) for key in known if key.startswith(f"{above}#")}
+    sections = {
+        key: value
+        for key, value in own[0].items()
+        if isinstance(value, Mapping) and "_target_" not in value and all(name.isidentifier() for name in value)
+    }
+    for section in sections.keys() & config.keys():
+        for name, value in config[section].items() if isinstance(config[section], Mapping) else ():
+            key = f"{section}#{name}"
+            if key in known or name.startswith("_") or isinstance(value, Mapping):
+                continue
+            near = nearest(key, config)
+            hint = f"did you mean {near}?" if near else "see the keys of the configs."
+            raise BundleError(f"{key} must be a key of the configs, and is none; {hint}")
+    for name, value in config.items():
+        if name not in known and not isinstance(value, Mapping):
+            near = difflib.get_close_matches(name, own[0], n=1, cutoff=0.8)
+            if near:
+                raise BundleError(f"{name} must be a key of the configs, and is none; did you mean {near[0]}?")
+
+
+def _require_read(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse an option that nothing reads, since an overlay has fixed what it usually sets."""
+    readers = [key for template in _own_configs() for key in keys_of(template) if _at(template, key) == f"@{name}"]
+    if readers and name not in _references(config):
+        holding = next((key for key in readers if _at(config, key) is not None), readers[0])
+        raise BundleError(
+            f"--{name} must be read by the configs, but an overlay has fixed what it sets, {holding}, to "
+            f"{_at(config, holding)!r}; give --{holding}."
+        )
+
+
+def with_own_types(config: Any, key: str = "") -> Any:
+    """A config whose numbers and truth values have the types that they have in the bundle's own configs.
+
+    A number that YAML takes as text, ``1e-4``, is read.
+
+    Args:
+        config: the merged config, or what it has under ``key``.
+        key: in MONAI's spelling.
+
+    Raises:
+        BundleError: if a setting has another type.
+    """
+    if isinstance(config, Mapping):
+        return {name: with_own_types(value, f"{key}#{name}" if key else name) for name, value in config.items()}
+    usual = next((value for value in map(partial(_settled, key=key), _own_configs()) if value is not None), None)
+    is_expression = isinstance(config, str) and config[:1] in ("$", "@", "%")
+    if not isinstance(usual, (bool, int, float)) or config is None or is_expression:
+        return config
+    if isinstance(usual, float) and isinstance(config, str):
+        try:
+            return float(config)
+        except ValueError:
+            pass
+    kind, rule = (
+        (bool, "True or False")
+        if isinstance(usual, bool)
+        else (int, "a whole number") if isinstance(usual, int) else ((int, float), "a number")
+    )
+    if not isinstance(config, kind) or isinstance(config, bool) != isinstance(usual, bool):
+        raise BundleError(f"`{key}` must be {rule}, got {config!r}; the bundle's own configs have {usual!r} there.")
+    return config
+
+
+def _settled(config: Mapping[str, Any], key: str) -> Any:
+    """What stands in a config under a key, references to other keys followed."""
+    value = _at(config, key)
+    while isinstance(value, str) and re.fullmatch(r"@[\w#]+", value):
+        value = _at(config, value[1:])
+    return value
+
+
+@cache
+def _own_configs() -> list[dict[str, Any]]:
+    """The bundle's own configs, train.json first."""
+    paths = sorted((BUNDLE_ROOT / "configs").glob("*.json"), key=lambda path: (path.name != "train.json", path.name))
+    return [read_json(path) for path in paths]
+
+
+def _references(config: Mapping[str, Any]) -> set[str]:
+    """The keys that a config refers to."""
+    return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own sign
 
 
 def options(arguments: Sequence[str]) -> list[str]:

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import DataLoader, Dataset, PILReader
+from monai.transforms import EnsureChannelFirstd, EnsureTyped, LoadImaged, Transform
 from PIL import Image
 from torch.utils.data import Sampler
 
+from .errors import BundleError
 from .foreign_files import limit_pixels, open_image, read_json, require_one_picture, unreadable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -29,14 +32,14 @@ def require_rgb(image: Image.Image) -> Image.Image:
     """``image`` itself if it is one picture of 8-bit RGB.
 
     Raises:
-        ValueError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
+        BundleError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
     """
     require_one_picture(image)
     mode = image.mode
     if mode == "RGB" and ";16" in str([tile[3] for tile in getattr(image, "tile", [])]):  # PIL cuts these to 8 bits
         mode = "RGB with 16 bits per colour"
     if mode != "RGB":
-        raise ValueError(
+        raise BundleError(
             f"{getattr(image, 'filename', 'the image')} must be an 8-bit RGB image, got {mode}; save it as one, "
             "`Image.open(…).convert('RGB').save(…)`."
         )
@@ -64,17 +67,26 @@ class RGBReader(PILReader):
             raise unreadable(img.filename, error) from error
 
 
+def image_loading() -> list[Transform]:
+    """What makes an item's ``image``, the path of an image file, a uint8 tensor (3, H, W) of bytes 0..255."""
+    return [
+        LoadImaged(keys="image", reader=RGBReader(reverse_indexing=False), image_only=True),
+        EnsureChannelFirstd(keys="image", channel_dim=-1),
+        EnsureTyped(keys="image", dtype=torch.uint8, track_meta=False),
+    ]
+
+
 def parse_label(name: str, num_classes: int) -> list[int]:
     """Read the multi-hot label in a patch's name: ``"s1-[1 0 1 0].png"`` or ``"s1[1010].png"`` is ``[1, 0, 1, 0]``.
 
     Raises:
-        ValueError: if the name carries no label, or one of another length.
+        BundleError: if the name carries no label, or one of another length.
     """
     match = re.findall(r"\[([01 ,]+)\]", name)
     label = [int(digit) for digit in re.findall("[01]", match[-1])] if match else []
     if len(label) != num_classes:
         example = " ".join(["1", *"0" * (num_classes - 1)])
-        raise ValueError(
+        raise BundleError(
             f"{name!r} must carry {num_classes} labels such as '[{example}]' in its name, got {label}; rename it, or "
             "give the labels in a CSV or a datalist."
         )
@@ -86,7 +98,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no image.
-        ValueError: if two images differ in their suffix alone, since their masks would have one name.
+        BundleError: if two images differ in their suffix alone, since their masks would have one name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -99,10 +111,10 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def _require_different_stems(images: Sequence[Path], source: str | Path) -> None:
-    """Raise a ``ValueError`` if two images differ in suffix or folder alone, since their masks would have one name."""
+    """Raise a ``BundleError`` if two images differ in suffix or folder alone, since their masks would have one name."""
     twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twice:
-        raise ValueError(f"{source} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
+        raise BundleError(f"{source} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
 
 
 def image_items(folder: str | Path) -> list[dict[str, str]]:
@@ -125,13 +137,13 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, l
     labels = _datalist_labels(path) if path.suffix.lower() == ".json" else _table_labels(path, class_names)
     for image, label in labels:
         if not isinstance(label, list) or [str(value) in ("0", "1") for value in label] != [True] * len(class_names):
-            raise ValueError(
+            raise BundleError(
                 f"{path}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
                 f"{list(class_names)}; got {label}."
             )
     twice = [image for image, count in Counter(image for image, _ in labels).items() if count > 1]
     if twice:
-        raise ValueError(f"{path} must label each image once; {twice[:5]} stand there more than once.")
+        raise BundleError(f"{path} must label each image once; {twice[:5]} stand there more than once.")
     return {image: [int(value) for value in label] for image, label in labels}
 
 
@@ -141,7 +153,7 @@ def _datalist_labels(path: Path) -> list[tuple[str, Any]]:
         rows = read_json(path)["training"]
         return [(str(row["image"]), row["label"]) for row in rows]
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise BundleError(
             f'{path} must be JSON with a list "training" of {{"image": name, "label": [1, 0, …]}}; {error!r}.'
         ) from error
 
@@ -153,17 +165,17 @@ def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, lis
         with open(path, newline="", encoding="utf-8-sig") as file:
             header, *rows = list(csv.reader(file, strict=True)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} must be a CSV table in UTF-8: {error}; save it as one.") from error
+        raise BundleError(f"{path} must be a CSV table in UTF-8: {error}; save it as one.") from error
     missing = sorted(set(columns) - set(header))
     if missing:
-        raise ValueError(f"{path} must have the columns {columns}; {missing} are missing.")
+        raise BundleError(f"{path} must have the columns {columns}; {missing} are missing.")
     twice = [name for name in columns if header.count(name) > 1]
     if twice:
-        raise ValueError(f"{path} must have each column once; {twice} stand there more than once: remove one.")
+        raise BundleError(f"{path} must have each column once; {twice} stand there more than once: remove one.")
     labels = []
     for number, row in enumerate(rows, start=2):
         if len(row) > len(header):
-            raise ValueError(f"{path}: row {number} must have {len(header)} cells, as the header has, got {row}.")
+            raise BundleError(f"{path}: row {number} must have {len(header)} cells, as the header has, got {row}.")
         if row:
             cells = dict(zip_longest(header, row, fillvalue=""))
             labels.append((cells["image"], [cells[name].strip() for name in class_names]))
@@ -193,19 +205,19 @@ def labelled_images(
     for name, label in read_label_file(label_file, class_names).items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{label_file}: {name!r} must lie inside {folder}; it does not.")
+            raise BundleError(f"{label_file}: {name!r} must lie inside {folder}; it does not.")
         if not path.is_file():
             raise FileNotFoundError(f"{label_file} names {name!r}; {path} does not exist.")
         items.append({"image": str(path), "label": label, "name": path.name})
     if not items:
-        raise ValueError(f"{label_file} must label at least one image; it has none.")
+        raise BundleError(f"{label_file} must label at least one image; it has none.")
     listed = [Path(item["image"]) for item in items]
     _require_different_stems(listed, label_file)
     unlisted = sorted(
         path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path not in listed
     )
     if unlisted:
-        raise ValueError(
+        raise BundleError(
             f"{label_file} must label every image of {folder}; {len(unlisted)} are not there, such as "
             f"{unlisted[:5]}: add them, or move the images away."
         )
@@ -337,7 +349,7 @@ class SameSizeBatches(Sampler[list[int]]):
 
     def __init__(self, items: Sequence[Mapping[str, Any]], batch_size: int) -> None:
         if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+            raise BundleError(f"`batch_size` must be at least 1, got {batch_size}.")
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, item in enumerate(items):
             with open_image(item["image"]) as image:
@@ -353,3 +365,14 @@ class SameSizeBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def same_size_loader(dataset: Dataset, batch_size: int, **settings: Any) -> ReadAheadDataLoader:
+    """A loader of images of any size: each batch has images of one.
+
+    Args:
+        dataset: of items with an ``image``.
+        batch_size: most images in a batch.
+        settings: of the loader.
+    """
+    return ReadAheadDataLoader(dataset, batch_sampler=SameSizeBatches(dataset.data, batch_size), **settings)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from . import plain_errors
 from .atomic import atomic_path
+from .errors import BundleError
 from .pictures import mask_picture
 from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
 
@@ -50,7 +51,7 @@ def holds_data(folder: Path, settings: dict) -> bool:
         raise FileExistsError(f"`output_dir` must be new, empty or hold demo data, got {folder}; {remedy}")
     stored, asked = (folder / "demo.json").read_text(encoding="utf-8"), json.dumps(settings)
     if stored != asked:
-        raise ValueError(f"`output_dir` must hold demo data of {asked}, got {stored} in {folder}; {remedy}")
+        raise BundleError(f"`output_dir` must hold demo data of {asked}, got {stored} in {folder}; {remedy}")
     found = {name: len(list((folder / name).glob("*.png"))) for name in settings["counts"]}
     if found != settings["counts"]:
         raise FileExistsError(f"`output_dir` must be complete, {settings['counts']}, got {found} in {folder}; {remedy}")
@@ -88,14 +89,16 @@ def make_demo_data(
 
     Raises:
         FileExistsError: if ``output_dir`` holds something else or an incomplete data set.
-        ValueError: for an argument out of range, or demo data of other settings in ``output_dir``.
+        BundleError: for an argument out of range, or demo data of other settings in ``output_dir``.
     """
     totals = {"train": num_train, "val": num_val, "test": num_test}
     for name, value in {"seed": seed, **{f"num_{split}": total for split, total in totals.items()}}.items():
         require_whole_number(name, value, 0)
     require_whole_number("size_px", size_px, MIN_SIZE_PX)
     if stain not in STAINS:
-        raise ValueError(f"`stain` must be one of {list(STAINS)}, got {stain!r}; add a `Stain` to `STAINS` for others.")
+        raise BundleError(
+            f"`stain` must be one of {list(STAINS)}, got {stain!r}; add a `Stain` to `STAINS` for others."
+        )
     counts = {f"{split}/img": total for split, total in totals.items()}
     counts |= {f"{split}/mask": totals[split] for split in SPLITS if split != "train" or train_masks}
     settings = {"generator": GENERATOR, "seed": seed, "size_px": size_px, "stain": stain, "counts": counts}

@@ -22,6 +22,7 @@ from . import plain_errors
 from .atomic import atomic_path
 from .cam import combine_cams
 from .dynamic_size import for_multiples_of_stride
+from .errors import BundleError
 from .foreign_files import read_json
 from .weights import load_weights
 
@@ -120,7 +121,7 @@ def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int,
         shapes: batch, height and width of the images to try.
 
     Raises:
-        ValueError: if it is more than 1e-4, or an output has another shape.
+        BundleError: if it is more than 1e-4, or an output has another shape.
     """
     worst = torch.tensor(0.0)
     generator = torch.Generator().manual_seed(0)
@@ -131,13 +132,13 @@ def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int,
             got = run(image)
         for ours, theirs in zip(expected, got, strict=True):
             if ours.shape != theirs.shape:
-                raise ValueError(
+                raise BundleError(
                     f"an exported network must give outputs of the same shape, {tuple(ours.shape)} for images of "
                     f"{batch} x {height} x {width} px, got {tuple(theirs.shape)}."
                 )
             worst = torch.maximum(worst, (ours - theirs).abs().max())  # NaN stays NaN
     if not worst <= LARGEST_DIFFERENCE:
-        raise ValueError(
+        raise BundleError(
             f"an exported network must give the same to {LARGEST_DIFFERENCE}, got a difference of {worst}."
         )
     return worst.item()
@@ -154,7 +155,7 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
         The largest difference from the network's outputs, by file name.
 
     Raises:
-        ValueError: if a file gives other outputs than the network; it is not written then.
+        BundleError: if a file gives other outputs than the network; it is not written then.
     """
     bundle, output = Path(str(bundle)), Path(str(output))
     stride = read_json(bundle / "configs" / "inference.json")["segmenter_def"]["divisor"]

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from monai.utils import set_determinism
 
+from .errors import BundleError
+
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -27,17 +29,17 @@ def require_device(device: str | torch.device) -> torch.device:
     """``device`` if it is on this machine.
 
     Raises:
-        ValueError: if it names no device, or one that is not there; it says which are.
+        BundleError: if it names no device, or one that is not there; it says which are.
     """
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:0', got {device!r}.") from error
+        raise BundleError(f"`device` must be a device such as 'cpu' or 'cuda:0', got {device!r}.") from error
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     missing = {"cuda": (found.index or 0) >= gpus, "mps": not torch.backends.mps.is_available()}
     if missing.get(found.type, False):
         names = ", ".join(f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(gpus))
-        raise ValueError(
+        raise BundleError(
             f"`device` must be one of this machine's, got {str(found)!r}; PyTorch {torch.__version__} sees "
             f"{names or 'no GPU'} beside the CPU: give --device {'cuda:0' if gpus else 'cpu'}."
         )
@@ -54,7 +56,7 @@ def prepare_device(device: str | torch.device, deterministic: bool = False) -> N
         deterministic: take algorithms alone that give the same numbers every time.
 
     Raises:
-        ValueError: if ``device`` is not on this machine.
+        BundleError: if ``device`` is not on this machine.
     """
     found = require_device(device)
     if found.type == "cuda" and found.index is not None:
@@ -124,7 +126,7 @@ def chosen_precision(precision: str, device: str | torch.device) -> str:
         device: where the networks work.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        raise BundleError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if precision != "auto":
         return precision
     found = torch.device(device)
@@ -150,12 +152,12 @@ def memory_advice(advice: str) -> Iterator[None]:
         advice: what halves the memory, for instance ``"halve --eval_batch_size"``.
 
     Raises:
-        RuntimeError: in the place of PyTorch's ``OutOfMemoryError``.
+        BundleError: in the place of PyTorch's ``OutOfMemoryError``.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RuntimeError(memory_sentence(error, advice)) from error
+        raise BundleError(memory_sentence(error, advice)) from error
 
 
 def memory_sentence(error: torch.OutOfMemoryError, advice: str) -> str:

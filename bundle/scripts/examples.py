@@ -41,7 +41,7 @@ class ValExamples:
         classes: those of the data set.
 
     Raises:
-        OSError, ValueError: if the data set is not there or damaged.
+        OSError, BundleError: if the data set is not there or damaged.
     """
 
     def __init__(self, output_dir: str | Path, dataset_dir: str | Path, classes: Classes) -> None:
@@ -56,7 +56,7 @@ class ValExamples:
         """The pictures of the image ``name``, by what they show.
 
         Raises:
-            OSError, ValueError: if the image or a mask of it is missing, damaged or of another size.
+            OSError, BundleError: if the image or a mask of it is missing, damaged or of another size.
         """
         if name not in self.items:
             raise FileNotFoundError(f"{name} is no longer among the val images.")

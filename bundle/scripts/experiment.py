@@ -34,8 +34,9 @@ from tqdm import tqdm
 from . import plain_errors
 from .atomic import atomic_path
 from .devices import cpu_cores
+from .errors import BundleError
 from .foreign_files import read_json, read_tensors
-from .run_folder import BUNDLE_ROOT, is_complete, read_record
+from .run_folder import BUNDLE_ROOT, RunFolder, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
 VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
@@ -45,21 +46,23 @@ def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
     """Read a plan (see the module's docstring) for a data set; what variants have from others is filled in.
 
     Raises:
-        ValueError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by ``like``;
-            or if it needs a ``dataset``.
+        BundleError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by
+            ``like``; or if it needs a ``dataset``.
     """
     text = json.dumps(read_json(path))
     if dataset is None and "{dataset}" in text:
-        raise ValueError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
+        raise BundleError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
     plan = json.loads(text.replace("{dataset}", str(dataset)))
     if not isinstance(plan, dict) or not plan.get("variants") or set(plan) - PLAN_KEYS:
-        raise ValueError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
+        raise BundleError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
     for name, variant in plan["variants"].items():
         if set(variant) - VARIANT_KEYS:
-            raise ValueError(f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}.")
+            raise BundleError(
+                f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}."
+            )
         for key in ("like", "classifier_of", "second_round_of"):
             if variant.get(key) is not None and variant[key] not in plan["variants"]:
-                raise ValueError(f"{path}: `{key}` of {name!r} must be a variant, got {variant[key]!r}.")
+                raise BundleError(f"{path}: `{key}` of {name!r} must be a variant, got {variant[key]!r}.")
     plan["variants"] = {name: _whole_variant(plan["variants"], name, path) for name in plan["variants"]}
     plan["classes"] = plan.get("classes", {}).get(dataset)
     return plan
@@ -70,7 +73,7 @@ def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> 
     whole, seen, current = {}, [], name
     while current is not None:
         if current in seen:
-            raise ValueError(f"{path}: `like` of {name!r} must not lead back to itself, got {seen + [current]}.")
+            raise BundleError(f"{path}: `like` of {name!r} must not lead back to itself, got {seen + [current]}.")
         seen.append(current)
         own = variants[current]
         configs, settings = own.get("configs", []), own.get("settings", {})
@@ -118,7 +121,7 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
         What went wrong, for people; ``None`` if nothing did.
     """
     folder = run_folder(output_dir, name, seed)
-    if is_complete(folder, "run"):
+    if RunFolder(folder).is_complete("train_segmenter"):
         return None
     folder.mkdir(parents=True, exist_ok=True)
     # threads that have nothing to do leave the cores to the other runs
@@ -172,7 +175,7 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
     ]
     for name in plan["variants"]:
         folders = [run_folder(output_dir, name, seed) for seed in seeds]
-        folders = [folder for folder in folders if is_complete(folder, "run")]
+        folders = [folder for folder in folders if RunFolder(folder).is_complete("train_segmenter")]
         if not folders:
             continue
         scores = [
@@ -215,7 +218,7 @@ def experiment(
     names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
     unknown = set(names) - set(content["variants"])
     if unknown:
-        raise ValueError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
+        raise BundleError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
     runs = [(name, seed) for name in names for seed in seeds]
     threads = None if jobs == 1 else max(1, cpu_cores() // jobs)
     phases = [[], [], []]  # others may take the classifiers of the first runs, and go on from the second ones

@@ -23,10 +23,11 @@ from monai.bundle import ConfigParser
 from . import plain_errors
 from .atomic import atomic_path, remove_leftovers_of, write_json
 from .classes import Classes
+from .errors import BundleError
 from .foreign_files import read_json
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
-from .run_folder import BUNDLE_ROOT, is_complete, portable, read_record, write_inference_config
+from .run_folder import BUNDLE_ROOT, RunFolder, portable, read_record, write_inference_config
 from .weights import load_weights, save_weights
 
 PRESETS = {"paper": [], "lite": ["lite.json"]}
@@ -41,9 +42,9 @@ def default_config(method: str, preset: str, dataset: str | Path | None) -> dict
     overlay = BUNDLE_ROOT / "configs" / f"method_{method}.json"
     if not overlay.is_file():
         methods = sorted(path.stem.removeprefix("method_") for path in overlay.parent.glob("method_*.json"))
-        raise ValueError(f"`method` must be one of {methods}, got {method!r}.")
+        raise BundleError(f"`method` must be one of {methods}, got {method!r}.")
     if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {list(PRESETS)}, got {preset!r}.")
+        raise BundleError(f"`preset` must be one of {list(PRESETS)}, got {preset!r}.")
     names = ["train.json", overlay.name, *PRESETS[preset]]
     parser = ConfigParser()
     parser.read_config([str(overlay.parent / name) for name in names] + ([] if dataset is None else [str(dataset)]))
@@ -63,13 +64,13 @@ class Trained(NamedTuple):
 
 def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
-    if not is_complete(run, "run"):
-        raise ValueError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
+    if not RunFolder(run).is_complete("train_segmenter"):
+        raise BundleError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
     config = read_json(run / "configs" / "train.json")
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")
-            raise ValueError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
+            raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
     overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
     defaults = default_config(method, preset, overlay if overlay.is_file() else None)
     patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
@@ -87,7 +88,7 @@ def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size
         patch_size: height and width of the training patches in px.
 
     Raises:
-        ValueError: if a path of this machine is left.
+        BundleError: if a path of this machine is left.
     """
     shared = portable(dict(defaults) | dict(config), "", None)  # what newer code asks for may be new to an old run
     shared |= {key: defaults[key] for key in ("dataset_dir", "imports", "picture_names")}
@@ -96,7 +97,7 @@ def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size
     shared["patch_size"] = {**defaults["patch_size"], "default": list(patch_size)}
     left = [key for key, value in shared.items() if _holds_absolute(value)]
     if left:
-        raise ValueError(f"the config must hold no paths of one machine, but {left} do; give --weights as a file.")
+        raise BundleError(f"the config must hold no paths of one machine, but {left} do; give --weights as a file.")
     return shared
 
 
@@ -109,22 +110,12 @@ def _holds_absolute(value: Any) -> bool:
     return _is_absolute(value) or any(_holds_absolute(child) for child in children)
 
 
-def run_anywhere(config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` with the bundle's folder on Python's path before anything of it is built."""
-    if "initialize" in config:
-        config["imports"] = ["$import sys", *config.get("imports", [])]
-        config["initialize"] = ["$sys.path.insert(0, str(@bundle_root))", *config["initialize"]]
-    return config
-
-
 def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
     write_json(folder / "configs" / "train.json", train)
     write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
     for name in COPIED_CONFIGS:
         shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
-    for path in (folder / "configs").glob("*.json"):
-        write_json(path, run_anywhere(read_json(path)))
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
@@ -226,7 +217,7 @@ def export(
 
     Raises:
         FileExistsError: if ``output`` has such a bundle's folder already; a zip alone is written anew.
-        ValueError: for an unknown method or preset, one that is not the run's, or weights that do not fit.
+        BundleError: for an unknown method or preset, one that is not the run's, or weights that do not fit.
     """
     source, output = Path(str(weights)).resolve(), Path(str(output)).resolve()
     name = f"{method}_histopathology_segmentation"
@@ -236,7 +227,7 @@ def export(
         raise FileExistsError(f"`output` must hold no {name} yet; remove {folder} or give another folder.")
     if source.is_dir():
         if dataset is not None or classifier is not None:
-            raise ValueError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
+            raise BundleError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
         trained = trained_by_run(source, method, preset)
     else:
         config = default_config(method, preset, dataset)

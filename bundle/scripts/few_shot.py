@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ignite import distributed
 
 from .atomic import write_csv
 from .classes import Classes
 from .data import find_images, images_with_masks, labelled_images
+from .errors import BundleError
 from .foreign_files import open_image, read_json
 from .mask_values import load_mask
 from .pictures import write_mask
@@ -22,11 +24,13 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
     """The file ``name`` of the run that is adapted, or has a second round.
 
     Raises:
-        ValueError: if no run is named.
+        BundleError: if no run is named.
         FileNotFoundError: if the run has no such file.
     """
     if source_dir is None:
-        raise ValueError("`source_dir` must be the folder of the run to go on from, got null; give `--source_dir RUN`.")
+        raise BundleError(
+            "`source_dir` must be the folder of the run to go on from, got null; give `--source_dir RUN`."
+        )
     path = Path(source_dir) / name
     if not path.is_file():
         raise FileNotFoundError(f"`source_dir` must be a finished run's folder, got {source_dir}; {path} is missing.")
@@ -34,16 +38,16 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
 
 
 def require_scored_split(dataset_dir: str | Path) -> None:
-    """Raise a ValueError unless a data set has ``val`` or ``test``, since nothing else says what adaptation changed."""
+    """Raise an error unless a data set has ``val`` or ``test``, since nothing else says what adaptation changed."""
     if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
-        raise ValueError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
+        raise BundleError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
 
 
 def require_same_classes(source_dir: str | Path | None, classes: Classes) -> None:
     """Compare the classes of the run that is adapted with those of the new data set, channel by channel.
 
     Raises:
-        ValueError: if they are the same classes in another order; other names are taken to mean the same tissues, and
+        BundleError: if they are the same classes in another order; other names are taken to mean the same tissues, and
             logged.
     """
     path = Path(source_dir or "") / "configs" / "train.json"
@@ -51,7 +55,7 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
         return
     source_names, channel_names = Classes.of(read_json(path)).channel_names, classes.channel_names
     if source_names != channel_names and sorted(source_names) == sorted(channel_names):
-        raise ValueError(
+        raise BundleError(
             f"the data set's classes must be in the order of {path}, {source_names}, got {channel_names}; "
             "reorder its overlay's `class_names`, values and labels."
         )
@@ -86,7 +90,7 @@ def draw_images(
         ``{"image": path, "label": mask path or multi-hot label, "name": file name}`` per image.
 
     Raises:
-        ValueError: if there are not so many images, or those drawn differ in size.
+        BundleError: if there are not so many images, or those drawn differ in size.
     """
     if pixel_masks:
         folder = Path(dataset_dir) / "train"
@@ -97,16 +101,17 @@ def draw_images(
         items = labelled_images(dataset_dir, class_names, label_file)
     if type(num_images) is not int or not 2 <= num_images <= len(items):  # batch norm needs two
         kind = "a mask in train/mask" if pixel_masks else "an image-level label"
-        raise ValueError(
+        raise BundleError(
             f"`num_images` must lie in 2..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
         )
     drawn = [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
     sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"training images must be of one size, got {sizes}; cut patches with scripts.prepare.")
+        raise BundleError(f"training images must be of one size, got {sizes}; cut patches with scripts.prepare.")
     return drawn
 
 
+@distributed.one_rank_only()
 def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, classes: Classes) -> None:
     """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
 
@@ -124,6 +129,7 @@ def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, 
     write_manifest(items, mask_dir)
 
 
+@distributed.one_rank_only()
 def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:
     """Put the scores of two stages side by side, in ``scores/adaptation.csv`` and in the log.
 

@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from .errors import BundleError
+
 LARGEST_IMAGE_MPX = 180.0
 
 
@@ -32,7 +34,7 @@ def positive_setting(name: str, default: float) -> float:
     """The number that an environment variable sets.
 
     Raises:
-        ValueError: if it is no positive, finite number.
+        BundleError: if it is no positive, finite number.
     """
     text = os.environ.get(name, str(default))
     try:
@@ -40,7 +42,7 @@ def positive_setting(name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(
+        raise BundleError(
             f"the environment variable {name} must be a positive number, got {text!r}; correct it, or unset it for "
             f"{default:g}."
         )
@@ -51,13 +53,13 @@ def open_image(path: str | Path) -> Image.Image:
     """Open an image file with PIL, which reads its header and, later, its pixels.
 
     Raises:
-        ValueError: if it is no image, too large or several pictures; with its path.
+        BundleError: if it is no image, too large or several pictures; with its path.
     """
     limit = limit_pixels()
     try:
         image = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise ValueError(
+        raise BundleError(
             f"{path} must have at most {limit:g} million pixels, got more: {error} If the file is meant to be so "
             "large, set the environment variable LARGEST_IMAGE_MPX."
         ) from error
@@ -66,16 +68,16 @@ def open_image(path: str | Path) -> Image.Image:
     return require_one_picture(image)
 
 
-def unreadable(path: str | Path, error: Exception) -> ValueError:
+def unreadable(path: str | Path, error: Exception) -> BundleError:
     """The error that says what a file, which PIL could not read for ``error``, must be."""
-    return ValueError(f"{path} must be a readable image, got {error!r}; replace the file.")
+    return BundleError(f"{path} must be a readable image, got {error!r}; replace the file.")
 
 
 def require_one_picture(image: Image.Image) -> Image.Image:
     """``image`` itself if it is one picture; those that are smaller, of a pyramid or a preview, do not count.
 
     Raises:
-        ValueError: if the file has a second picture of the same size, as animations and stacks have.
+        BundleError: if the file has a second picture of the same size, as animations and stacks have.
     """
     path = getattr(image, "filename", "the image")
     size, count = image.size, 1
@@ -88,7 +90,7 @@ def require_one_picture(image: Image.Image) -> Image.Image:
     except Exception as error:  # as above
         raise unreadable(path, error) from error
     if count > 1:
-        raise ValueError(f"{path} must hold one picture, got {count}, an animation or a stack; save each as a file.")
+        raise BundleError(f"{path} must hold one picture, got {count}, an animation or a stack; save each as a file.")
     return image
 
 
@@ -97,7 +99,7 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no JSON in UTF-8, gives a key twice, or has NaN or infinity; with its path.
+        BundleError: if it is no JSON in UTF-8, gives a key twice, or has NaN or infinity; with its path.
     """
     path = Path(path)
     if not path.is_file():
@@ -105,7 +107,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON in UTF-8: {error}; correct it.") from error
+        raise BundleError(f"{path} must be JSON in UTF-8: {error}; correct it.") from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -113,12 +115,12 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the keys {sorted({key for key in keys if keys.count(key) > 1})} stand there twice")
+        raise BundleError(f"the keys {sorted({key for key in keys if keys.count(key) > 1})} stand there twice")
     return content
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise BundleError(f"{constant} is no number")
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -128,7 +130,7 @@ def read_tensors(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds anything else.
+        BundleError: if it is damaged, or holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -139,13 +141,13 @@ def read_tensors(path: str | Path) -> Any:
         try:
             return safetensors.torch.load_file(path)
         except Exception as error:  # safetensors raises errors of its own, and torch others for types it has not
-            raise ValueError(
+            raise BundleError(
                 f"{path} must be a safetensors file; it cannot be read: {error}. Download or save it again."
             ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for foreign files, and advises to trust them
-        raise ValueError(
+        raise BundleError(
             f"{path} must be a state dict written by torch.save; it cannot be read as one ({type(error).__name__}), "
             "and code and objects in it are not run: save `network.state_dict()`, or download the file again."
         ) from error

@@ -4,20 +4,23 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EMAHandler, ProgressBar
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from .atomic import write_checkpoint, write_state_dict
 from .devices import HostCopy, seed_everything
+from .errors import BundleError
 from .foreign_files import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class GradientClippingHandler:
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         if not max_norm > 0:
-            raise ValueError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
+            raise BundleError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
         self.optimizer = optimizer
         self.max_norm = max_norm
 
@@ -78,13 +81,12 @@ class LossHandler:
     Args:
         name: what is trained.
         log_dir: folder of TensorBoard's files; ``None`` writes none.
-        quiet: show and log nothing: of several processes, one does.
     """
 
-    def __init__(self, name: str, log_dir: str | Path | None = None, quiet: bool = False) -> None:
+    def __init__(self, name: str, log_dir: str | Path | None = None) -> None:
         self.name = name
-        self.quiet = quiet
-        self._writer = None if log_dir is None or quiet else SummaryWriter(log_dir)
+        self.quiet = distributed.get_rank() > 0
+        self._writer = None if log_dir is None or self.quiet else SummaryWriter(log_dir)
         self._on_their_way: deque[tuple[int, HostCopy]] = deque()  # step, loss
         self._losses: list[float] = []  # of this epoch
 
@@ -124,7 +126,7 @@ class LossHandler:
         step, copy = self._on_their_way.popleft()
         loss = copy.get().item()
         if not math.isfinite(loss):
-            raise FloatingPointError(
+            raise BundleError(
                 f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {step}; lower the learning "
                 "rate, or take --precision float32."
             )
@@ -133,12 +135,27 @@ class LossHandler:
             self._writer.add_scalar(f"{self.name}_loss", loss, step)
 
 
-class WeightAveragingHandler(EMAHandler):
-    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds.
+class WeightAveragingHandler:
+    """Average a network's weights over the steps of its training; ``averaged_network`` has the average.
 
     Args:
-        model, momentum: as for ``EMAHandler``; ``ema_model`` is the average.
+        network: the network that trains.
+        momentum: the share of the newest weights in the exponential moving average, above 0 and below 1; ``None`` for
+            no average: ``averaged_network`` is the network itself.
     """
+
+    def __init__(self, network: nn.Module, momentum: float | None) -> None:
+        self._average = None if momentum is None else _FewOperationsEMA(network, momentum)
+        self.averaged_network = network if self._average is None else self._average.ema_model
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if self._average is not None:
+            self._average.attach(engine)
+
+
+class _FewOperationsEMA(EMAHandler):
+    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds."""
 
     def __init__(self, model: nn.Module, momentum: float) -> None:
         super().__init__(model, momentum=momentum)
@@ -159,11 +176,22 @@ class WeightAveragingHandler(EMAHandler):
 
 
 class ScoreLogHandler:
-    """Log an evaluator's metrics, one line for each validation."""
+    """Log an evaluator's metrics, one line for each validation, and keep them for TensorBoard.
+
+    Args:
+        log_dir: folder of TensorBoard's files; ``None`` writes none.
+    """
+
+    def __init__(self, log_dir: str | Path | None = None) -> None:
+        self.log_dir = log_dir
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator."""
+        """Register with an evaluator; of several processes, one logs."""
+        if distributed.get_rank() > 0:
+            return
         engine.add_event_handler(Events.COMPLETED, self)
+        if self.log_dir is not None:
+            TensorBoardStatsHandler(log_dir=str(self.log_dir), iteration_log=False).attach(engine)
 
     def __call__(self, engine: Engine) -> None:
         scores = {name: value for name, value in engine.state.metrics.items() if isinstance(value, float)}
@@ -184,7 +212,7 @@ class LinearScheduleHandler:
     def __init__(self, target: Any, start: Mapping[str, float], end: Mapping[str, float]) -> None:
         missing = [name for name in start if not hasattr(target, name)]
         if missing or start.keys() != end.keys():
-            raise ValueError(
+            raise BundleError(
                 f"`start` and `end` must name the same attributes of {type(target).__name__}, got {sorted(start)} and "
                 f"{sorted(end)}; {missing} do not exist."
             )
@@ -209,20 +237,17 @@ class ResumeHandler:
         path: the file.
         objects: what is saved and restored, by name; each has ``state_dict`` and ``load_state_dict``. The trainer
             itself is added as ``"trainer"``.
-        write: whether this process writes; of several, one does.
     """
 
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], write: bool = True) -> None:
+    def __init__(self, path: str | Path, objects: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
-        self.write = write
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; must stand after the handler that validates, so that its result is saved too."""
         self.objects["trainer"] = engine
         engine.add_event_handler(Events.STARTED, self.load)
-        if self.write:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
         """Restore the state, if there is one."""
@@ -235,7 +260,7 @@ class ResumeHandler:
         for name in ("max_epochs", "epoch_length"):
             saved, asked = state["trainer"][name], getattr(engine.state, name)
             if saved != asked:
-                raise ValueError(
+                raise BundleError(
                     f"{self.path} must have the `{name}` of this training, {asked}, to go on from it; it has {saved}. "
                     "Use the same epochs and training images, or train afresh: another `output_dir`, or `redo`."
                 )
@@ -246,8 +271,9 @@ class ResumeHandler:
             _work_in_own_way(optimizer, settings)
         logger.info(f"Going on after epoch {engine.state.epoch} of {engine.state.max_epochs} from {self.path}.")
 
+    @distributed.one_rank_only()
     def save(self, engine: Engine) -> None:
-        """Write the state."""
+        """Write the state; of several processes, one does."""
         write_checkpoint(self.path, {name: item.state_dict() for name, item in self.objects.items()})
 
 
@@ -278,17 +304,13 @@ class BestModelHandler:
         path: the file.
         network: the network whose weights are kept.
         metric_name: name of the score among the evaluator's metrics; higher is better, equal is not.
-        write: whether this process writes; of several, one does.
         choose: ``False`` keeps the weights of the last validation, so that validation images choose nothing.
     """
 
-    def __init__(
-        self, path: str | Path, network: nn.Module, metric_name: str, write: bool = True, choose: bool = True
-    ) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, metric_name: str, choose: bool = True) -> None:
         self.path = Path(path)
         self.network = network
         self.metric_name = metric_name
-        self.write = write
         self.choose = choose
         self.best: float | None = None
 
@@ -299,12 +321,12 @@ class BestModelHandler:
     def __call__(self, engine: Engine) -> None:
         score = float(engine.state.metrics[self.metric_name])
         if score != score:
-            raise ValueError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
+            raise BundleError(f"{self.metric_name!r} must be a number to choose the best model by it, got NaN.")
         better = self.best is None or score > self.best
         if better:
             self.best = score
             logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
-        if self.write and (better or not self.choose):
+        if distributed.get_rank() == 0 and (better or not self.choose):
             write_state_dict(self.path, self.network.state_dict())
 
     def state_dict(self) -> dict[str, float | None]:
@@ -322,15 +344,13 @@ class StageSizeHandler:
     Args:
         name: what is trained.
         network: its parameters are counted.
-        num_items: number of training images.
         warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where the
             first ones choose algorithms, as many again are not.
     """
 
-    def __init__(self, name: str, network: nn.Module, num_items: int, warmup_steps: int = 6) -> None:
+    def __init__(self, name: str, network: nn.Module, warmup_steps: int = 6) -> None:
         self.name = name
         self.network = network
-        self.num_items = num_items
         self.warmup_steps = warmup_steps
         self._first_step = 0
         self._since = 0.0
@@ -346,9 +366,9 @@ class StageSizeHandler:
         parameters = list(self.network.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         logger.info(
-            f"Training the {self.name}: {self.num_items} patches, {state.max_epochs} epochs of {state.epoch_length} "
-            f"steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {trained / 1e6:.1f} of them "
-            f"trained, on {state.device}."
+            f"Training the {self.name}: {len(state.dataloader.dataset)} patches, {state.max_epochs} epochs of "
+            f"{state.epoch_length} steps, {sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, "
+            f"{trained / 1e6:.1f} of them trained, on {state.device}."
         )
         unmeasured = 0 if torch.device(state.device).type == "cpu" else self.warmup_steps
         self._first_step = state.epoch * state.epoch_length + 1 + unmeasured
@@ -368,6 +388,99 @@ class StageSizeHandler:
                 f"{seconds_per_step:.3g} s per step: the {self.name} will take about "
                 f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
             )
+
+
+class TrainingHandlers:
+    """What every training does beside its steps, in the order that it must have.
+
+    The weights' average; random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and
+    checked; gradients clipped; the loss's schedule; validation; the learning rate's schedule; a checkpoint after each
+    epoch, from which an interrupted training goes on; the last epoch's weights, where no validation kept any; the size
+    of the training and its expected time. Of several processes, the first one writes and logs.
+
+    Args:
+        name: of what trains, for the log and the checkpoint's file.
+        network: the network that trains; the trainer may have it in a wrapper.
+        averaging: the handler that averages the weights; the average is what is kept.
+        path: file of the weights that are kept.
+        optimizer, loss: the trainer's.
+        lr_scheduler: moves the learning rate after each step.
+        loss_schedule: ``start`` and ``end`` of attributes of the loss; see ``LinearScheduleHandler``.
+        max_gradient_norm: the norm that gradients are clipped to; ``None`` leaves them.
+        validator: MONAI's evaluator that validates; ``None`` for a training that does not.
+        val_interval: epochs from one validation to the next.
+        best_model: keeps weights when it is validated; ``None`` for a training that does not.
+        output_dir: the run folder.
+        seed, deterministic: as for ``RandomSeedHandler``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        averaging: WeightAveragingHandler,
+        path: str | Path,
+        optimizer: torch.optim.Optimizer,
+        loss: nn.Module,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+        loss_schedule: Mapping[str, Mapping[str, float]],
+        max_gradient_norm: float | None,
+        validator: Engine | None,
+        val_interval: int,
+        best_model: BestModelHandler | None,
+        output_dir: str | Path,
+        seed: int,
+        deterministic: bool,
+    ) -> None:
+        self.name = name
+        self.network = network
+        self.averaging = averaging
+        self.path = Path(path)
+        self.optimizer = optimizer
+        self.loss = loss
+        self.lr_scheduler = lr_scheduler
+        self.loss_schedule = loss_schedule
+        self.max_gradient_norm = max_gradient_norm
+        self.validator = validator
+        self.val_interval = val_interval
+        self.best_model = best_model
+        self.output_dir = Path(output_dir)
+        self.seed = seed
+        self.deterministic = deterministic
+
+    def attach(self, engine: Engine) -> None:
+        """Register all of them with a trainer."""
+        for handler in self._handlers():
+            handler.attach(engine)
+        engine.add_event_handler(Events.COMPLETED, self.keep_last_weights)
+
+    def _handlers(self) -> Iterator[Any]:
+        resumed = {
+            "network": self.network,
+            "averaged_network": self.averaging.averaged_network,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+        }
+        if self.best_model is not None:
+            resumed["best_model"] = self.best_model
+        yield self.averaging
+        yield RandomSeedHandler(self.seed, self.deterministic)
+        yield LossHandler(self.name, self.output_dir / "tensorboard")
+        if self.max_gradient_norm is not None:
+            yield GradientClippingHandler(self.optimizer, self.max_gradient_norm)
+        yield LinearScheduleHandler(self.loss, **self.loss_schedule)
+        if self.validator is not None:
+            yield ValidationHandler(self.val_interval, self.validator)
+        yield LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False)
+        yield ResumeHandler(self.output_dir / "checkpoints" / f"{self.name}.pt", resumed)
+        if distributed.get_rank() == 0:
+            yield StageSizeHandler(self.name, self.network)
+
+    @distributed.one_rank_only(with_barrier=True)
+    def keep_last_weights(self, engine: Engine) -> None:
+        """Write the weights, unless a validation has kept some; all processes go on when they are there."""
+        if self.best_model is None or self.best_model.best is None:
+            write_state_dict(self.path, self.averaging.averaged_network.state_dict())
 
 
 def _wait_for(device: str | torch.device) -> None:

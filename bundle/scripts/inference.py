@@ -10,6 +10,7 @@ from ignite.handlers import ProgressBar
 
 from .background_work import BackgroundWork
 from .classes import Classes
+from .errors import BundleError
 from .pictures import overlay, uint8_image, write_mask, write_png
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class SaveMasksHandler:
         self, output_dir: str | Path, classes: Classes, published_values: bool = False, opacity: float = 0.5
     ) -> None:
         if not 0 <= opacity <= 1:
-            raise ValueError(f"`opacity` must lie in [0, 1], got {opacity}; 0.5 shows mask and image alike.")
+            raise BundleError(f"`opacity` must lie in [0, 1], got {opacity}; 0.5 shows mask and image alike.")
         self.output_dir = Path(output_dir)
         self.palette = classes.palette
         self.opacity = opacity

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import BundleError
 from .foreign_files import open_image, unreadable
 
 MASK_MODES = ("L", "P", "1", "I", "I;16")  # PIL's modes with one whole number per pixel
@@ -19,11 +20,11 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
     """Our value for each file value 0..255: (256,) int16, -1 where ``mask_values`` has no entry.
 
     Raises:
-        ValueError: for a key that is no value or range within 0..255, a value given twice, or a value of ours that is
+        BundleError: for a key that is no value or range within 0..255, a value given twice, or a value of ours that is
             no whole number within 0..255.
     """
     if not isinstance(mask_values, Mapping) or not all(isinstance(key, str) for key in mask_values):
-        raise ValueError(
+        raise BundleError(
             f'`mask_values` must give our value for each value in the masks, as {{"0": 0, "1-255": 1}}, got '
             f"{mask_values!r}; correct it."
         )
@@ -32,15 +33,15 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", key)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not low <= high <= 255:
-            raise ValueError(
+            raise BundleError(
                 f'`mask_values` must have keys such as "3" or "1-255" within 0..255, got {key!r}; correct it.'
             )
         if type(ours) is not int or not 0 <= ours <= 255:
-            raise ValueError(
+            raise BundleError(
                 f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; correct it."
             )
         if (table[low : high + 1] >= 0).any():
-            raise ValueError(
+            raise BundleError(
                 f"`mask_values` must give each value once, got {key!r} on top of another entry; remove one."
             )
         table[low : high + 1] = ours
@@ -51,12 +52,12 @@ def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Translate ``mask``, (H, W) integers, by ``table`` (see ``lookup_table``) into (H, W) uint8.
 
     Raises:
-        ValueError: if the mask has values without an entry in the table.
+        BundleError: if the mask has values without an entry in the table.
     """
     ours = np.where((mask >= 0) & (mask <= 255), table[np.clip(mask, 0, 255)], -1)
     if (ours < 0).any():
         unknown = np.unique(mask[ours < 0])
-        raise ValueError(
+        raise BundleError(
             f"masks must hold values that `mask_values` lists ({np.flatnonzero(table >= 0).tolist()}), got also "
             f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, or correct the mask."
         )
@@ -75,7 +76,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     A mask of grey values that is stored as RGB, its three channels equal, is read as the greyscale mask it is.
 
     Raises:
-        ValueError: if the file is no readable image, or has more than one number per pixel.
+        BundleError: if the file is no readable image, or has more than one number per pixel.
     """
     with open_image(path) as picture:
         mode = picture.mode
@@ -90,7 +91,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             return mask[..., 0]
         mode = "RGB with channels that differ"
     if mode not in MASK_MODES:
-        raise ValueError(
+        raise BundleError(
             f"{path} must be a mask of one whole number per pixel (modes {', '.join(MASK_MODES)}, or RGB whose three "
             f"channels are equal), got mode {mode}; save it as a greyscale or palette PNG whose pixels are the class "
             "values."
@@ -110,18 +111,18 @@ def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.nd
         (H, W) uint8.
 
     Raises:
-        ValueError: if the file is no mask, has another size, or a value without an entry; with its path.
+        BundleError: if the file is no mask, has another size, or a value without an entry; with its path.
     """
     mask = read_mask(path)
     if mask.shape != tuple(size):
-        raise ValueError(
+        raise BundleError(
             f"{path} must have the size of its image, {size[1]}x{size[0]}, got {mask.shape[1]}x{mask.shape[0]}; "
             "export both at the same scale."
         )
     try:
         return to_ours(mask, table)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise BundleError(f"{path}: {error}") from error
 
 
 def channel_of_value(values: Sequence[int]) -> dict[str, int]:

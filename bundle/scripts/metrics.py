@@ -12,6 +12,8 @@ import torch
 from ignite.metrics import ConfusionMatrix
 from ignite.metrics.metric import reinit__is_reduced
 
+from .errors import BundleError
+
 
 class MaskConfusionMatrix(ConfusionMatrix):
     """Ignite's confusion matrix, of masks; theirs takes one-hot predictions, in several times the time.
@@ -34,15 +36,32 @@ class MaskConfusionMatrix(ConfusionMatrix):
         self._num_examples += len(output)
 
 
+class MeanIoU(MaskConfusionMatrix):
+    """Mean IoU over the pixels of all masks.
+
+    Args:
+        num_values, pred_key: as for ``MaskConfusionMatrix``.
+        exclude_background: the protocol ``published``; ``False`` for ``with_background``.
+    """
+
+    def __init__(self, num_values: int, exclude_background: bool, pred_key: str = "pred") -> None:
+        super().__init__(num_values, pred_key)
+        self.exclude_background = exclude_background
+
+    def compute(self) -> float:
+        """The mean over the classes that occur; see ``mean_iou``."""
+        return mean_iou(super().compute(), self.exclude_background)
+
+
 def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) -> torch.Tensor:
     """Pixel counts (V, V), truth down and prediction across, of two masks of one shape with values 0..V-1; on the host,
     wherever the masks are."""
     pred, true = pred.cpu(), true.cpu()
     if pred.shape != true.shape:
-        raise ValueError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
+        raise BundleError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
     for name, mask in (("pred", pred), ("true", true)):
         if mask.numel() and not 0 <= mask.min() <= mask.max() < num_values:
-            raise ValueError(
+            raise BundleError(
                 f"`{name}` must have mask values in 0..{num_values - 1}, got {mask.min()}..{mask.max()}; correct "
                 "`mask_values` or `segmenter_values`."
             )
@@ -80,11 +99,11 @@ def mean_iou(confusion: torch.Tensor, exclude_background: bool) -> float:
     """Mean IoU over the classes that occur; arguments as in ``class_scores``.
 
     Raises:
-        ValueError: if no class occurs, so that there is nothing to score.
+        BundleError: if no class occurs, so that there is nothing to score.
     """
     mean = class_scores(confusion, exclude_background)["iou"].nanmean().item()
     if mean != mean:
-        raise ValueError("the masks must show at least one class to be scored; all pixels are background.")
+        raise BundleError("the masks must show at least one class to be scored; all pixels are background.")
     return mean
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from .classes import Classes
 from .foreign_files import read_json
+from .workflow import stage_parser
 
 SPLITS = ("val", "test")
 OF_A_RUN = {
@@ -112,7 +113,7 @@ def performance(facts: Facts) -> str:
         classes = ", ".join(f"{name} {_number(value['iou'])}" for name, value in score["classes"].items())
         means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"
         lines.append(f"| {STAGES[stage]} | {split} | {score['images']} | {means} | {classes} |")
-    run = facts.record.get("stages", {}).get("run", {})
+    run = facts.record.get("stages", {}).get("train_segmenter", {})
     made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "not recorded with which seed"
     return (
         f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose truth is background leave "
@@ -128,7 +129,7 @@ def text_card(facts: Facts) -> str:
     """``docs/README.md`` by the zoo's sections."""
     config = facts.config
     mpp = config.get("model_mpp")
-    stages = {name: config[name] for name in ("classification", "train")}
+    classifier, segmenter = (stage_parser(config, stage) for stage in ("train_classifier", "train_segmenter"))
     template = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
     return template.substitute(
         title=f"Tissue segmentation from image-level labels ({facts.method['title']})",
@@ -144,10 +145,10 @@ def text_card(facts: Facts) -> str:
         num_classes=len(config["class_names"]),
         patch=" x ".join(str(side) for side in config["patch_size"]["default"]),
         resolution="unknown micrometres" if mpp is None else f"{mpp} micrometres",
-        epochs_1=stages["classification"]["epochs"],
-        batch_1=stages["classification"]["batch_size"],
-        epochs_2=stages["train"]["epochs"],
-        batch_2=stages["train"]["batch_size"],
+        epochs_1=classifier.get_parsed_content("train#epochs"),
+        batch_1=classifier.get_parsed_content("train#batch_size"),
+        epochs_2=segmenter.get_parsed_content("train#epochs"),
+        batch_2=segmenter.get_parsed_content("train#batch_size"),
         performance=performance(facts),
         stage_1="`models/classifier/model.pt`" if facts.has_classifier else "not part of this bundle",
         **(OF_A_RUN if facts.record else OF_A_FILE),

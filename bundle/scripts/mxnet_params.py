@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import BundleError
+
 FILE_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # by MXNet's number of the type
@@ -28,9 +30,9 @@ class Reader:
         self.content = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
         self.position = 0
 
-    def refuse(self, rule: str) -> ValueError:
+    def refuse(self, rule: str) -> BundleError:
         """The error that says what the file must hold at this position."""
-        return ValueError(
+        return BundleError(
             f"{self.path} must be an MXNet NDArray file: {rule} (at byte {self.position} of {len(self.content)}). "
             "Download it again, and check that it is a .params file."
         )
@@ -57,7 +59,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, has trailing bytes, or is not such a file.
+        BundleError: if it is truncated, has trailing bytes, or is not such a file.
     """
     path = Path(path)
     if not path.is_file():

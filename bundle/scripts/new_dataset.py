@@ -17,6 +17,7 @@ from skimage.color import rgb2lab
 from . import plain_errors
 from .atomic import atomic_path
 from .classes import require_class_names
+from .errors import BundleError
 from .pictures import Palette
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -44,12 +45,12 @@ def distinct_colors(count: int) -> list[list[int]]:
 
 
 def require_names(name: str, class_names: Sequence[str], background: bool) -> None:
-    """Raise a ValueError unless the data set's name fits a file name and the class names differ."""
+    """Raise a BundleError unless the data set's name fits a file name and the class names differ."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(f"`name` must be made of letters, digits, '-' and '_', got {name!r}; it names a file.")
+        raise BundleError(f"`name` must be made of letters, digits, '-' and '_', got {name!r}; it names a file.")
     least = 1 if background else 2
     if len(class_names) < least or not all(class_names) or len(set(class_names)) < len(class_names):
-        raise ValueError(
+        raise BundleError(
             f"`class_names` must be {least} or more different names, none empty, got {list(class_names)}; "
             "give them in the order of the labels."
         )
@@ -57,10 +58,10 @@ def require_names(name: str, class_names: Sequence[str], background: bool) -> No
 
 
 def require_colors(colors: Palette, count: int) -> None:
-    """Raise a ValueError unless ``colors`` are ``count`` RGB colours."""
+    """Raise a BundleError unless ``colors`` are ``count`` RGB colours."""
     array = np.asarray(colors)
     if array.shape != (count, 3) or array.dtype.kind != "i" or array.min() < 0 or array.max() > 255:
-        raise ValueError(
+        raise BundleError(
             f"`colors` must be {count} RGB colours in 0..255, one per class, got {colors}; "
             'write them as "[[205,51,51],[255,165,0]]".'
         )
@@ -89,12 +90,12 @@ def describe_dataset(
     """
     dataset_dir = str(Path(dataset_dir).resolve())
     if "#" in dataset_dir or "::" in dataset_dir:
-        raise ValueError(
+        raise BundleError(
             f"`dataset_dir` must have no # and no :: in it, which part keys in MONAI's configs, got {dataset_dir}; "
             "rename the folder."
         )
     if mpp is not None and not (isinstance(mpp, (int, float)) and mpp > 0):
-        raise ValueError(f"`mpp` must be a positive number of micrometres per pixel such as 0.5, got {mpp!r}.")
+        raise BundleError(f"`mpp` must be a positive number of micrometres per pixel such as 0.5, got {mpp!r}.")
     require_names(name, class_names, background)
     count = len(class_names)
     values = [*range(1, count + 1)] if background else [*range(1, count), 0]
@@ -138,11 +139,11 @@ def new_dataset(
         mpp: micrometres per pixel of the patches, for a network that is to work on slides.
 
     Raises:
-        ValueError: if there are ``words``, or names, colours or ``mpp`` do not fit.
+        BundleError: if there are ``words``, or names, colours or ``mpp`` do not fit.
         FileExistsError: if there is such a config already.
     """
     if words:
-        raise ValueError(
+        raise BundleError(
             f"`class_names` must be separated by commas, without spaces, got {list(words)} apart from them."
         )
     names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones

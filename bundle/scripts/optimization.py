@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from .errors import BundleError
+
 
 def parameter_groups(
     network: nn.Module,
@@ -26,7 +28,7 @@ def parameter_groups(
         Groups of ``params``, ``lr`` and ``weight_decay`` for a torch optimiser.
 
     Raises:
-        ValueError: if a named part has no trainable parameter.
+        BundleError: if a named part has no trainable parameter.
     """
     part_multipliers = dict(part_multipliers or {})
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -40,7 +42,7 @@ def parameter_groups(
         multiplier = (bias_multiplier if is_bias else 1.0) * part_multipliers.get(part, 1.0)
         groups.setdefault((lr * multiplier, 0.0 if is_bias else weight_decay), []).append(parameter)
     if unused:
-        raise ValueError(f"`part_multipliers` must name parts with trainable parameters; {sorted(unused)} have none.")
+        raise BundleError(f"`part_multipliers` must name parts with trainable parameters; {sorted(unused)} have none.")
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
@@ -57,13 +59,13 @@ def freeze(network: nn.Module, parts: Sequence[str], statistics: bool = False) -
         ``network`` itself.
 
     Raises:
-        ValueError: if there is no such part.
+        BundleError: if there is no such part.
     """
     for name in parts:
         try:
             part = network.get_submodule(name)
         except AttributeError as error:
-            raise ValueError(f"`parts` must name parts of {type(network).__name__}, got {name!r}; {error}.") from error
+            raise BundleError(f"`parts` must name parts of {type(network).__name__}, got {name!r}; {error}.") from error
         part.requires_grad_(False)
         part.register_forward_pre_hook(_evaluation_mode)
     if statistics:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .atomic import atomic_path
+from .errors import BundleError
 
 Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, for each mask value
 
@@ -24,10 +25,10 @@ def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
     """``mask``, (H, W) integers, as a palette image: its pixels are the mask's values, shown in their colours.
 
     Raises:
-        ValueError: if a value has no colour.
+        BundleError: if a value has no colour.
     """
     if mask.size and not 0 <= mask.min() <= mask.max() < len(palette):
-        raise ValueError(
+        raise BundleError(
             f"`mask` must have values in 0..{len(palette) - 1}, one per colour, got {mask.min()}..{mask.max()}."
         )
     picture = Image.fromarray(mask.astype(np.uint8), mode="L")

@@ -4,16 +4,15 @@ import errno
 import logging
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 import torch
 
 from .devices import memory_sentence
+from .errors import BundleError
 
 logger = logging.getLogger(__name__)
 
-PLAIN_ERRORS = (ValueError, FloatingPointError, RuntimeError, ModuleNotFoundError)  # those this package raises itself
 INTERRUPTED = (
     "interrupted; complete stages, whole epochs and finished images and slides are kept: repeat the command to go on."
 )
@@ -41,20 +40,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def plain_cause(error: BaseException) -> BaseException | None:
     """The error whose message is meant for the person at the keyboard; ``None`` if there is none.
 
-    That is the first one that this package raised, which may say in words what a library's error was; without one,
-    what led to ``error`` if it is about a file.
+    That is the first ``BundleError``, which may say in words what a library's error was, or an error of a file.
     """
-    *_, root = causes(error)
-    own = (cause for cause in causes(error) if isinstance(cause, (*PLAIN_ERRORS, OSError)) and _raised_here(cause))
-    return next(own, root if isinstance(root, OSError) else None)
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether this package raised an error itself."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
+    return next((cause for cause in causes(error) if isinstance(cause, (BundleError, OSError))), None)
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

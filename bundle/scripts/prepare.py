@@ -28,6 +28,7 @@ from .atomic import atomic_path, remove_leftovers_of, write_json
 from .check import count_labels, format_counts, read_pair_mask
 from .classes import Classes, read_overlay
 from .data import find_images, images_with_masks
+from .errors import BundleError
 from .foreign_files import open_image
 from .mask_values import inverse, lookup_table, to_ours
 from .pictures import Palette, mask_picture
@@ -48,10 +49,10 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
 
     Raises:
         FileNotFoundError: if the split ``"train"`` is asked for and missing, or all splits are.
-        ValueError: for an unknown split, or two images of a split with the same name.
+        BundleError: for an unknown split, or two images of a split with the same name.
     """
     if not splits or not set(splits) <= set(SPLITS):
-        raise ValueError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+        raise BundleError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
     if is_flat(source, release):
         pairs = read_flat_folder(source, release)
         found = [split for split in splits if pairs[split]]
@@ -179,7 +180,7 @@ def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int,
     """The value to write for each of our values: the same, or the one in the data set's ``published`` files.
 
     Raises:
-        ValueError: if our values would be misread by ``mask_values``.
+        BundleError: if our values would be misread by ``mask_values``.
     """
     written = inverse(mask_values)
     if published:
@@ -187,7 +188,7 @@ def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int,
     table = lookup_table(mask_values)
     misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
     if misread:
-        raise ValueError(
+        raise BundleError(
             f"`mask_values` must read masks in our values as they are, but reads {misread}; give `published_values`, "
             "or move it into `source` in the overlay and let `mask_values` map each value to itself."
         )
@@ -198,17 +199,17 @@ def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
     """The settings of ``cut_patches``; ``stride`` defaults to half of ``patch_size``.
 
     Raises:
-        ValueError: unless patches of these settings cover every pixel and can have a label.
+        BundleError: unless patches of these settings cover every pixel and can have a label.
     """
     if type(patch_size) is not int or patch_size < 1:
-        raise ValueError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
+        raise BundleError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
     stride = max(1, patch_size // 2) if stride is None else stride
     if type(stride) is not int or not 1 <= stride <= patch_size:
-        raise ValueError(
+        raise BundleError(
             f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
         )
     if type(min_share) not in (int, float) or not 0 < min_share <= 1:
-        raise ValueError(f"`min_share` must lie in (0, 1], got {min_share!r}; give a share, not a percentage.")
+        raise BundleError(f"`min_share` must lie in (0, 1], got {min_share!r}; give a share, not a percentage.")
     return {"patch_size": patch_size, "stride": stride, "min_share": min_share}
 
 
@@ -244,7 +245,7 @@ def prepare(
 
     Raises:
         FileExistsError: if ``output`` exists.
-        ValueError: for an argument out of range, or a file that is not as it must be.
+        BundleError: for an argument out of range, or a file that is not as it must be.
     """
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():

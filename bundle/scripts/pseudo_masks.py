@@ -1,12 +1,13 @@
 """Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ignite import distributed
 from monai.data import Dataset
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from .atomic import write_json
 from .background_work import BackgroundWork
 from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
 from .classes import Classes
-from .data import ReadAheadDataLoader, SameSizeBatches, image_items, labelled_images
+from .data import ReadAheadDataLoader, SameSizeBatches, image_items
 from .devices import HostCopy
 from .pictures import overlay, write_mask, write_png
 from .transforms import PrepareBatch
@@ -23,18 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 def mask_items(
-    dataset_dir: str | Path,
-    class_names: Sequence[str],
-    label_file: str | Path | None = None,
-    image_dir: str | Path | None = None,
+    labelled_images: Callable[[], list[dict[str, Any]]], image_dir: str | Path | None = None
 ) -> list[dict[str, Any]]:
     """The images to make masks of: the training patches with their labels, or those of any folder, without labels.
 
     Args:
-        dataset_dir, class_names, label_file: as for ``data.labelled_images``.
+        labelled_images: gives the training patches.
         image_dir: a folder of images; ``None`` for the training patches.
     """
-    return labelled_images(dataset_dir, class_names, label_file) if image_dir is None else image_items(image_dir)
+    return labelled_images() if image_dir is None else image_items(image_dir)
 
 
 @torch.inference_mode()
@@ -47,10 +45,8 @@ def write_pseudo_masks(
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     overlay_dir: str | Path | None = None,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> None:
-    """Write a palette PNG with the mask of each image, named as the image.
+    """Write a palette PNG with the mask of each image, named as the image, and ``manifest.json``, the list of them.
 
     Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
     images, so an interrupted run goes on to the same masks, and several processes, which share out whole batches, come
@@ -66,11 +62,12 @@ def write_pseudo_masks(
         num_workers: processes that read images.
         device: where the network works.
         overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
-        rank, world_size: number of this process and of all.
     """
     mask_dir = Path(mask_dir)
     paths = mask_paths(dataset.data, mask_dir)
-    own_batches = list(SameSizeBatches(dataset.data, batch_size))[rank::world_size]
+    own_batches = list(SameSizeBatches(dataset.data, batch_size))[
+        distributed.get_rank() :: distributed.get_world_size()
+    ]
     unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
     if unfinished:
         (mask_dir / "manifest.json").unlink(missing_ok=True)
@@ -103,6 +100,8 @@ def write_pseudo_masks(
             image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
             channels = HostCopy(largest_channel(network(image, label)))
             work.submit(write_batch, indices, channels, batch["image"])
+    distributed.barrier()
+    write_manifest(dataset.data, mask_dir)
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
@@ -110,6 +109,7 @@ def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list
     return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
 
 
+@distributed.one_rank_only()
 def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
     """Write ``manifest.json``, the list of all masks, which says that they are complete.
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from .errors import BundleError
 from .networks import ResNet38d
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) 
         source: where it comes from, for messages.
 
     Raises:
-        ValueError: if a name is missing, unexpected or of another shape; it lists them as the checkpoint spells them.
+        BundleError: if a name is missing, unexpected or of another shape; it lists them as the checkpoint spells them.
     """
     facts, expected = CHECKPOINTS[kind], expected_state(kind, num_classes)
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
@@ -174,7 +175,7 @@ def mxnet_name(name: str) -> str:
 def require_names(
     state: StateDict, shapes: Mapping[str, tuple[int, ...]], ignored: re.Pattern[str], source: str
 ) -> None:
-    """Raise a ValueError that lists the names which ``state`` lacks, has in another shape or should not have.
+    """Raise a BundleError that lists the names which ``state`` lacks, has in another shape or should not have.
 
     Args:
         state: tensors by name.
@@ -194,7 +195,7 @@ def require_names(
     if not any(problems.values()):
         problems["not finite"] = [name for name in shapes if not torch.isfinite(state[name]).all()]
     if any(problems.values()):
-        raise ValueError(
+        raise BundleError(
             f"{source} must hold exactly the weights of this kind of network; "
             + "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
             + ". Check `kind` and `num_classes`."

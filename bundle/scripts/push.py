@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from monai.bundle import ConfigParser
 
 from . import plain_errors
+from .errors import BundleError
 from .foreign_files import read_json
 
 NEEDED = ("README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
@@ -29,7 +30,7 @@ def require_bundle(bundle: Path, repo_id: str) -> str:
 
     Raises:
         FileNotFoundError: if it lacks a file that the hub or MONAI needs.
-        ValueError: if the card has no licence, or its large files are said to be elsewhere.
+        BundleError: if the card has no licence, or its large files are said to be elsewhere.
     """
     validate_repo_id(repo_id)
     missing = [name for name in NEEDED if not (bundle / name).is_file()]
@@ -37,12 +38,12 @@ def require_bundle(bundle: Path, repo_id: str) -> str:
         raise FileNotFoundError(f"`bundle` must be a folder that scripts.export made, got {bundle} without {missing}.")
     version = read_json(bundle / "configs" / "metadata.json")["version"]
     if ModelCard.load(bundle / "README.md").data.license is None:
-        raise ValueError(f"{bundle / 'README.md'} must name a licence in its first lines; export the bundle again.")
+        raise BundleError(f"{bundle / 'README.md'} must name a licence in its first lines; export the bundle again.")
     large = bundle / "large_files.yml"
     entries = ConfigParser.load_config_file(str(large))["large_files"] if large.is_file() else []
     elsewhere = [entry["url"] for entry in entries if f"/{repo_id}/resolve/{version}/" not in entry["url"]]
     if elsewhere:
-        raise ValueError(
+        raise BundleError(
             f"large_files.yml must point to {repo_id} at {version}, got {elsewhere}; export with --repo-id."
         )
     return version

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
+from .errors import BundleError
+
 MODULE = re.compile(r"\bscripts(?:\.\w+)+")  # in a `_target_` or an expression
 PACKAGE = re.compile(r'"_target_": "(\w+)\.')
 
@@ -23,14 +25,14 @@ def reached_files(configs: Sequence[Path], root: Path) -> list[Path]:
         ``root``.
 
     Raises:
-        ValueError: if a config names something of ``scripts`` that is not there.
+        BundleError: if a config names something of ``scripts`` that is not there.
     """
     waiting = []
     for config in configs:
         for name in MODULE.findall(config.read_text(encoding="utf-8")):
             found = list(_modules(name.split("."), root))
             if len(found) == 1:  # the package `scripts` alone
-                raise ValueError(f"{config} must name modules that exist, got {name!r}; correct it.")
+                raise BundleError(f"{config} must name modules that exist, got {name!r}; correct it.")
             waiting += found
     reached = set()
     while waiting:
@@ -81,7 +83,7 @@ def required_packages(configs: Iterable[Path], modules: Iterable[Path]) -> dict[
     """The installed version of each distribution that configs name or modules import, by the name pip has for it.
 
     Raises:
-        ModuleNotFoundError: if one is not installed.
+        BundleError: if one is not installed.
     """
     names = {name for config in configs for name in PACKAGE.findall(config.read_text(encoding="utf-8"))}
     for module in modules:
@@ -94,7 +96,7 @@ def required_packages(configs: Iterable[Path], modules: Iterable[Path]) -> dict[
     names -= {"scripts", *sys.stdlib_module_names}
     missing = sorted(names - distributions.keys())
     if missing:
-        raise ModuleNotFoundError(
+        raise BundleError(
             f"the packages {missing} must be installed, since their versions are written down; install them."
         )
     return {name: version(name) for name in sorted({distributions[name][0] for name in names}, key=str.lower)}

@@ -9,6 +9,7 @@ from skimage.segmentation import slic
 from torch import nn
 
 from .devices import to_device
+from .errors import BundleError
 
 
 class SuperpixelAveraging(nn.Module):
@@ -23,7 +24,7 @@ class SuperpixelAveraging(nn.Module):
     def __init__(self, network: nn.Module, area_px: int = 100, compactness: float = 10.0) -> None:
         super().__init__()
         if not area_px >= 1:
-            raise ValueError(f"`area_px` must be at least 1 pixel, got {area_px}.")
+            raise BundleError(f"`area_px` must be at least 1 pixel, got {area_px}.")
         self.network = network
         self.area_px = area_px
         self.compactness = compactness
@@ -57,7 +58,7 @@ class ConfidentReplacement(nn.Module):
     def __init__(self, network: nn.Module, segmenter: nn.Module, confidence: float = 0.8) -> None:
         super().__init__()
         if not 0 <= confidence <= 1:
-            raise ValueError(f"`confidence` must lie in [0, 1], got {confidence}; give a probability.")
+            raise BundleError(f"`confidence` must lie in [0, 1], got {confidence}; give a probability.")
         self.network = network
         self.segmenter = segmenter
         self.confidence = confidence

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from .data import find_images
+from .errors import BundleError
 
 SPLITS = ("train", "val", "test")
 
@@ -33,7 +34,7 @@ class Release:
             split; default: each image alone.
 
     Raises:
-        ValueError: for a value that cannot be meant.
+        BundleError: for a value that cannot be meant.
     """
 
     mask_values: Mapping[str, int]
@@ -48,28 +49,28 @@ class Release:
 
     def __post_init__(self) -> None:
         if self.mask_suffix is not None and not (isinstance(self.mask_suffix, str) and self.mask_suffix):
-            raise ValueError(f'`mask_suffix` must be text such as "_mask", got {self.mask_suffix!r}; correct it.')
+            raise BundleError(f'`mask_suffix` must be text such as "_mask", got {self.mask_suffix!r}; correct it.')
         if (
             not isinstance(self.splits, Mapping)
             or not {"train"} <= set(self.splits) <= set(SPLITS)
             or not all(isinstance(pattern, str) for pattern in self.splits.values())
         ):
-            raise ValueError(
+            raise BundleError(
                 f'`splits` must give train, and may give val and test, a pattern such as "train_*", got {self.splits}; '
                 "correct it."
             )
         for name, share in (("val_share", self.val_share), ("test_share", self.test_share)):
             if type(share) not in (int, float) or not 0 <= share < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {share!r}; give a share, not a percentage.")
+                raise BundleError(f"`{name}` must lie in [0, 1), got {share!r}; give a share, not a percentage.")
         if self.val_share + self.test_share >= 1:
-            raise ValueError(
+            raise BundleError(
                 "`val_share` and `test_share` must leave images to train, a sum below 1, got "
                 f"{self.val_share} + {self.test_share}; lower one."
             )
         try:
             re.compile(self.group or "")
         except (re.error, TypeError) as error:
-            raise ValueError(
+            raise BundleError(
                 f"`group` must be a regular expression, got {self.group!r}: {error}; correct it."
             ) from error
 
@@ -78,13 +79,13 @@ def read_release(overlay: Mapping) -> Release:
     """The section ``"source"`` of a data set's overlay; ``mask_values`` defaults to the overlay's.
 
     Raises:
-        ValueError: for an unknown key, or a value that cannot be meant.
+        BundleError: for an unknown key, or a value that cannot be meant.
     """
     section = overlay.get("source", {})
     allowed = [item.name for item in fields(Release)]
     if not isinstance(section, Mapping) or not set(section) <= set(allowed):
         got = sorted(set(section) - set(allowed)) if isinstance(section, Mapping) else section
-        raise ValueError(f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; correct it.")
+        raise BundleError(f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; correct it.")
     return Release(**{"mask_values": overlay["mask_values"], **section})
 
 
@@ -97,7 +98,7 @@ def group_of(name: str, group: str | None) -> str:
     """The text that the regular expression ``group`` finds in an image's name; without one the name itself."""
     match = re.search(group or ".*", name)
     if match is None:
-        raise ValueError(f"`group` must be found in the name of each image, {group!r} is not in {name!r}; correct it.")
+        raise BundleError(f"`group` must be found in the name of each image, {group!r} is not in {name!r}; correct it.")
     return match[0]
 
 
@@ -116,7 +117,7 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
     Of the images of train's pattern the last groups become test, those before them val, by the shares of the images.
 
     Raises:
-        ValueError: if train's pattern matches no image or too few groups, or if images of a group, or one image, match
+        BundleError: if train's pattern matches no image or too few groups, or if images of a group, or one image, match
             the patterns of two splits.
     """
     names = sorted(names, key=natural_key)
@@ -127,7 +128,7 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
         for name in (name for name in names if fnmatchcase(name, pattern)):
             text = group_of(name, release.group)
             if split_of.setdefault(text, split) != split:
-                raise ValueError(
+                raise BundleError(
                     f"`splits` must put an image, and all images of a `group`, in one split; {name!r} of group "
                     f"{text!r} is in {split_of[text]} and {split}: correct the patterns."
                 )
@@ -135,14 +136,14 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
             if split == "train":
                 groups.setdefault(text, []).append(name)
     if not groups:
-        raise ValueError(
+        raise BundleError(
             f"`splits` must match images to train on, got {release.splits['train']!r}, which matches none of "
             f"{names[:3]} …; correct it."
         )
     shares = {"test": release.test_share, "val": release.val_share}
     shares = {split: share for split, share in shares.items() if share and split not in release.splits}
     if len(groups) <= len(shares):
-        raise ValueError(
+        raise BundleError(
             f"the images of train's pattern must be of at least {len(shares) + 1} groups, got {len(groups)}, "
             f"{list(groups)}; set `{'` and `'.join(f'{split}_share' for split in shares)}` to 0, or add images."
         )

@@ -13,22 +13,25 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import fire
+from ignite import distributed
 from monai.bundle import ConfigParser
 
 from . import plain_errors
 from .atomic import atomic_path
 from .classes import KEYS, Classes
 from .curves import chart, read_curves
+from .errors import BundleError
 from .examples import ValExamples, best_median_worst, legend, picture_tag
 from .foreign_files import read_json
 from .pictures import panels, write_png
 from .run_folder import read_record
+from .workflow import stage_parser
 
 logger = logging.getLogger(__name__)
 
 STAGES = {"source": "before the adaptation", "classifier": "classifier", "segmenter": "segmentation network"}
 PROTOCOLS = "published: true background leaves the score. with_background: background is a class like any other."
-TRAINING_SETTINGS = {  # by their key in the sections of the two trainings
+TRAINING_SETTINGS = {  # by their key in the section of a training
     "epochs": "epochs",
     "batch_size": "batch size",
     "accumulation_steps": "batches per step",
@@ -48,6 +51,7 @@ OTHER_SETTINGS = {
 }
 
 
+@distributed.one_rank_only()
 def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     """Write ``report.html`` from the files of a run folder; a sentence stands for what is not there.
 
@@ -59,12 +63,12 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         The file's path.
 
     Raises:
-        ValueError: if ``output_dir`` is not a run's.
+        BundleError: if ``output_dir`` is not a run's.
     """
     output_dir = Path(output_dir).resolve()
     path, config_file = output_dir / "report.html", output_dir / "configs" / "train.json"
     if not config_file.is_file():
-        raise ValueError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
+        raise BundleError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
     parser, record = ConfigParser(read_json(config_file)), read_record(output_dir)["stages"]
     scores = read_scores(output_dir / "scores")
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
@@ -258,11 +262,9 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> str:
 
 def _settings(parser: ConfigParser, record: Mapping[str, Any]) -> str:
     """The settings that matter most, and the packages' versions."""
-    trainings = {"classifier": "classification", "segmenter": "train"}
-    if "source_dir" in parser:
-        del trainings["classifier"]
+    trainings = ["classifier", "segmenter"] if "source_dir" not in parser else ["segmenter"]
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
-    columns = [_training_settings(parser, network, section) for network, section in trainings.items()]
+    columns = [_training_settings(stage_parser(parser.get(), f"train_{network}"), network) for network in trainings]
     table = _table(
         ["training", *(STAGES[network] for network in trainings)], zip(names, *columns, strict=True), "words"
     )
@@ -277,11 +279,11 @@ def _whole(config: Mapping[str, Any]) -> str:
     return f"<details><summary>The whole config</summary><pre>{text}</pre></details>"
 
 
-def _training_settings(parser: ConfigParser, network: str, section: str) -> list[Any]:
+def _training_settings(parser: ConfigParser, network: str) -> list[Any]:
     """What a network is, how it is trained, and the ``TRAINING_SETTINGS``."""
     parts = [_parts(parser, f"@{network}_def"), _parts(parser, f"@{network}_loss")]
-    parts.append(_parts(parser, f"@{section}#optimizer")[:1])
-    values = [parser.get_parsed_content(f"{section}#{key}", default="–") for key in TRAINING_SETTINGS]
+    parts.append(_parts(parser, "@train#optimizer")[:1])
+    values = [parser.get_parsed_content(f"train#{key}", default="–") for key in TRAINING_SETTINGS]
     return [" · ".join(names) for names in parts] + values
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite import distributed
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
@@ -167,6 +168,7 @@ def _means(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"iou": result["mean_iou"], "dice": result["mean_dice"], "recall": result["mean_accuracy"], "pixels": pixels}
 
 
+@distributed.one_rank_only()
 def score_splits(
     network: nn.Module,
     evaluator: Callable[..., SupervisedEvaluator],
@@ -188,7 +190,7 @@ def score_splits(
         activation: brings the network's scores (K, H, W) to [0, 1] for the pictures; ``None`` if they are there.
 
     Returns:
-        The scores of each split, as they are in the JSON files.
+        The scores of each split, as they are in the JSON files; ``None`` in all processes but the first, which scores.
     """
     results = {}
     for split, dataloader in dataloaders.items():

@@ -15,6 +15,8 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
+from .errors import BundleError
+
 CLASS_NAMES = ("tumor", "stroma", "lymphocytes")
 PALETTE = ((255, 255, 255), (205, 51, 51), (255, 165, 0), (65, 105, 225))  # RGB of mask values 0 (background) to 3
 MIN_SHARE = 0.05  # of a patch's area, from which a class counts as present
@@ -279,9 +281,9 @@ def scan(rng: np.random.Generator, concentrations: np.ndarray, stain: Stain) -> 
 
 
 def require_whole_number(name: str, value: int, least: int) -> None:
-    """Raise a ValueError unless ``value`` is an int of at least ``least``."""
+    """Raise a BundleError unless ``value`` is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number, got {value!r}; give {least} or more.")
+        raise BundleError(f"`{name}` must be a whole number, got {value!r}; give {least} or more.")
 
 
 def make_patch(
@@ -300,13 +302,13 @@ def make_patch(
         image, (size_px, size_px, 3) uint8 RGB, and mask, (size_px, size_px) uint8, 0 for background and vessels.
 
     Raises:
-        ValueError: for an argument out of range, or when the tissues find no room.
+        BundleError: for an argument out of range, or when the tissues find no room.
     """
     require_whole_number("size_px", size_px, MIN_SIZE_PX)
     if not tissues or len(set(tissues)) < len(tissues) or not set(tissues) <= set(TISSUES):
-        raise ValueError(f"`tissues` must be distinct values of {sorted(TISSUES)}, got {tissues}; give at least one.")
+        raise BundleError(f"`tissues` must be distinct values of {sorted(TISSUES)}, got {tissues}; give at least one.")
     if not 0 <= glass <= MAX_GLASS:
-        raise ValueError(f"`glass` must lie in [0, {MAX_GLASS}], got {glass}; give a share, not a percentage.")
+        raise BundleError(f"`glass` must lie in [0, {MAX_GLASS}], got {glass}; give a share, not a percentage.")
     inner = (slice(PAD_PX, -PAD_PX), slice(PAD_PX, -PAD_PX))
     for _ in range(200):
         mask = draw_layout(rng, size_px + 2 * PAD_PX, tissues, glass)
@@ -314,7 +316,7 @@ def make_patch(
         if min(shares) >= MIN_SHARE:
             break
     else:
-        raise ValueError(
+        raise BundleError(
             f"`tissues` must each cover {MIN_SHARE:.0%} of the patch, got no room for {tissues} in {size_px} px with "
             f"{glass:.0%} glass; give fewer tissues, less glass or a larger `size_px`."
         )

@@ -40,7 +40,7 @@ class TrainingStep:
     (``DistributedDataParallel``), and of networks that compute activations again (``checkpointing``).
 
     Args:
-        batch_size: the option that sets the batch size, for the advice if memory is full.
+        advice: what halves the memory, if it is full.
         cuda_graph: capture steps on CUDA.
         benchmark: let cuDNN measure which of its algorithms is the fastest for batches of the first one's size.
         scheduled: attributes of the loss that change while it trains, floats: a captured step reads them from the
@@ -48,12 +48,9 @@ class TrainingStep:
     """
 
     def __init__(
-        self, batch_size: str, cuda_graph: bool = True, benchmark: bool = True, scheduled: Sequence[str] = ()
+        self, advice: str, cuda_graph: bool = True, benchmark: bool = True, scheduled: Sequence[str] = ()
     ) -> None:
-        section = batch_size.split("#")[0]
-        self.advice = (
-            f"halve --{batch_size} and give --{section}#accumulation_steps 2: as many images in half the memory"
-        )
+        self.advice = advice
         self.benchmark = benchmark
         self._usual: torch.Size | None = None  # of the first batch; not worth it for others
         self.scheduled = tuple(scheduled)

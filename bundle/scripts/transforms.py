@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .cam import largest_channel, require_channels, white_background
 from .devices import to_device
+from .errors import BundleError
 from .mask_values import load_mask, lookup_table
 
 BatchTransform = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -78,7 +79,7 @@ class RandomCutMix:
 
     def __init__(self, probability: float = 0.5, sides: tuple[float, float] = (0.3, 0.8)) -> None:
         if not 0 < sides[0] <= sides[1] <= 1:
-            raise ValueError(f"`sides` must be two shares in (0, 1], the shorter first, got {sides}.")
+            raise BundleError(f"`sides` must be two shares in (0, 1], the shorter first, got {sides}.")
         self.probability = probability
         self.sides = tuple(sides)
 
@@ -86,10 +87,10 @@ class RandomCutMix:
         """Mix ``image``, (B, 3, H, W), and ``label``, masks (B, 1, H, W).
 
         Raises:
-            ValueError: if the labels are not masks: a rectangle's image-level label is not known.
+            BundleError: if the labels are not masks: a rectangle's image-level label is not known.
         """
         if label is None or label.ndim != image.ndim:
-            raise ValueError("images can be mixed with masks as labels alone; leave `RandomCutMix` out of stage 1.")
+            raise BundleError("images can be mixed with masks as labels alone; leave `RandomCutMix` out of stage 1.")
         batch, _, height, width = image.shape
         shortest, longest = self.sides
         inside = to_device(torch.rand(batch, 1, 1, 1) < self.probability, image.device)
@@ -119,7 +120,7 @@ class RandomStain:
 
     def __init__(self, strength: float = 0.3, probability: float = 1.0) -> None:
         if not 0 <= strength < 1:
-            raise ValueError(f"`strength` must lie in [0, 1), got {strength}; 0.3 varies stains by up to 30 %.")
+            raise BundleError(f"`strength` must lie in [0, 1), got {strength}; 0.3 varies stains by up to 30 %.")
         self.strength = strength
         self.probability = probability
         self.unmix = torch.tensor(hed_from_rgb, dtype=torch.float32)  # rows of densities to rows of stains
@@ -205,7 +206,7 @@ class ScaleBytesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             if item[key].dtype != torch.uint8:
-                raise ValueError(f"{key!r} must be uint8, got {item[key].dtype}; it may be scaled already.")
+                raise BundleError(f"{key!r} must be uint8, got {item[key].dtype}; it may be scaled already.")
             item[key] = item[key].contiguous() / 255
         return item
 
@@ -219,7 +220,7 @@ class LoadMaskd(MapTransform):
         image_key: the image, (3, H, W), whose size a mask must have.
 
     Raises:
-        ValueError: if a file is no mask, has another size than the image, or a value without an entry; with its path.
+        BundleError: if a file is no mask, has another size than the image, or a value without an entry; with its path.
     """
 
     def __init__(self, keys: KeysCollection, mapping: Mapping[str, int], image_key: str = "image") -> None:
@@ -244,7 +245,7 @@ class LargestChanneld(MapTransform):
         values: the mask value of each channel.
 
     Raises:
-        ValueError: if a score is NaN, which would become a class in silence; infinite ones are let through.
+        BundleError: if a score is NaN, which would become a class in silence; infinite ones are let through.
     """
 
     def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:

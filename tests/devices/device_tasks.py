@@ -33,11 +33,11 @@ def score_with_results_on_the_device(results, config_file, **settings):
         monai.bundle.run(run_id="run", config_file=config_file, device=DEVICE, **settings)
 
 
-def waits_of_steps(trainer, config_file, steps=3, **settings):
-    """Count the waits in the first steps of a configured trainer, handlers included.
+def waits_of_steps(stage, config_file, steps=3, **settings):
+    """Count the waits in the first steps of a stage's trainer, handlers included.
 
     Args:
-        trainer: its id in the configs.
+        stage: its name in the configs.
         config_file: the configs.
         steps: number of steps.
         settings: overrides of the configs.
@@ -45,11 +45,14 @@ def waits_of_steps(trainer, config_file, steps=3, **settings):
     Returns:
         ``steps``, how many were done, and ``waits``, for each kind of wait a line with its number, operation and place.
     """
+    from scripts.workflow import stage_config
+
     parser = ConfigParser()
     parser.read_config(config_file)
     parser.update({"device": DEVICE, **settings})
+    parser = ConfigParser(stage_config(parser.get(), stage))
     parser.get_parsed_content("initialize")
-    engine = parser.get_parsed_content(trainer)
+    engine = parser.get_parsed_content("train#trainer")
     found, step = [], {}
 
     def begin(engine):

@@ -20,7 +20,7 @@ from scripts.label_app.model import ModelStore
 from scripts.label_app.options import Options
 
 pytestmark = pytest.mark.e2e
-STAGES = ["train_classifier", "generate_pseudo_masks", "run"]
+STAGES = ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
 
 
 def read_json(path):
@@ -62,7 +62,7 @@ def test_training_goes_through_all_stages(device_runs, demo_dir, method):
     run = device_runs(method)
     record = read_json(run / "run.json")["stages"]
     assert list(record) == STAGES
-    for stage in ("train_classifier", "run"):
+    for stage in ("train_classifier", "train_segmenter"):
         assert 0 <= record[stage]["scores"]["test"]["protocols"]["published"]["mean_iou"] <= 1
     assert len(pixels(run / "pseudo_masks")) == len(list((demo_dir / "train" / "img").iterdir()))
     assert (run / "report.html").exists()
@@ -104,9 +104,9 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(device_process, dev
 
 def test_adaptation_to_pixel_masks(device_process, device_runs, few_shot_dir, tmp_path):
     configs = method_configs("esfan", "configs/adapt.json", dataset="demo_lab_b")
-    settings = {"source_dir": device_runs("esfan"), "num_images": 3, "train#epochs": 1, "output_dir": tmp_path}
+    settings = {"source_dir": device_runs("esfan"), "num_images": 3, "epochs": 1, "output_dir": tmp_path}
     device_process.run_bundle("adapt", configs, dataset_dir=few_shot_dir, **settings)
-    assert list(read_json(tmp_path / "run.json")["stages"]) == ["score_source", "copy_pixel_masks", "run"]
+    assert list(read_json(tmp_path / "run.json")["stages"]) == ["score_source", "copy_pixel_masks", "train_segmenter"]
     before, after = weights_of_segmenter(device_runs("esfan")), weights_of_segmenter(tmp_path)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert (tmp_path / "scores" / "adaptation.csv").exists()
@@ -117,7 +117,7 @@ def weights_of_segmenter(run):
 
 
 def test_second_round(device_process, device_runs, demo_dir, tmp_path):
-    settings = {"train#epochs": 1, "train#batch_size": 4, "source_dir": device_runs("ibdr"), "output_dir": tmp_path}
+    settings = {"epochs": 1, "batch_size": 4, "source_dir": device_runs("ibdr"), "output_dir": tmp_path}
     configs = method_configs("ibdr", "configs/second_round.json")
     device_process.run_bundle("segmentation", configs, dataset_dir=demo_dir, **settings)
     assert list(read_json(tmp_path / "run.json")["stages"]) == STAGES[1:]

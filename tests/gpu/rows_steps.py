@@ -18,12 +18,14 @@ import baselines
 import run
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from rows_environment import peak_tflops
 from table import Conditions, Row, judged
 from timing import peak_gib, plain_flags, precision_of, reset_peak, seconds, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.demo import make_demo_data
+from scripts.workflow import stage_config
 
 WARM_UP = 12  # steps of a run that are slower: kernels are chosen, graphs captured; 1 where rows are tried out
 LR = 1e-5  # random weights stay what they are
@@ -33,19 +35,19 @@ class Stage(NamedTuple):
     """A stage in the configs.
 
     Args:
-        section: where its trainer is.
+        name: its name.
         network, loss: their keys.
         momentum: of SGD, as the methods have it.
     """
 
-    section: str
+    name: str
     network: str
     loss: str
     momentum: float
 
 
-STAGES = {1: Stage("classification", "classifier_def", "classifier_loss", 0.0005)}
-STAGES[2] = Stage("train", "segmenter_def", "segmenter_loss", 0.9)
+STAGES = {1: Stage("train_classifier", "classifier_def", "classifier_loss", 0.0005)}
+STAGES[2] = Stage("train_segmenter", "segmenter_def", "segmenter_loss", 0.9)
 CLASSES = {"esfan": 4, "ibdr": 2}
 BATCHES = {("esfan", 1): 20, ("esfan", 2): 20, ("ibdr", 1): 20, ("ibdr", 2): 16}
 LEAST_RATIOS = {("esfan", 1): 3.5, ("esfan", 2): 1.5, ("ibdr", 1): 2.0, ("ibdr", 2): 1.5}
@@ -142,15 +144,15 @@ def configured_trainer(
     Args:
         as_configured: with handlers and augmentation; otherwise neither.
     """
-    section = STAGES[stage].section
     parser = run.configured(overlays, device, backbone_weights="$None", encoder_weights="$None", **settings)
-    parser[f"{section}#dataloader"], parser[f"{section}#dataset"] = loader, list(range(len(loader)))
-    parser[f"{section}#epochs"], parser[f"{section}#lr"], parser["annotated"] = 1, LR, False
+    parser = ConfigParser(stage_config(parser.get(), STAGES[stage].name))
+    parser["train#dataloader"], parser["train#dataset"] = loader, list(range(len(loader)))
+    parser["train#epochs"], parser["train#lr"] = 1, LR
     if not as_configured:
-        parser[f"{section}#handlers"] = []
-        parser[f"{section}#prepare_batch"] = {"_target_": "scripts.transforms.PrepareBatch"}
+        parser["train#handlers"] = []
+        parser["train#prepare_batch"] = {"_target_": "scripts.transforms.PrepareBatch"}
     parser.get_parsed_content("initialize")  # cuDNN's settings, seeds
-    return parser.get_parsed_content(f"{section}#trainer"), parser
+    return parser.get_parsed_content("train#trainer"), parser
 
 
 def plain_steps(method: str, stage: int, overlays: list[str], batches, device: str) -> Callable[[int], None]:
@@ -308,7 +310,7 @@ def lite(conditions: Conditions) -> Iterator[Row]:
         yield Row(
             f"lite, stage-{number} step, {batch} × {size} px, {ways} ({precision})",
             f"{mine * 1e3:.1f} ms{memory}{warned}",
-            numbers={"seconds": mine, "peak_gib": blocks.peak, "section": stage.section},
+            numbers={"seconds": mine, "peak_gib": blocks.peak, "stage": stage.name},
             **judged(conditions, mine * 1e3, most=None if as_configured else MOST_LITE_MS, unit=" ms"),
         )
         del trainer, parser

@@ -14,7 +14,7 @@ from table import Conditions, Row, judged, last_line
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CONFIGS = ["configs/train.json", "configs/lite.json", "configs/dataset_demo.json"]
-TINY = {"classification#batch_size": 4, "train#batch_size": 4, "eval_batch_size": 4}
+TINY = {"classifier_batch_size": 4, "batch_size": 4, "eval_batch_size": 4}
 LEAST_MEAN_IOU = 0.8  # of stage 2 on test; 0.854 on a CPU
 FIRST_STEPS = 12  # that choose kernels, and are slower than the rest
 
@@ -62,7 +62,7 @@ def mean_ious(output_dir: Path) -> dict[str, float]:
 def demo(conditions: Conditions):
     """The README's first command."""
     output_dir, log = conditions.folder / "demo_run", conditions.folder / "demo_run.txt"
-    epochs = {"classification#epochs": 1, "train#epochs": 1} if conditions.quick else {}
+    epochs = {"classifier_epochs": 1, "epochs": 1} if conditions.quick else {}
     began = time.monotonic()
     settings = {**demo_data(conditions), **epochs}
     require_success(start(command_of("training", output_dir, conditions, **settings), log), log)
@@ -100,7 +100,7 @@ def resume(conditions: Conditions):
     """A training that is killed in each stage and repeated, beside one that is not: the same weights."""
     counts = {"num_train": 96, "num_val": 8, "num_test": 4}
     settings = demo_data(conditions, "small", **counts)
-    settings |= {"classification#epochs": 3, "train#epochs": 3, "deterministic": True}
+    settings |= {"classifier_epochs": 3, "epochs": 3, "deterministic": True}
     whole, cut = conditions.folder / "whole_run", conditions.folder / "cut_run"
     logs = [conditions.folder / "whole_run.txt", conditions.folder / "cut_run.txt"]
     uninterrupted = start(command_of("training", whole, conditions, **settings), logs[0])
@@ -126,7 +126,7 @@ def processes(conditions: Conditions):
     log = conditions.folder / "processes_run.txt"
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", "-m", "monai.bundle")
     settings = demo_data(conditions, "small", num_train=96, num_val=8, num_test=4)
-    settings |= {"classification#epochs": 1, "train#epochs": 1}
+    settings |= {"classifier_epochs": 1, "epochs": 1}
     configs, began = ["configs/multi_gpu_train.json"], time.monotonic()
     command = command_of("training", conditions.folder / "processes_run", conditions, configs, launcher, **settings)
     require_success(start(command, log), log)
@@ -156,7 +156,7 @@ def beside(conditions: Conditions):
     def trainings(number, epochs):
         folders = [conditions.folder / f"beside_{number}_{index}" for index in range(number)]
         logs = [folder.with_suffix(".txt") for folder in folders]
-        settings = {**data, "classification#epochs": epochs}
+        settings = {**data, "classifier_epochs": epochs}
         commands = [command_of("train_classifier", folder, conditions, **settings) for folder in folders]
         running = [start(command, log) for command, log in zip(commands, logs, strict=True)]
         for process, log in zip(running, logs, strict=True):

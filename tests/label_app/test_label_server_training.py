@@ -116,7 +116,7 @@ def test_image_level_labels_make_a_new_version(server, label_run):
     assert list(json.loads((version / "run.json").read_text())["stages"]) == [
         "train_classifier",
         "generate_pseudo_masks",
-        "run",
+        "train_segmenter",
     ]
     allowed = {2: {0, 1}, 3: {0, 2, 3}}  # the labels gate the pseudo masks
     for number, values in allowed.items():

@@ -3,6 +3,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from scripts.errors import BundleError
 from scripts.networks import CAMClassifier, DualPathRefinement, PadAndCrop, ResNet38d, fuse_batch_norms
 
 
@@ -65,5 +66,5 @@ class Shortcut(nn.Module):
 
 
 def test_refuses_networks_in_which_the_values_would_change():
-    with pytest.raises(RuntimeError, match="the batch norms of `network` must be fusible, got outputs that differ"):
+    with pytest.raises(BundleError, match="the batch norms of `network` must be fusible, got outputs that differ"):
         fuse_batch_norms(randomized(Shortcut()), [8, 8])

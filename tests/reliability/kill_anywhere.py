@@ -91,7 +91,7 @@ def stage_of_training(output: Path) -> str:
     for stage, checkpoint in (
         ("train_classifier", "classifier.pt"),
         ("generate_pseudo_masks", None),
-        ("run", "segmenter.pt"),
+        ("train_segmenter", "segmenter.pt"),
     ):
         if stage not in stages:
             saved = checkpoint is not None and (output / "checkpoints" / checkpoint).exists()
@@ -147,8 +147,8 @@ def commands(folder: Path) -> list[Command]:
     for path in sorted((source / "train").glob("*/*.png")):  # what is cut has no labels
         path.rename(path.with_name(re.sub(r"-\[.*\]", "", path.name)))
     prepare = ["scripts.prepare", "--source", str(source), "--output", "OUTPUT", "--patch-size", "64", "--stride", "16"]
-    tiny = ["--classification#epochs", "2", "--train#epochs", "2"]
-    tiny += ["--classification#batch_size", "4", "--train#batch_size", "4", "--eval_batch_size", "3"]
+    tiny = ["--classifier_epochs", "2", "--epochs", "2"]
+    tiny += ["--classifier_batch_size", "4", "--batch_size", "4", "--eval_batch_size", "3"]
     device = ["--device", "$torch.device('cpu')"]
     bundle = ["monai.bundle", "run"]
     training = [*bundle, "training", "--config_file", CONFIG, "--dataset_dir", str(data), "--output_dir", "OUTPUT"]

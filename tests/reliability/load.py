@@ -107,7 +107,7 @@ def training(folder, data, epochs, **settings):
     """The trainer of stage 2."""
     configs = ["configs/train.json", "configs/lite.json", "configs/dataset_demo.json"]
     settings = {"output_dir": str(folder / "out"), "mask_dir": str(data / "train" / "mask"), **settings}
-    settings = {"dataset_dir": str(data), "train#epochs": epochs, "encoder_weights": None, **settings}
+    settings = {"dataset_dir": str(data), "epochs": epochs, "encoder_weights": None, **settings}
     return parsed(configs, **settings).get_parsed_content("train#trainer")
 
 

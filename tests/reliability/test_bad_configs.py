@@ -15,6 +15,7 @@ from scripts.experiment import experiment
 from scripts.new_dataset import new_dataset
 from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
+from scripts.workflow import stage_config
 
 
 def overlay(**changes):
@@ -169,9 +170,10 @@ def test_names_of_files_and_folders_are_no_code(folder, monkeypatch):
     for label_file in (None, str(folder / "$labels.json")):
         parser = ConfigParser()
         parser.read_config([str(BUNDLE / "configs" / "train.json"), str(path)])
-        parser["label_file"], parser["classification"]["batch_size"] = label_file, 1
+        parser["label_file"], parser["classifier_batch_size"] = label_file, 1
+        parser = ConfigParser(stage_config(parser.get(), "train_classifier"))
         assert parser.get_parsed_content("check")["train"]["images"] == 3
-        items = parser.get_parsed_content("classification#items")
+        items = parser.get_parsed_content("training_images")
         assert {item["image"] for item in items} == set(map(str, (data / "train" / "img").iterdir()))
         assert parser.get_parsed_content("dataset_dir") == str(data)
     assert not (folder / "here" / "victim").exists()

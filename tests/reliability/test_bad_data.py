@@ -219,7 +219,7 @@ def test_a_training_refuses_the_same_before_its_first_step(run_bundle, dataset, 
     case.spoil(dataset)
     config = ["configs/train.json", "configs/lite.json", str(tmp_path / "dataset_x.json")]
     with pytest.raises(RuntimeError) as error:
-        run_bundle("training", tmp_path / "run", config, dataset_dir=str(dataset), **{"classification#batch_size": 2})
+        run_bundle("training", tmp_path / "run", config, dataset_dir=str(dataset), **{"classifier_batch_size": 2})
     require_sentence(str(plain_cause(error.value)), case)
     assert not (tmp_path / "run" / "models").exists() and not (tmp_path / "run" / "run.json").exists()
 

@@ -71,7 +71,7 @@ def training(demo_dir, output_dir, **settings):
 
 
 def test_training_stops_and_goes_on_when_there_is_room(demo_dir, finished_run, on_small_disk, tmp_path):
-    arguments = training(demo_dir, "DISK", redo="run")
+    arguments = training(demo_dir, "DISK", redo="train_segmenter")
     code, stderr, after = on_small_disk(arguments, "150m", before=finished_run)
     assert_stopped(code, stderr, "No space left on device", "disk/", "free some space and repeat the command")
     assert list(json.loads((after / "run.json").read_text())["stages"]) == ["train_classifier", "generate_pseudo_masks"]

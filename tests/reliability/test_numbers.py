@@ -15,8 +15,8 @@ from scripts.plain_errors import plain_cause
 from scripts.prepare import prepare
 
 FAST = {
-    "classification#epochs": 1,
-    "train#epochs": 1,
+    "classifier_epochs": 1,
+    "epochs": 1,
     "eval_batch_size": 3,
     "cam_segmenter#flips": False,
     "mirror_averaging": False,
@@ -55,9 +55,7 @@ def train(run_bundle, tmp_path, overlay, patch_size, method, **settings):
 def test_seven_classes_of_odd_sizes_with_a_class_missing_in_val_and_an_image_without_tissue(run_bundle, tmp_path):
     write_source(tmp_path / "source", (61, 75), 8, missing_in_val=(3,), glass=True)
     overlay = describe_dataset("x", tmp_path / "data", [f"tissue {number}" for number in range(1, 8)], True)
-    scores = train(
-        run_bundle, tmp_path, overlay, 53, "esfan", **{"classification#batch_size": 4, "train#batch_size": 4}
-    )
+    scores = train(run_bundle, tmp_path, overlay, 53, "esfan", **{"classifier_batch_size": 4, "batch_size": 4})
     classes = scores["with_background"]["classes"]
     assert len(classes) == 8 and classes["tissue 3"]["recall"] is None and classes["tissue 3"]["pixels"] == 0
     assert all(0 <= scores[name]["mean_iou"] <= 1 for name in ("published", "with_background"))
@@ -70,7 +68,7 @@ def test_seven_classes_of_odd_sizes_with_a_class_missing_in_val_and_an_image_wit
 def test_two_classes_in_batches_of_one_or_two(run_bundle, tmp_path):
     write_source(tmp_path / "source", (43, 50), 2)
     overlay = describe_dataset("x", tmp_path / "data", ["gland", "rest"], False)
-    sizes = {"classification#batch_size": 1, "train#batch_size": 2, "eval_batch_size": 1}
+    sizes = {"classifier_batch_size": 1, "batch_size": 2, "eval_batch_size": 1}
     scores = train(run_bundle, tmp_path, overlay, 43, "ibdr", **sizes)
     assert list(scores) == ["published"] and set(scores["published"]["classes"]) == {"gland", "rest"}
     assert sum(map(sum, scores["published"]["confusion"])) == 2 * 43 * 50
@@ -78,8 +76,8 @@ def test_two_classes_in_batches_of_one_or_two(run_bundle, tmp_path):
 
 def test_batches_of_one_for_the_segmentation_network_are_refused_before_the_first_stage(run_bundle, tmp_path):
     with pytest.raises(RuntimeError) as error:
-        run_bundle("training", tmp_path / "run", **{"classification#batch_size": 4, "train#batch_size": 1})
-    assert "`train#batch_size` must be at least 2, which batch norm needs" in str(plain_cause(error.value))
+        run_bundle("training", tmp_path / "run", **{"classifier_batch_size": 4, "batch_size": 1})
+    assert "`batch_size` must be at least 2, which batch norm needs" in str(plain_cause(error.value))
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ from some_classes import some_classes
 from torch import nn
 
 from scripts.cam import white_pixels
+from scripts.errors import BundleError
 from scripts.slides.blending import BandImage, Blender, Segmenter, stretches
 from scripts.slides.tiles import TileGrid, blending_window, mirrored, nearest_pixels, step_of
 
@@ -176,7 +177,7 @@ def test_read_errors_reach_the_caller():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_refuses_outputs_that_are_no_numbers(bad):
     work = blender(random_image((40, 40))[0], ColorClass(bad))
-    with pytest.raises(FloatingPointError, match="the network's outputs must be finite"):
+    with pytest.raises(BundleError, match="the network's outputs must be finite"):
         maps(work)
 
 

@@ -18,6 +18,7 @@ from some_classes import some_classes
 from synthetic_slide import write_slide
 from torch import nn
 
+from scripts.errors import BundleError
 from scripts.plain_errors import plain_cause
 from scripts.slides.blending import Segmenter
 from scripts.slides.engine import SlideEngine
@@ -65,7 +66,7 @@ def test_one_bad_slide_does_not_stop_the_others(slides, tmp_path):
     for name, content in (("empty.svs", b""), ("text.tif", b"no slide")):
         (tmp_path / name).write_bytes(content)
     shutil.copy(slides / "one.tif", tmp_path)
-    with pytest.raises(RuntimeError, match="2 of 3 slides failed, the others are complete") as error:
+    with pytest.raises(BundleError, match="2 of 3 slides failed, the others are complete") as error:
         segment_slides(engine(), tmp_path, tmp_path / "out")
     for name in ("empty", "text"):
         assert f"  {name}: {tmp_path}" in str(error.value)
@@ -73,7 +74,7 @@ def test_one_bad_slide_does_not_stop_the_others(slides, tmp_path):
 
 
 def test_slides_without_a_resolution_need_mpp(slides, tmp_path):
-    with pytest.raises(RuntimeError, match=r"1 of 2 slides failed.*\n  two \[x\]: .* give them with --mpp"):
+    with pytest.raises(BundleError, match=r"1 of 2 slides failed.*\n  two \[x\]: .* give them with --mpp"):
         segment_slides(engine(), slides, tmp_path)
     segment_slides(engine(), slides, tmp_path, mpp=0.5)
     record = json.loads((tmp_path / "two [x]" / "record.json").read_text())
@@ -108,13 +109,13 @@ def test_results_of_other_settings_are_left_alone(slides, tmp_path):
     segment_slides(engine(), path, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(
-        RuntimeError,
+        BundleError,
         match=r"one must be new or come from the same slide and settings; \['band_cells', 'step_px'\] differ",
     ):
         segment_slides(engine(overlap=0.25), path, tmp_path)
     assert contents(tmp_path) == before
     (tmp_path / "two [x]").mkdir()
-    with pytest.raises(RuntimeError, match="must be new or hold a slide's results; move it away"):
+    with pytest.raises(BundleError, match="must be new or hold a slide's results; move it away"):
         segment_slides(engine(), slides / "two [x].svs", tmp_path, mpp=0.5)
 
 
@@ -141,7 +142,7 @@ def test_the_config_takes_what_it_does_not_say_from_inference_json(monkeypatch):
     parser = ConfigParser()
     parser.read_config([*CONFIG])
     slides_config, inference = parser.config, json.loads((BUNDLE / "configs" / "inference.json").read_text())
-    shared = {"imports", "bundle_root", "device", "initialize", "run", "output_dir", "_desc_"}
+    shared = {"imports", "bundle_root", "config", "device", "initialize", "run", "output_dir", "_desc_"}
     assert (slides_config.keys() & inference.keys()) - {"_meta_"} <= shared
 
 

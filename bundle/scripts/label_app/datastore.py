@@ -99,7 +99,7 @@ class TissueDatastore(_SharedDatastore):
 
         Raises:
             HTTPException: 404 if there is no such image.
-            ValueError: if it cannot be read.
+            BundleError: if it cannot be read.
         """
         path = self.get_image_uri(image_id)
         if not path:
@@ -107,7 +107,7 @@ class TissueDatastore(_SharedDatastore):
         return tuple(Slide(path, self.mpp).level_sizes[0]) if is_slide(path) else picture_size(path)
 
     def read_label(self, image_id: str, path: str | Path) -> Annotation:
-        """What a label file says of an image; errors as ``image_size``, and a ValueError if the file is wrong."""
+        """What a label file says of an image; errors as ``image_size``, and a BundleError if the file is wrong."""
         return read_label(path, self.image_size(image_id), self.settings.classes)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from ..errors import BundleError
 from ..pictures import write_mask
 from ..slides.reading import Slide
 from . import nifti
@@ -60,7 +61,7 @@ class TissueInferTask(InferTask):
             A temporary file with the mask, of the kind ``result_extension``, and what is known about it.
 
         Raises:
-            ValueError: if the request, or the image, is not as it must be.
+            BundleError: if the request, or the image, is not as it must be.
         """
         suffix = _one_of(request, "result_extension", MASK_SUFFIXES)
         begun = time.monotonic()
@@ -159,7 +160,7 @@ def _text(request: Mapping[str, Any], name: str, default: str) -> str:
     value = request.get(name) or default
     value = value[0] if isinstance(value, list) else value
     if not isinstance(value, str):
-        raise ValueError(f"`{name}` must be a text, got {value!r}.")
+        raise BundleError(f"`{name}` must be a text, got {value!r}.")
     return value
 
 
@@ -167,5 +168,5 @@ def _one_of(request: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> 
     """A text of the request that must be one of several; the first one if it has none."""
     value = _text(request, name, allowed[0])
     if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")
+        raise BundleError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")
     return value

@@ -14,6 +14,7 @@ import numpy as np
 from skimage.draw import polygon as pixels_inside
 
 from ..classes import Classes
+from ..errors import BundleError
 from ..mask_values import read_mask
 from . import nifti
 
@@ -82,12 +83,12 @@ def read_label(path: str | Path, size: tuple[int, int], classes: Classes) -> Ann
         classes: names and values.
 
     Raises:
-        ValueError: if the file is not as it must be; the message says what is wrong.
+        BundleError: if the file is not as it must be; the message says what is wrong.
     """
     path = Path(path)
     suffix = label_suffix(path.name)
     if path.stat().st_size > LARGEST_BYTES:
-        raise ValueError(
+        raise BundleError(
             f"a label file must have at most {LARGEST_BYTES / 1e6:g} MB, got {path.stat().st_size / 1e6:g}."
         )
     if suffix == ".xml":
@@ -96,19 +97,19 @@ def read_label(path: str | Path, size: tuple[int, int], classes: Classes) -> Ann
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"the label must be JSON in UTF-8; {error}.") from error
+            raise BundleError(f"the label must be JSON in UTF-8; {error}.") from error
         if suffix == ".geojson" or _is_geojson(content):
             return Annotation(shapes=read_geojson(content, classes.value_names))
         return Annotation(label=read_tags(content, classes.class_names))
     mask = nifti.read_nifti(path, size) if suffix in nifti.SUFFIXES else read_mask(path)
     if mask.shape != size:
-        raise ValueError(
+        raise BundleError(
             f"the mask must have the size of its image, {size[1]} x {size[0]} pixels, got "
             f"{mask.shape[1]} x {mask.shape[0]}."
         )
     if not 0 <= mask.min() <= mask.max() < len(classes.value_names):
         values = ", ".join(f"{value} {name}" for value, name in enumerate(classes.value_names))
-        raise ValueError(f"the mask's values must be among {values}; got {mask.min()}..{mask.max()}.")
+        raise BundleError(f"the mask's values must be among {values}; got {mask.min()}..{mask.max()}.")
     return Annotation(mask=mask.astype(np.uint8))
 
 
@@ -116,11 +117,11 @@ def label_suffix(name: str) -> str:
     """The suffix of a label file's name, one of ``SUFFIXES``.
 
     Raises:
-        ValueError: if it is none of them.
+        BundleError: if it is none of them.
     """
     found = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
     if found is None:
-        raise ValueError(f"a label file's name must end in one of {list(SUFFIXES)}, got {name!r}.")
+        raise BundleError(f"a label file's name must end in one of {list(SUFFIXES)}, got {name!r}.")
     return found
 
 
@@ -143,7 +144,7 @@ def read_tags(content: Any, class_names: Sequence[str]) -> list[int]:
     elif isinstance(content, list) and len(content) == len(names) and any(content):
         if all(type(part) is int and part in (0, 1) for part in content):
             return list(content)
-    raise ValueError(
+    raise BundleError(
         f"image-level labels must be a list of one or more of {list(class_names)}, such as "
         f"{json.dumps([class_names[0]])}, or {len(names)} numbers 0 or 1 that are not all 0; got {str(content)[:200]}."
     )
@@ -152,11 +153,11 @@ def read_tags(content: Any, class_names: Sequence[str]) -> list[int]:
 def read_asap(content: bytes, value_names: Sequence[str]) -> list[Shape]:
     """The polygons of ASAP's XML; the class is the annotation's group, or its name if that is ``"None"``."""
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise ValueError("the XML must have no DOCTYPE and no entities; save it with ASAP or QuPath.")
+        raise BundleError("the XML must have no DOCTYPE and no entities; save it with ASAP or QuPath.")
     try:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the label must be XML as ASAP writes it; {error}.") from error
+        raise BundleError(f"the label must be XML as ASAP writes it; {error}.") from error
     shapes = []
     for annotation in root.iter("Annotation"):
         group = annotation.get("PartOfGroup")
@@ -172,7 +173,7 @@ def read_geojson(content: Any, value_names: Sequence[str]) -> list[Shape]:
     if isinstance(content, Mapping):
         content = content.get("features", [content])
     if not isinstance(content, list):
-        raise ValueError(f"`features` must be a list, got {type(content).__name__}.")
+        raise BundleError(f"`features` must be a list, got {type(content).__name__}.")
     shapes = []
     for feature in content:
         try:
@@ -182,7 +183,7 @@ def read_geojson(content: Any, value_names: Sequence[str]) -> list[Shape]:
                 geometry["coordinates"]
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise BundleError(
                 "each GeoJSON feature must have a geometry of type Polygon or MultiPolygon and a classification with a "
                 f"name; got {str(feature)[:200]}."
             ) from error
@@ -204,7 +205,7 @@ def _value(name: Any, value_names: Sequence[str]) -> int:
     """The mask value of a class name, in any case."""
     names = [known.lower() for known in value_names]
     if not isinstance(name, str) or name.strip().lower() not in names:
-        raise ValueError(f"each annotation's class must be one of {list(value_names)}, got {name!r}; set its class.")
+        raise BundleError(f"each annotation's class must be one of {list(value_names)}, got {name!r}; set its class.")
     return names.index(name.strip().lower())
 
 
@@ -213,9 +214,11 @@ def _corners(points: Iterable[Any]) -> np.ndarray:
     try:
         corners = np.array([[float(part) for part in list(point)[:2]] for point in points], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"corners must be pairs of numbers, x first; {error}.") from error
+        raise BundleError(f"corners must be pairs of numbers, x first; {error}.") from error
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
-        raise ValueError(f"an outline must have three corners or more, each of two finite numbers; got {len(corners)}.")
+        raise BundleError(
+            f"an outline must have three corners or more, each of two finite numbers; got {len(corners)}."
+        )
     return corners
 
 

@@ -62,7 +62,7 @@ class TissueModel:
         """The same network on slides.
 
         Raises:
-            ValueError: if the resolution of its training patches is unknown.
+            BundleError: if the resolution of its training patches is unknown.
         """
         return self.parser.get_parsed_content("engine")
 
@@ -70,7 +70,7 @@ class TissueModel:
         """Segment an 8-bit RGB image file as ``inference.json`` does.
 
         Raises:
-            ValueError: if the file is no such image.
+            BundleError: if the file is no such image.
         """
         rgb_size(path)
         return self._segment(self.preprocessing({"image": str(path), "name": Path(path).name})["image"])
@@ -109,7 +109,7 @@ class ModelStore:
         """The network of a version.
 
         Raises:
-            ValueError: if there is no such version, or its file is no network that fits.
+            BundleError: if there is no such version, or its file is no network that fits.
         """
         path = self.versions.weights(version)
         state = path.stat()
@@ -129,7 +129,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an image file in pixels, from its header.
 
     Raises:
-        ValueError: if it is no image.
+        BundleError: if it is no image.
     """
     with open_image(path) as picture:
         return picture.height, picture.width

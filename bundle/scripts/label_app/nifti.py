@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ..atomic import atomic_path
+from ..errors import BundleError
 
 SUFFIXES = (".nii.gz", ".nii")
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -30,16 +31,16 @@ def read_nifti(path: Path, size: tuple[int, int]) -> np.ndarray:
         size: height and width that it must have.
 
     Raises:
-        ValueError: if it is no NIfTI file, has another size, or values that are no whole numbers.
+        BundleError: if it is no NIfTI file, has another size, or values that are no whole numbers.
     """
     try:
         image = nib.load(path)
         shape = tuple(image.shape)
         if shape[:2] + tuple(side for side in shape[2:] if side != 1) != size[::-1]:
-            raise ValueError(f"it has {shape} voxels, x first, and its image {size[1]} x {size[0]} pixels.")
+            raise BundleError(f"it has {shape} voxels, x first, and its image {size[1]} x {size[0]} pixels.")
         values = np.asarray(image.dataobj).reshape(size[::-1]).T
     except Exception as error:  # nibabel raises errors of many types for foreign files
-        raise ValueError(f"the mask must be a NIfTI file of the image's size; {error}") from error
+        raise BundleError(f"the mask must be a NIfTI file of the image's size; {error}") from error
     if not np.array_equal(values, values.round()):
-        raise ValueError("the mask's values must be whole numbers, one for each class; save it as a label map.")
+        raise BundleError("the mask's values must be whole numbers, one for each class; save it as a label map.")
     return values.astype(np.int64)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..errors import BundleError
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,7 +25,7 @@ class Options:
         scoring_seconds: time after which a search for the most uncertain image makes do with what it has seen.
 
     Raises:
-        ValueError: if a setting is out of range.
+        BundleError: if a setting is out of range.
     """
 
     bundle: Path = BUNDLE_ROOT
@@ -38,9 +40,9 @@ class Options:
         for name, lowest in (("mpp", 0), ("largest_mpx", 0), ("slide_samples", 1), ("scoring_seconds", 0)):
             value = getattr(self, name)
             if not value >= lowest:
-                raise ValueError(f"`{name}` must be at least {lowest}, got {value}; correct `--conf {name}`.")
+                raise BundleError(f"`{name}` must be at least {lowest}, got {value}; correct `--conf {name}`.")
         if not (self.bundle / "configs" / "inference.json").is_file():
-            raise ValueError(
+            raise BundleError(
                 f"`bundle` must be the folder of a bundle or of a finished run, got {self.bundle}; it has no "
                 "configs/inference.json. Give another one by `--conf bundle FOLDER`."
             )
@@ -60,7 +62,7 @@ def read_options(conf: Mapping[str, Any]) -> Options:
     """The settings among those of the command line, which come as text; others are the server's own.
 
     Raises:
-        ValueError: if one is no number where it must be, or out of range.
+        BundleError: if one is no number where it must be, or out of range.
     """
     given: dict[str, Any] = {}
     for field in fields(Options):
@@ -70,7 +72,7 @@ def read_options(conf: Mapping[str, Any]) -> Options:
         try:
             given[field.name] = kind(conf[field.name])
         except ValueError as error:
-            raise ValueError(
+            raise BundleError(
                 f"`{field.name}` must be a number, got {conf[field.name]!r}; correct `--conf {field.name}`."
             ) from error
     return Options(**given)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import BundleError
+
 CUT_PX = 2048  # MONAI Label's clients ask for so much, whatever the image's size, if they are not told otherwise
 
 
@@ -18,7 +20,7 @@ def asked_region(request: Mapping[str, Any], level_sizes: Sequence[Sequence[int]
         Top, left, height and width in pixels of level 0; ``None`` for all of the image.
 
     Raises:
-        ValueError: if the region is not one, begins outside the image, or is larger than it.
+        BundleError: if the region is not one, begins outside the image, or is larger than it.
     """
     left, top = pixel_pair(request.get("location"), "location")
     width, height = pixel_pair(request.get("size"), "size")
@@ -27,12 +29,12 @@ def asked_region(request: Mapping[str, Any], level_sizes: Sequence[Sequence[int]
         return None
     full = level_sizes[0]
     if not (0 <= left < full[1] and 0 <= top < full[0]):
-        raise ValueError(f"`location` must lie within the image, {full[1]} x {full[0]} pixels, got {[left, top]}.")
+        raise BundleError(f"`location` must lie within the image, {full[1]} x {full[0]} pixels, got {[left, top]}.")
     if width <= 0 or height <= 0:
-        raise ValueError(f"`size` must be a positive width and height in pixels, got {[width, height]}.")
+        raise BundleError(f"`size` must be a positive width and height in pixels, got {[width, height]}.")
     there = level_sizes[level]
     if width > max(there[1], CUT_PX) or height > max(there[0], CUT_PX):
-        raise ValueError(
+        raise BundleError(
             f"`size` must not be larger than the image, {there[1]} x {there[0]} pixels, got {[width, height]}; a size "
             "of [0, 0] at location [0, 0] asks for all of it."
         )
@@ -44,11 +46,11 @@ def require_area(shape_px: Sequence[float], largest_mpx: float, where: str = "at
     """Refuse a region whose height and width, in pixels, are too much for one request.
 
     Raises:
-        ValueError: if there are more than ``largest_mpx`` million pixels.
+        BundleError: if there are more than ``largest_mpx`` million pixels.
     """
     area = shape_px[0] * shape_px[1] / 1e6
     if area > largest_mpx:
-        raise ValueError(
+        raise BundleError(
             f"the region must have at most {largest_mpx:g} million pixels {where}, got {area:.0f}; "
             "ask for a smaller one, raise `--conf largest_mpx`, or segment the slide by the bundle's "
             "configs/inference_slides.json, which can be stopped and goes on."
@@ -61,7 +63,7 @@ def pixel_pair(value: Any, name: str) -> tuple[int, int]:
         return 0, 0
     whole = isinstance(value, (list, tuple)) and all(type(part) is int for part in value)
     if not whole or len(value) != 2:
-        raise ValueError(f"`{name}` must be two whole numbers of pixels, x first, got {value!r}.")
+        raise BundleError(f"`{name}` must be two whole numbers of pixels, x first, got {value!r}.")
     return value[0], value[1]
 
 
@@ -69,5 +71,5 @@ def _level(value: Any, count: int) -> int:
     """The number of a level; ``None`` is 0."""
     level = 0 if value is None else value
     if type(level) is not int or not 0 <= level < count:
-        raise ValueError(f"`level` must be one of the image's levels 0..{count - 1}, got {value!r}.")
+        raise BundleError(f"`level` must be one of the image's levels 0..{count - 1}, got {value!r}.")
     return level

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import name_to_device
 
 from ..devices import require_device
+from ..errors import BundleError
 from ..foreign_files import read_json
 from ..run_folder import read_record
 from .datastore import TissueDatastore
@@ -51,7 +52,7 @@ class TissueTrainTask(TrainTask):
         names = self.store.versions.names()
         if not names:
             return {}
-        scores = read_record(self.store.versions.run_folder())["stages"].get("run", {}).get("scores", {})
+        scores = read_record(self.store.versions.run_folder())["stages"].get("train_segmenter", {}).get("scores", {})
         mean_iou = {split: score["protocols"]["published"]["mean_iou"] for split, score in scores.items()}
         return {"version": names[-1], "mean_iou": mean_iou}
 
@@ -60,7 +61,7 @@ class TissueTrainTask(TrainTask):
         """Write the data set ``output_dir / "data"``; return the config's settings that depend on it.
 
         Raises:
-            ValueError: if there is too little to train on.
+            BundleError: if there is too little to train on.
         """
 
     def __call__(self, request: Mapping[str, Any], datastore: TissueDatastore) -> dict[str, Any]:
@@ -74,11 +75,11 @@ class TissueTrainTask(TrainTask):
             The version's name and the number of patches.
 
         Raises:
-            ValueError: if the request is not as it must be, or there is too little to train on.
+            BundleError: if the request is not as it must be, or there is too little to train on.
         """
         epochs = request.get("max_epochs", self.config()["max_epochs"])
         if type(epochs) is not int or epochs < 1:
-            raise ValueError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
+            raise BundleError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
         device = require_device(name_to_device(request.get("device") or self.store.device))
         output_dir = self.store.versions.new_folder()
         try:
@@ -93,7 +94,7 @@ class TissueTrainTask(TrainTask):
             "device": f"$torch.device({str(device)!r})",
             "mask_values": {str(value): value for value in range(len(self.settings.classes.value_names))},
             "patch_size": list(self.settings.patch_size),
-            "train#epochs": epochs,
+            "epochs": epochs,
             **self._start(bool(request.get("pretrained", True))),
             **settings,
         }
@@ -130,7 +131,7 @@ class MaskTrainTask(TissueTrainTask):
         """Write patches with masks."""
         share = request.get("val_split", 0.0)
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share):
-            raise ValueError(f"`val_split` must be a number in [0, 1), got {share!r}.")
+            raise BundleError(f"`val_split` must be a number in [0, 1), got {share!r}.")
         mpp = self.store.options.stated_mpp
         return {"num_images": write_masked_patches(images, output_dir / "data", self.settings, mpp, max(0.0, share))}
 
@@ -145,7 +146,7 @@ class ImageLabelTrainTask(TissueTrainTask):
         data = output_dir / "data"
         number = write_labelled_patches(images, data, output_dir / "pseudo_masks", self.settings)
         epochs = request.get("max_epochs", self.config()["max_epochs"])
-        settings = {"num_images": number, "label_file": str(data / "labels.json"), "classification#epochs": epochs}
+        settings = {"num_images": number, "label_file": str(data / "labels.json"), "classifier_epochs": epochs}
         source = self._classifier() if request.get("pretrained", True) else None
         if source is not None:
             loaded = {"_target_": "scripts.weights.load_weights", "network": "@classifier_def", "path": str(source)}
@@ -162,13 +163,13 @@ def annotated_images(datastore: TissueDatastore) -> list[AnnotatedImage]:
     """The images that have a label tagged final, sorted by name.
 
     Raises:
-        ValueError: if a label, put there by hand, is not as it must be; it names the image.
+        BundleError: if a label, put there by hand, is not as it must be; it names the image.
     """
     images = []
     for name in sorted(datastore.get_labeled_images()):
         try:
             annotation = datastore.read_label(name, datastore.get_label_uri(name, "final"))
         except ValueError as error:
-            raise ValueError(f"the label of {name!r}: {error}") from error
+            raise BundleError(f"the label of {name!r}: {error}") from error
         images.append(AnnotatedImage(name, Path(datastore.get_image_uri(name)), annotation))
     return images

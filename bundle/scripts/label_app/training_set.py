@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..atomic import write_json
 from ..check import rgb_size
+from ..errors import BundleError
 from ..foreign_files import open_image
 from ..pictures import write_mask, write_png
 from ..prepare import patch_label, patch_starts
@@ -63,10 +64,10 @@ def write_masked_patches(
         The number of patches in ``train``.
 
     Raises:
-        ValueError: if there are not two patches in ``train``.
+        BundleError: if there are not two patches in ``train``.
     """
     if not 0 <= val_split < 1:
-        raise ValueError(f"`val_split` must lie in [0, 1), got {val_split}; 0 keeps all images for training.")
+        raise BundleError(f"`val_split` must lie in [0, 1), got {val_split}; 0 keeps all images for training.")
     drawn = [image for image in images if image.annotation.label is None]
     order = np.random.default_rng(SEED).permutation(len(drawn))
     held_out = set(order[: int(len(drawn) * val_split)].tolist())
@@ -77,7 +78,7 @@ def write_masked_patches(
             _write_patch(folder / split, patch, settings)
             counts[split] += 1
     if counts["train"] < 2:
-        raise ValueError(
+        raise BundleError(
             f"training needs two patches with masks or more, of {settings.patch_size} pixels, tagged final; got "
             f"{counts['train']} from {len(drawn)} images. Draw on more images; those that only have a list of tissues "
             "are for the other trainer."
@@ -99,7 +100,7 @@ def cut(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> I
         (y, x) for y in patch_starts(len(mask), height, height) for x in patch_starts(mask.shape[1], width, width)
     ]
     if not places:
-        raise ValueError(f"{image.path.name} must be at least {height} x {width} pixels, got {mask.shape}.")
+        raise BundleError(f"{image.path.name} must be at least {height} x {width} pixels, got {mask.shape}.")
     for top, left in places:
         window = (slice(top, top + height), slice(left, left + width))
         if _shows_enough(mask[window], settings):
@@ -110,7 +111,7 @@ def cut(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> I
 def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> Iterator[Patch]:
     """Likewise of a slide, at the resolution of the bundle's patches, where something is drawn."""
     if settings.model_mpp is None:
-        raise ValueError(f"{image.path.name} is a slide, and the bundle's `model_mpp` is unknown; annotate patches.")
+        raise BundleError(f"{image.path.name} is a slide, and the bundle's `model_mpp` is unknown; annotate patches.")
     slide, (height, width) = Slide(image.path, mpp), settings.patch_size
     whole = SlideView(slide, settings.model_mpp)
     first, last = _drawn_box(image.annotation, whole)
@@ -119,7 +120,7 @@ def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | Non
         for length, side, low, high in zip(whole.shape, (height, width), first, last, strict=True)
     )
     if len(tops) * len(lefts) > LARGEST_NUMBER:
-        raise ValueError(
+        raise BundleError(
             f"the annotations of {image.name} must lie within {LARGEST_NUMBER} patches, got {len(tops) * len(lefts)}; "
             "draw smaller ones, or nearer to one another."
         )
@@ -166,17 +167,17 @@ def write_labelled_patches(
         The number of patches.
 
     Raises:
-        ValueError: if there are not two, or they differ in size, or one is a slide.
+        BundleError: if there are not two, or they differ in size, or one is a slide.
     """
     slides = [image.name for image in images if is_slide(image.path)]
     tagged = [image for image in images if image.annotation.label is not None and image.name in slides]
     if tagged:
-        raise ValueError(f"image-level labels are for patches; {tagged[0].name} is a slide: draw on it.")
+        raise BundleError(f"image-level labels are for patches; {tagged[0].name} is a slide: draw on it.")
     patches = [image for image in images if image.name not in slides]
     sizes = {image.name: rgb_size(image.path) for image in patches}
     labelled = [image for image in patches if image.annotation.label is not None]
     if len(labelled) < 1 or len(patches) < 2 or len(set(sizes.values())) > 1:
-        raise ValueError(
+        raise BundleError(
             "training from image-level labels needs two patches or more of one size, tagged final, and a list of "
             f"tissues for one or more of them; got {len(patches)} patches, {len(labelled)} with lists, of sizes "
             f"{sorted(set(sizes.values()))}."

@@ -11,6 +11,7 @@ import numpy as np
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from ..errors import BundleError
 from ..slides.reading import Slide, SlideView
 from .class_maps import is_slide
 from .datastore import TissueDatastore
@@ -45,7 +46,7 @@ class UncertaintyScores:
             seconds: after this time images that have not been scored yet are left out.
 
         Raises:
-            ValueError: if there is no network.
+            BundleError: if there is no network.
         """
         state, until = self.store.state(), time.monotonic() + seconds
         found, new = {}, {}
@@ -139,7 +140,7 @@ class MostUncertain(Strategy):
         if request.get("image"):
             names = [name for name in datastore.list_images() if name == request["image"]]
             if not names:
-                raise ValueError(f"`image` must be an image of the data folder, got {request['image']!r}.")
+                raise BundleError(f"`image` must be an image of the data folder, got {request['image']!r}.")
         scores = self.uncertainty.scores(names, datastore, self.seconds)
         if not scores:
             return None

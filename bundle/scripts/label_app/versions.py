@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..run_folder import is_complete
+from ..errors import BundleError
+from ..run_folder import RunFolder
 
 BASE = "base"  # the bundle's own network
 NEWEST = "newest"
@@ -23,23 +24,23 @@ class Versions:
     def names(self) -> list[str]:
         """``"base"`` if the bundle has a network, and the numbers of finished versions, the oldest first."""
         base = [BASE] if (self.bundle / "models" / "model.pt").is_file() else []
-        return base + [path.name for path in self._numbered() if is_complete(path, "run")]
+        return base + [path.name for path in self._numbered() if RunFolder(path).is_complete("train_segmenter")]
 
     def run_folder(self, name: str = NEWEST) -> Path:
         """The folder of a version, whose network is in ``models/model.pt``.
 
         Raises:
-            ValueError: if there is none of that name.
+            BundleError: if there is none of that name.
         """
         names = self.names()
         if not names:
-            raise ValueError(
+            raise BundleError(
                 f"the bundle {self.bundle} has no network yet: train one (its README says how), start the server with "
                 "`--conf bundle RUN_FOLDER`, or train it with your annotations."
             )
         name = names[-1] if name == NEWEST else name
         if name not in names:
-            raise ValueError(f"`version` must be one of {[NEWEST, *names]}, got {name!r}.")
+            raise BundleError(f"`version` must be one of {[NEWEST, *names]}, got {name!r}.")
         return self.bundle if name == BASE else self.folder / name
 
     def weights(self, name: str = NEWEST) -> Path:

@@ -40,7 +40,7 @@ class AdaptiveNoiseAwareLoss(nn.Module):
             The loss, a scalar.
 
         Raises:
-            ValueError: if batch or size of the two differ.
+            BundleError: if batch or size of the two differ.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of pixels overflow half precision
         onehot = one_hot(target, logits)  # (B, K, H, W), all zero where background

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ..errors import BundleError
+
 
 class BoundaryRegularizedLoss(nn.Module):
     """``loss(heads) + boundary_weight * mean(boundary ** 2) + embedding_weight * mean(|embedding|)``.
@@ -38,11 +40,11 @@ class BoundaryRegularizedLoss(nn.Module):
             The loss, a scalar.
 
         Raises:
-            ValueError: if the last two outputs are no maps.
+            BundleError: if the last two outputs are no maps.
         """
         *logits, boundary, embedding = outputs
         if boundary.ndim != 4 or embedding.ndim != 4:
-            raise ValueError(
+            raise BundleError(
                 "`outputs` must end with a boundary map and an embedding, got the shapes "
                 f"{[tuple(output.shape) for output in outputs]}; use a classifier with the fusion block "
                 "ImplicitBoundaryMining, or another loss."

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ..errors import BundleError
+
 
 class DeepSupervisionLoss(nn.Module):
     """``sum over i of weights[i] * loss(outputs[i], target)``, in float32.
@@ -29,12 +31,12 @@ class DeepSupervisionLoss(nn.Module):
             The loss, a float32 scalar.
 
         Raises:
-            ValueError: if there are more or fewer outputs than weights.
+            BundleError: if there are more or fewer outputs than weights.
         """
         if isinstance(outputs, torch.Tensor):
             return self.loss(outputs.float(), target)
         if len(outputs) != len(self.weights):
-            raise ValueError(
+            raise BundleError(
                 f"`outputs` must be as many as `weights`, {len(self.weights)}, got {len(outputs)}; give each a weight."
             )
         losses = (self.loss(output.float(), target) for output in outputs)

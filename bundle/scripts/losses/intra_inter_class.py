@@ -57,7 +57,7 @@ class IntraInterClassLoss(nn.Module):
             The loss, a float32 scalar.
 
         Raises:
-            ValueError: if batch or size of the two differ.
+            BundleError: if batch or size of the two differ.
         """
         with torch.autocast(logits.device.type, enabled=False):  # sums over a batch's pixels overflow half precision
             prob = torch.softmax(logits.float(), dim=1)

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..errors import BundleError
+
 EPSILON = 1e-6
 
 
@@ -12,11 +14,11 @@ def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         (B, K, H, W) of 0 and 1 in the type of ``logits``; all 0 where ``target`` is outside 0..K-1, background.
 
     Raises:
-        ValueError: if batch or size of the two differ.
+        BundleError: if batch or size of the two differ.
     """
     batch, num_classes, height, width = logits.shape
     if target.shape not in ((batch, height, width), (batch, 1, height, width)):
-        raise ValueError(
+        raise BundleError(
             f"`target` must be (B, H, W) or (B, 1, H, W) as `logits` {tuple(logits.shape)} say, got "
             f"{tuple(target.shape)}."
         )

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import BundleError
+
 
 class ChannelAttention(nn.Module):
     """A weight for each channel, from the channels' means: ``sigmoid(W2 ReLU(W1 mean(x)))``.
@@ -22,7 +24,7 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, bias: bool = False) -> None:
         super().__init__()
         if hidden_channels < 1:
-            raise ValueError(
+            raise BundleError(
                 f"`hidden_channels` must be at least 1, got {hidden_channels} for {channels} channels; a fusion block "
                 "takes a sixteenth of its channels, so its backbone must have 16 or more."
             )

@@ -5,6 +5,8 @@ import logging
 import torch
 from torch import nn
 
+from ..errors import BundleError
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,7 +25,7 @@ class Autocast(nn.Module):
     def __init__(self, network: nn.Module, dtype: str, compile: bool = False) -> None:
         super().__init__()
         if dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
+            raise BundleError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
         if dtype == "bfloat16" and not torch.cuda.is_available() and not has_bfloat16():
             logger.warning("This CPU has no instructions for bfloat16: it is emulated, and slower than float32.")
         self.network = torch.compile(network) if compile else network

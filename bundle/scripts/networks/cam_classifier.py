@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import BundleError
+
 
 class CAMClassifier(nn.Module):
     """Multi-label tissue classifier whose head weights turn its features into class activation maps (CAMs).
@@ -31,7 +33,7 @@ class CAMClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"`num_classes` must be at least 1, got {num_classes}; background does not count.")
+            raise BundleError(f"`num_classes` must be at least 1, got {num_classes}; background does not count.")
         self.backbone = backbone
         self.fusion = nn.Identity() if fusion is None else fusion(backbone.fusion_channels)
         shallow, middle, deep = backbone.channels
@@ -51,7 +53,7 @@ class CAMClassifier(nn.Module):
                     raise AttributeError("the whole network cannot be frozen")
                 parts.append(self.get_submodule(name))
             except AttributeError as error:
-                raise ValueError(
+                raise BundleError(
                     f"`frozen` must name parts of the network, got {name!r}; its backbone has "
                     f"{[f'backbone.{part}' for part, _ in self.backbone.named_children()]}."
                 ) from error

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..errors import BundleError
+
 
 @torch.no_grad()
 def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module:
@@ -22,7 +24,7 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
         image_size: height and width in pixels of an image that it takes.
 
     Raises:
-        RuntimeError: if the copy's output is another one, since a convolution's output is used elsewhere too.
+        BundleError: if the copy's output is another one, since a convolution's output is used elsewhere too.
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     fast = copy.deepcopy(network, shared).eval()
@@ -53,7 +55,7 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
         fast.set_submodule(names[norm], nn.Sequential(*rest))
     worst, largest = (_flat(fast(image)) - expected).abs().max(), expected.abs().max()
     if not worst <= (1e-3 if image.device.type == "cpu" else 2e-2) * largest:  # a GPU's TF32 keeps ten bits
-        raise RuntimeError(
+        raise BundleError(
             f"the batch norms of `network` must be fusible, got outputs that differ by {worst:.3g} of {largest:.3g}; "
             "use the network as it is."
         )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..errors import BundleError
+
 
 class InputNormalization(nn.Module):
     """Normalise RGB in [0, 1] channel by channel: ``(image - mean) / std``.
@@ -20,7 +22,7 @@ class InputNormalization(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(
+            raise BundleError(
                 f"`mean` and `std` must have one number per channel and `std` be positive, got {mean} and {std}."
             )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

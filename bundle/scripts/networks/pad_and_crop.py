@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import BundleError
+
 
 class PadAndCrop(nn.Module):
     """Pad an image to a multiple of ``divisor``, run ``network``, and crop its output back to the image's size.
@@ -19,7 +21,7 @@ class PadAndCrop(nn.Module):
     def __init__(self, network: nn.Module, divisor: int, normalization: nn.Module | None = None) -> None:
         super().__init__()
         if divisor < 1:
-            raise ValueError(f"`divisor` must be a positive number of pixels, got {divisor}.")
+            raise BundleError(f"`divisor` must be a positive number of pixels, got {divisor}.")
         self.network = network
         self.normalization = nn.Identity() if normalization is None else normalization
         self.divisor = divisor

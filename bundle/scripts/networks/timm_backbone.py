@@ -4,6 +4,7 @@ import timm
 import torch
 from torch import nn
 
+from ..errors import BundleError
 from .input_normalization import InputNormalization
 
 
@@ -18,15 +19,15 @@ class TimmBackbone(nn.Module):
         output_stride: stride of the deepest features in pixels: 8, 16 or 32.
 
     Raises:
-        ValueError: if timm does not know the model, or the model does not accept ``output_stride``.
+        BundleError: if timm does not know the model, or the model does not accept ``output_stride``.
     """
 
     def __init__(self, name: str, output_stride: int = 8) -> None:
         super().__init__()
         if name not in timm.list_models():
-            raise ValueError(f"`name` must be a timm model such as 'resnet50', got {name!r}; see timm.list_models().")
+            raise BundleError(f"`name` must be a timm model such as 'resnet50', got {name!r}; see timm.list_models().")
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"`output_stride` must be 8, 16 or 32 pixels, got {output_stride}.")
+            raise BundleError(f"`output_stride` must be 8, 16 or 32 pixels, got {output_stride}.")
         refusal = (
             f"`name` must be a timm model that accepts `output_stride` {output_stride}, got {name!r}; "
             "take a ResNet or EfficientNet, for instance 'resnet50' or 'tf_efficientnet_lite0'."
@@ -36,9 +37,9 @@ class TimmBackbone(nn.Module):
                 name, pretrained=False, features_only=True, out_indices=(-3, -2, -1), output_stride=output_stride
             )
         except Exception as error:  # each model family refuses in a way of its own
-            raise ValueError(refusal) from error
+            raise BundleError(refusal) from error
         if max(self.model.feature_info.reduction()) > output_stride:
-            raise ValueError(refusal)
+            raise BundleError(refusal)
         config = self.model.pretrained_cfg if hasattr(self.model, "pretrained_cfg") else self.model.default_cfg
         self.normalization = InputNormalization(config["mean"], config["std"])
         self.channels = tuple(self.model.feature_info.channels())

@@ -14,6 +14,7 @@ from torch import nn
 from ..cam import SMALLEST_GAP_PX, white_pixels
 from ..classes import Classes
 from ..devices import HostCopy, to_device
+from ..errors import BundleError
 from .reading import SlideView
 from .tiles import TileGrid, blending_window, cells_with_tissue, mirrored, nearest_pixels
 
@@ -44,7 +45,7 @@ class Segmenter:
         image = to_device(torch.from_numpy(tiles), self.device).permute(0, 3, 1, 2) / 255
         prob = self.network(image).softmax(dim=1)
         if prob.shape[1:] != (len(self.classes), *image.shape[2:]):
-            raise ValueError(
+            raise BundleError(
                 f"`network` must give {len(self.classes)} channels of its input's size, got {tuple(prob.shape)} for "
                 f"{tuple(image.shape)}; correct `class_names`."
             )
@@ -174,7 +175,7 @@ class Blender:
             class probabilities as a share of the largest possible, 0..255.
 
         Raises:
-            FloatingPointError: if the network gives anything but numbers.
+            BundleError: if the network gives anything but numbers.
         """
         grid, columns = self.grid, self._columns(band)
         left = columns.start * grid.step_px - grid.margin_px  # where the buffers begin
@@ -245,9 +246,7 @@ class Blender:
         for columns, copy in maps:
             values, shares, numbers = copy.get().numpy()
             if not numbers.all():
-                raise FloatingPointError(
-                    "the network's outputs must be finite; use other weights, or another `precision`."
-                )
+                raise BundleError("the network's outputs must be finite; use other weights, or another `precision`.")
             if self.segmenter.classes.background:
                 white = self._white(image, top, bottom, columns.start, columns.stop)
                 values[white], shares[white] = 0, 0

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..atomic import atomic_path, write_json
+from ..errors import BundleError
 from .blending import Blender, Segmenter, stretches
 from .reading import BLOCK_PX, PLAUSIBLE_MPP, Slide, SlideView, thumbnail_view
 from .results import OVERLAY_PX, write_results
@@ -79,7 +80,7 @@ class SlideEngine:
         threads: number of threads that read.
 
     Raises:
-        ValueError: if ``model_mpp`` is unknown or cannot be, or the budget too small for a band of tiles.
+        BundleError: if ``model_mpp`` is unknown or cannot be, or the budget too small for a band of tiles.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class SlideEngine:
         threads: int = 4,
     ) -> None:
         if model_mpp is None:
-            raise ValueError(
+            raise BundleError(
                 "`model_mpp` must be the micrometres per pixel of the network's training data; its config does not "
                 "know them: give --model_mpp."
             )
         if not PLAUSIBLE_MPP[0] <= model_mpp <= PLAUSIBLE_MPP[1]:
-            raise ValueError(
+            raise BundleError(
                 f"`model_mpp` must be between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres per pixel, got "
                 f"{model_mpp}; give a number such as 0.5."
             )
@@ -214,7 +215,7 @@ def cells_in_budget(budget_gb: float, num_classes: int, tile_px: int, step_px: i
     per_column = 4 * tile_px * (num_classes + 1) + 3 * 3 * BLOCK_PX + 3 * 3 * tile_px + 2 * step_px  # bytes
     columns = min(budget_gb * 1e9 / 4 / per_column, LARGEST_BAND_PX)
     if not columns >= 2 * tile_px:
-        raise ValueError(
+        raise BundleError(
             f"`budget_gb` must leave room for two tiles of {tile_px} px side by side, got {budget_gb}; give at least "
             f"{4 * 2 * tile_px * per_column / 1e9:.2g}."
         )

@@ -12,6 +12,7 @@ import numpy as np
 from monai.data import WSIReader
 from PIL import Image
 
+from ..errors import BundleError
 from ..foreign_files import limit_pixels, positive_setting
 from . import tiff_levels
 
@@ -35,7 +36,7 @@ class Slide:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if no reader can open it, it is too large (see ``require_size``), or its resolution is unknown.
+        BundleError: if no reader can open it, it is too large (see ``require_size``), or its resolution is unknown.
 
     Attributes:
         level_sizes: height and width of each level in pixels.
@@ -52,7 +53,7 @@ class Slide:
             raise FileNotFoundError(f"{path} must be a slide file; it does not exist.")
         unknown = [name for name in backends if name not in BACKENDS]
         if unknown or not backends:
-            raise ValueError(f"`backends` must be some of {list(BACKENDS)}, got {list(backends)}.")
+            raise BundleError(f"`backends` must be some of {list(BACKENDS)}, got {list(backends)}.")
         open_with = {name: (_open_tiff if name == "tifffile" else _open_monai) for name in BACKENDS}
         reasons = []
         for self.backend in backends:
@@ -65,7 +66,7 @@ class Slide:
             except Exception as error:  # readers raise errors of many types for foreign files
                 reasons.append(f"{self.backend}: {error}")
         else:
-            raise ValueError(
+            raise BundleError(
                 f"{path} must be a slide that can be read; {'; '.join(map(str, reasons))}. Replace the file, or "
                 "convert it, for instance to a pyramidal TIFF."
             )
@@ -79,7 +80,7 @@ class Slide:
         given = None if mpp is None else tuple(float(value) for value in np.broadcast_to(mpp, 2))
         for source, value in (("the file", file_mpp), ("`mpp`", given)):
             if value is not None and not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in value):
-                raise ValueError(
+                raise BundleError(
                     f"{self.path}: {source} must give between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres "
                     f"per pixel, got {value}; correct it."
                 )
@@ -88,7 +89,7 @@ class Slide:
                 logger.warning(f"{self.path.name} says {file_mpp[1]:.4g} um per pixel: `mpp` {mpp} is not used.")
             return file_mpp, "file"
         if given is None:
-            raise ValueError(
+            raise BundleError(
                 f"{self.path} must say its micrometres per pixel, and does not; give them with --mpp (of a scan with a "
                 "20x objective usually about 0.5, with 40x 0.25)."
             )
@@ -98,12 +99,12 @@ class Slide:
         """Read a region, given in pixels of ``level``: (height, width, 3) uint8, white outside the slide.
 
         Raises:
-            ValueError: if the file is damaged there; it names the slide and the place.
+            BundleError: if the file is damaged there; it names the slide and the place.
         """
         try:
             return self._read(level, top, left, height, width)
         except Exception as error:  # as above
-            raise ValueError(
+            raise BundleError(
                 f"{self.path} must be readable; its level {level} is damaged at row {top}, column {left}: {error}"
             ) from error
 
@@ -118,7 +119,7 @@ def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequ
         level_sizes, tile_sizes: heights and widths in pixels.
 
     Raises:
-        ValueError: if there are more, or none.
+        BundleError: if there are more, or none.
     """
     largest_level = positive_setting("LARGEST_SLIDE_GPX", LARGEST_SLIDE_GPX) * 1e9
     largest_tile = limit_pixels() * 1e6
@@ -130,7 +131,7 @@ def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequ
             f"{width}x{height}" for height, width in sizes if not 1 <= min(height, width) <= height * width <= largest
         ]
         if odd:
-            raise ValueError(
+            raise BundleError(
                 f"its {kind} must have 1 to {largest:g} pixels, got {', '.join(odd[:3])}; if it is meant to be so "
                 f"large, set the environment variable {setting}."
             )
@@ -225,7 +226,7 @@ class SlideView:
 
     def __init__(self, slide: Slide, mpp: float, region: Sequence[int] | None = None) -> None:
         if not mpp > 0:
-            raise ValueError(f"`mpp` must be a positive number of micrometres, got {mpp}.")
+            raise BundleError(f"`mpp` must be a positive number of micrometres, got {mpp}.")
         self.slide = slide
         wanted = [mpp / side for side in slide.mpp]  # pixels of level 0 per pixel
         finest = [max(scale) for scale in slide.level_scales]
@@ -253,7 +254,7 @@ class SlideView:
             return 0, 0, ends[0], ends[1]
         top, left, height, width = region
         if not (0 <= top < full[0] and 0 <= left < full[1] and height > 0 and width > 0):
-            raise ValueError(f"`region` must be top, left, height, width within {full} pixels, got {list(region)}.")
+            raise BundleError(f"`region` must be top, left, height, width within {full} pixels, got {list(region)}.")
         corner = [
             min(int(start / scale), end - 1) for start, scale, end in zip((top, left), self.scale, ends, strict=True)
         ]

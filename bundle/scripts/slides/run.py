@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import LEFTOVER, write_json
+from ..errors import BundleError
 from ..foreign_files import read_json
-from ..workflow import running_config
 from .engine import SlideEngine, SlidePlan
 from .reading import BACKENDS, Slide
 from .strip_files import StripFiles
@@ -43,7 +43,7 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if two slides have one name, as their results would have.
+        BundleError: if two slides have one name, as their results would have.
     """
     given = [slides] if isinstance(slides, (str, Path)) else list(slides)
     found: list[Path] = []
@@ -53,7 +53,7 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
         raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it holds none.")
     twice = [name for name, count in Counter(map(slide_name, found)).items() if count > 1]
     if twice:
-        raise ValueError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
+        raise BundleError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
     return found
 
 
@@ -79,6 +79,7 @@ def segment_slides(
     backends: Sequence[str] = BACKENDS,
     rank: int = 0,
     world_size: int = 1,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Segment slides, each into a folder of its name in ``output_dir``.
 
@@ -92,13 +93,14 @@ def segment_slides(
         mpp: micrometres per pixel of level 0 of the slides whose files do not say them.
         backends: readers in the order in which they are tried.
         rank, world_size: number of this process and of all.
+        config: the merged config, for the record of each slide.
 
     Raises:
-        RuntimeError: at the end, if slides failed; it names them.
+        BundleError: at the end, if slides failed; it names them.
     """
     paths, failures = find_slides(slides), {}
     for number, path in enumerate(paths):
-        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends)
+        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends, config)
         label = f"slide {number + 1}/{len(paths)} {task.folder.name}"
         error = _attempt(lambda: task.compute(rank, world_size, label))
         error = next((found for found in _gather(error, world_size) if found), None)
@@ -113,7 +115,7 @@ def segment_slides(
         failures |= others
     if failures:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failures.items()))
-        raise RuntimeError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
+        raise BundleError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
 
 
 def _attempt(step: Callable[[], None]) -> str | None:
@@ -142,13 +144,19 @@ class SlideTask:
         engine: the network, and how it is used.
         path: the slide.
         folder: of its results.
-        mpp, backends: as for ``segment_slides``.
+        mpp, backends, config: as for ``segment_slides``.
     """
 
     def __init__(
-        self, engine: SlideEngine, path: Path, folder: Path, mpp: float | None, backends: Sequence[str]
+        self,
+        engine: SlideEngine,
+        path: Path,
+        folder: Path,
+        mpp: float | None,
+        backends: Sequence[str],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.engine, self.path, self.mpp, self.backends = engine, path, mpp, backends
+        self.engine, self.path, self.mpp, self.backends, self.config = engine, path, mpp, backends, config
         self.folder = folder.resolve()
         self.work = self.folder.with_name(f".{folder.name}.work")
         self.strips = StripFiles(self.work / "strips")
@@ -170,7 +178,7 @@ class SlideTask:
             return
         for leftover in self.folder.parent.glob(f".{escape(self.folder.name)}{LEFTOVER}*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size)
+        record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size, self.config)
         self.engine.save(self.plan, self.strips, self.folder, record)
         shutil.rmtree(self.work)
 
@@ -179,18 +187,20 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
     """Whether a slide is complete; what is there already must come from the same slide and settings.
 
     Raises:
-        ValueError: if it does not.
+        BundleError: if it does not.
     """
     complete = (folder / "record.json").exists()
     if folder.exists() and not complete:
-        raise ValueError(f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir.")
+        raise BundleError(
+            f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir."
+        )
     path = folder / "record.json" if complete else work / "settings.json"
     if path.exists():
         stored = read_json(path)
         stored = stored["settings"] if complete else stored
         changed = [key for key in sorted(stored | plan.settings) if stored.get(key) != plan.settings.get(key)]
         if changed:
-            raise ValueError(
+            raise BundleError(
                 f"{folder if complete else work} must be new or come from the same slide and settings; {changed} "
                 "differ. Remove it, or choose another output_dir."
             )
@@ -199,7 +209,9 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
     return complete
 
 
-def describe_run(plan: SlidePlan, begun: datetime, seconds: float, world_size: int) -> dict[str, Any]:
+def describe_run(
+    plan: SlidePlan, begun: datetime, seconds: float, world_size: int, config: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """When, by what and how a slide was segmented."""
     return {
         "slide": str(plan.slide.path.resolve()),
@@ -210,7 +222,7 @@ def describe_run(plan: SlidePlan, begun: datetime, seconds: float, world_size: i
         "threads_of_torch": torch.get_num_threads(),
         "device": str(plan.blender.segmenter.device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "config": _config(),
+        "config": json.loads(json.dumps(config, default=str)),
     }
 
 
@@ -219,12 +231,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _config() -> dict[str, Any] | None:
-    """The config of the bundle run, if there is one."""
-    try:
-        config = running_config()
-    except RuntimeError:
-        return None
-    return json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))

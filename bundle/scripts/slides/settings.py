@@ -1,5 +1,6 @@
 """The settings of inference.json for a config that says what is different with slides."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,11 @@ from monai.bundle import ConfigParser
 
 from ..classes import KEYS, Classes
 from ..devices import chosen_precision
-from ..workflow import running_config
 
 IDS = ("model_mpp", "patch_size", "eval_batch_size")
 
 
-def inference_settings(path: str | Path) -> dict[str, Any]:
+def inference_settings(path: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What ``inference.json`` and the running config say together: the network, its classes, its patch size and mpp.
 
     What the running config says itself, in a file or on the command line, holds; ``inference.json`` gives the rest.
@@ -21,13 +21,13 @@ def inference_settings(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: of ``inference.json``.
+        config: the running config, merged.
 
     Returns:
         ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which
         its weights do not tell.
     """
-    own = {key: value for key, value in running_config().items() if key != "_meta_"}
-    parser = ConfigParser(ConfigParser.load_config_file(str(path)) | own)
+    parser = ConfigParser(ConfigParser.load_config_file(str(path)) | dict(config))
     settings = {name: parser.get_parsed_content(name) for name in IDS}
     precision, device, mirrored = map(parser.get_parsed_content, ("precision", "device", "mirror_averaging"))
     usage = {"precision": chosen_precision(precision, device), "mirror_averaging": mirrored}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import atomic_path
+from ..errors import BundleError
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, bytes of the class map, bytes of the entropy
 MARK = b"HSB1"
@@ -38,7 +39,7 @@ class StripFiles:
         """Read a strip's two maps, (h, w) uint8.
 
         Raises:
-            ValueError: if the file is damaged.
+            BundleError: if the file is damaged.
         """
         path = self.path(band, row)
         data = path.read_bytes()
@@ -47,10 +48,10 @@ class StripFiles:
             ends = [HEADER.size, HEADER.size + lengths[0], HEADER.size + sum(lengths)]
             maps = [zlib.decompress(data[first:last]) for first, last in pairwise(ends)]
             if mark != MARK or ends[-1] != len(data):
-                raise ValueError("it is no strip.")
+                raise BundleError("it is no strip.")
             classes, entropy = (np.frombuffer(part, dtype=np.uint8).reshape(height, width) for part in maps)
         except (struct.error, zlib.error, ValueError) as error:
-            raise ValueError(f"{path} must be a whole strip: {error} Remove it, and repeat the command.") from error
+            raise BundleError(f"{path} must be a whole strip: {error} Remove it, and repeat the command.") from error
         return classes, entropy
 
     def finished(self) -> set[tuple[int, int]]:

@@ -11,6 +11,8 @@ from threading import Lock
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
+from ..errors import BundleError
+
 LARGEST_SHIFT = 0.02  # relative difference of a level's two downsampling ratios
 
 
@@ -18,13 +20,13 @@ def pyramid_levels(tiff: TiffFile) -> list[TiffPage]:
     """The pages of a slide's levels, the finest first.
 
     Raises:
-        ValueError: if the first image is not 8-bit RGB with interleaved colours.
+        BundleError: if the first image is not 8-bit RGB with interleaved colours.
     """
     levels = [level.keyframe for level in tiff.series[0].levels] if tiff.series else []
     if not levels or levels[0].samplesperpixel not in (3, 4) or levels[0].dtype != np.uint8:
-        raise ValueError("it has no 8-bit RGB image.")
+        raise BundleError("it has no 8-bit RGB image.")
     if levels[0].planarconfig != 1:
-        raise ValueError("its colours lie in separate planes; save it with interleaved colours.")
+        raise BundleError("its colours lie in separate planes; save it with interleaved colours.")
     shapes = [(level.imagelength, level.imagewidth) for level in levels]
     return [level for level, shape in zip(levels, shapes, strict=True) if is_level(shape, shapes[0], level, levels[0])]
 
@@ -77,7 +79,7 @@ def _decode(page: TiffPage, index: int, lock: Lock) -> np.ndarray | None:
         handle.seek(page.dataoffsets[index])
         data = handle.read(page.databytecounts[index])
     if len(data) < page.databytecounts[index]:
-        raise ValueError("the file ends before its pixels do.")
+        raise BundleError("the file ends before its pixels do.")
     if not data:
         return None
     tables = {}

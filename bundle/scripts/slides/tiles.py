@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from ..errors import BundleError
+
 
 def blending_window(tile_px: int, step_px: int) -> torch.Tensor:
     """Weights of a tile's pixels: flat in the middle, falling like a raised cosine where tiles overlap.
@@ -96,12 +98,12 @@ def step_of(tile_px: int, overlap: float) -> int:
     """Distance of tiles in pixels for a share of overlap, such that a tile's margins are whole pixels.
 
     Raises:
-        ValueError: if a tile has no pixel, or ``overlap`` is not in [0, 0.5].
+        BundleError: if a tile has no pixel, or ``overlap`` is not in [0, 0.5].
     """
     if tile_px < 1:
-        raise ValueError(f"`tile_px` must be a positive number of pixels, got {tile_px}.")
+        raise BundleError(f"`tile_px` must be a positive number of pixels, got {tile_px}.")
     if not 0 <= overlap <= 0.5:
-        raise ValueError(f"`overlap` must lie in [0, 0.5], got {overlap}; 0.25 blends a quarter of each tile's side.")
+        raise BundleError(f"`overlap` must lie in [0, 0.5], got {overlap}; 0.25 blends a quarter of each tile's side.")
     return tile_px - 2 * int(tile_px * overlap / 2)
 
 

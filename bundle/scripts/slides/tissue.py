@@ -4,6 +4,8 @@ import numpy as np
 from scipy.ndimage import binary_dilation, label
 from skimage.filters import threshold_otsu
 
+from ..errors import BundleError
+
 SATURATION_RANGE = (0.05, 0.15)  # glass has less, stained tissue more: Otsu chooses in between
 
 
@@ -29,7 +31,7 @@ def tissue_mask(image: np.ndarray, mpp: float, smallest_mm2: float = 0.005) -> n
         (H, W) bool.
     """
     if smallest_mm2 < 0:
-        raise ValueError(f"`smallest_mm2` must not be negative, got {smallest_mm2}; 0 keeps every pixel.")
+        raise BundleError(f"`smallest_mm2` must not be negative, got {smallest_mm2}; 0 keeps every pixel.")
     values = saturation(image)
     low, high = (round(255 * share) for share in SATURATION_RANGE)
     otsu = threshold_otsu(values) if values.min() < values.max() else low
