@@ -117,12 +117,14 @@ def run_stages(
     if redo is None and not any(_continues(config, stage) for stage in stages):
         folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
     first_again = len(stages) if redo is None else list(stages).index(redo)
-    for position, stage in enumerate(stages):
-        again = position >= first_again
-        if not again and not _continues(config, stage) and folder.is_complete(stage):
+    again = {stage: position >= first_again for position, stage in enumerate(stages)}
+    complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
+    distributed.barrier()  # all processes have looked before one writes
+    for stage in stages:
+        if stage in complete:
             logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
-            continue
-        _run_stage(stage, config, folder, again)
+        else:
+            _run_stage(stage, config, folder, again[stage])
 
 
 def _continues(config: Mapping[str, Any], stage: str) -> bool:
