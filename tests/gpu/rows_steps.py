@@ -64,6 +64,7 @@ class ReadyBatches:
 
     def __init__(self, batches: list[Mapping[str, torch.Tensor]], length: int) -> None:
         self.batches, self.length = batches, length
+        self.dataset = range(length * len(batches[0]["image"]))  # its length is logged
 
     def __len__(self) -> int:
         return self.length
@@ -146,7 +147,7 @@ def configured_trainer(
     """
     parser = run.configured(overlays, device, backbone_weights="$None", encoder_weights="$None", **settings)
     parser = ConfigParser(stage_config(parser.get(), STAGES[stage].name))
-    parser["train#dataloader"], parser["train#dataset"] = loader, list(range(len(loader)))
+    parser["train#dataloader"] = loader
     parser["train#epochs"], parser["train#lr"] = 1, LR
     if not as_configured:
         parser["train#handlers"] = []
