@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.command_line import keys_of, nearest, require_known_options, unknown_options, with_own_types
+from scripts.command_line import keys_of, nearest, require_known_options, texts_as_numbers, unknown_options
 from scripts.errors import BundleError
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -20,7 +20,6 @@ TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
         ["training", "--config_file", "x.json", "--seed", "1"],
         ["training", "--config-file=x.json", "--train#lr=0.1", "--logging_file", "$None"],
         ["--dataset_dir", "--", "-x", "seed"],
-        ["adapt", "--num_images", "5"],  # of another config of the bundle
     ],
 )
 def test_keys_of_configs_and_parameters_of_the_command_are_known(arguments):
@@ -87,6 +86,12 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
         ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),
+        (
+            "train.json",
+            "--num_images=5",
+            "--num_images must be a key of the configs; add configs/adapt.json, which has it",
+        ),
+        ("inference_slides.json", "--eval_batch_size=no", "got the text 'no'; give --eval_batch_size False."),
         ("train.json", "--cudnn_benchmark=false", "got the text 'false'; give --cudnn_benchmark False."),
         ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
         ("inference.json", "--mirror_averaging=Yes", "got the text 'Yes'; give --mirror_averaging True."),
@@ -125,11 +130,9 @@ def test_a_number_that_yaml_takes_as_text_is_read(tmp_path):
     (tmp_path / "mine.yaml").write_text("lr: 1e-4\nclassification#lr: 2e-3\nclass_names: [1e-4, b]\n")
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / "train.json"), str(tmp_path / "mine.yaml")])
-    config = parser.get()
-    assert config["lr"] == "1e-4"
-    read = with_own_types(config)
-    assert (read["lr"], read["classification"]["lr"], read["class_names"]) == (0.0001, 0.002, ["1e-4", "b"])
-    assert with_own_types(TRAIN) == TRAIN
+    assert parser["lr"] == "1e-4"
+    assert texts_as_numbers(parser.get()) == {"lr": 0.0001, "classification#lr": 0.002}
+    assert texts_as_numbers(TRAIN) == {}
 
 
 @pytest.mark.parametrize(

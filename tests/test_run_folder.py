@@ -151,6 +151,12 @@ def test_paths_outside_are_refused_and_nothing_is_moved(tmp_path):
     assert files(tmp_path) == before and not (tmp_path / "run" / "previous").exists()
 
 
+def test_undoing_a_stage_without_outputs_forgets_it_and_those_after_it(tmp_path):
+    record(tmp_path, "one", "two", "three")
+    RunFolder(tmp_path).undo("two", [])
+    assert list(RunFolder(tmp_path).stages) == ["one"]
+
+
 # --- the record
 
 

@@ -192,3 +192,42 @@ def test_masks_that_monai_label_gives_are_learnt_from_the_runs_own_network(
     distance = {name: (after[name] - before[name]).abs().max().item() for name in learnt}
     assert max(distance.values()) < 0.05  # but for a hundredth of what was averaged before the weights were loaded
     assert "Training the segmenter: 3 patches, 1 epochs" in (run / "run.log").read_text()
+
+
+def test_new_settings_are_kept_only_when_old_results_are_out_of_the_way(finished_run, run_bundle, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    before = (run / "configs" / "train.json").read_bytes(), (run / "run.json").read_bytes()
+    (tmp_path / "masks").mkdir()
+    settings = {**TINY, "mask_dir": str(tmp_path / "masks"), "threshold": 0.4}
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("training", run, **settings, redo="generate_pseudo_masks")
+    assert "must lie in" in str(plain_cause(error.value))
+    assert ((run / "configs" / "train.json").read_bytes(), (run / "run.json").read_bytes()) == before
+
+
+def test_an_option_of_what_a_stage_replaces_is_known_in_all_stages(demo_dir, tmp_path):
+    overlay = tmp_path / "adam.json"
+    adam = {"_target_": "torch.optim.Adam", "params": "@train#parameters", "lr": "@train#lr"}
+    overlay.write_text(json.dumps({"train#optimizer": adam}))
+    command = training_command(demo_dir, tmp_path / "run", **{"train#optimizer#amsgrad": True, "lr": 0.002})
+    command[command.index(str(LITE))] = str([*LITE, str(overlay)])
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-1000:]
+
+
+def test_numbers_that_yaml_takes_as_text_are_read_by_every_run(finished_run, run_bundle, tmp_path):
+    (tmp_path / "mine.yaml").write_text("threshold: 2e-1\nlr: 1e-4\n")
+    shutil.copytree(finished_run / "models", tmp_path / "models")
+    configs = [*LITE, str(tmp_path / "mine.yaml")]
+    run_bundle("write_masks", tmp_path, configs, mask_dir=str(tmp_path / "masks"))
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 8
+    run_bundle("training", tmp_path / "run", configs, **TINY)
+    assert read_json(tmp_path / "run" / "configs" / "train.json")["lr"] == 0.0001
+
+
+def test_processes_that_have_not_found_one_another_are_refused(run_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("training", tmp_path / "run", **TINY)
+    assert "add configs/multi_gpu_train.json" in str(plain_cause(error.value))

@@ -7,18 +7,19 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 from monai.bundle.config_item import ComponentLocator
 
 from .errors import BundleError
 from .foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
 
+TRAIN = BUNDLE_ROOT / "configs" / "train.json"
 MEANT = {  # words that are text to MONAI, and true as such
     "true": "True",
     "yes": "True",
@@ -44,16 +45,18 @@ def require_known_options(config: Mapping[str, Any]) -> None:
     if Path(sys.argv[0]).match("monai/bundle/__main__.py"):
         _require_options(config)
     _require_known_settings(config)
-    with_own_types(config)
+    _require_own_types(config)
 
 
 def _require_options(config: Mapping[str, Any]) -> None:
     """Check the options of the command line."""
-    unknown = unknown_options(sys.argv[1:], config)
-    if unknown:
-        near = nearest(unknown[0], config)
+    for name in unknown_options(sys.argv[1:], config):
+        others = [path.name for path, content in _own_configs().items() if name in keys_of(content)]
+        if others:
+            raise BundleError(f"--{name} must be a key of the configs; add configs/{others[0]}, which has it, to them.")
+        near = nearest(name, config)
         hint = f"did you mean --{near}?" if near else "see the keys of the configs."
-        raise BundleError(f"--{unknown[0]} must be a key of the configs, and is none; {hint}")
+        raise BundleError(f"--{name} must be a key of the configs, and is none; {hint}")
     for name in options(sys.argv[1:]):
         _require_read(name, config)
         value = _at(config, name)
@@ -67,30 +70,32 @@ def _require_options(config: Mapping[str, Any]) -> None:
 def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """The options among ``arguments`` that set nothing.
 
-    An option is known whose key stands in a config of the bundle, or in one of those that ``--config_file`` names; to
-    which another key refers; or that is an argument of the ``_target_`` it would be given to.
+    An option is known whose key stands in one of the bundle's configs that are merged, or that ``config`` reads itself,
+    or in one of those that ``--config_file`` names; to which another key refers; or that is an argument of the
+    ``_target_`` it would be given to.
 
     Args:
         arguments: of the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
         config: the merged config, with what the options set.
     """
-    files = [*(BUNDLE_ROOT / "configs").glob("*.json"), *_config_files(arguments)]
-    known = {key for path in files if path.is_file() for key in keys_of(read_json(path))}
-    known |= _parameters() | _references(config)
+    read = set(re.findall(r"configs/(\w+\.json)", json.dumps({key: config[key] for key in config if key != "_desc_"})))
+    contents = [*_merged(config), *(content for path, content in _own_configs().items() if path.name in read)]
+    contents += [ConfigParser.load_config_file(str(path)) for path in _config_files(arguments) if path.is_file()]
+    known = {key for content in contents for key in keys_of(content)} | _parameters() | _references(config)
     return [name for name in options(arguments) if name not in known and not _is_argument(name, config)]
 
 
 def _require_known_settings(config: Mapping[str, Any]) -> None:
     """Refuse settings that nothing knows in the sections of train.json, and those on top that look like a slip."""
-    own = _own_configs()
-    known = {key for template in own for key in keys_of(template)} | _references(config)
+    train = _own_configs()[TRAIN]
+    known = {key for content in _own_configs().values() for key in keys_of(content)} | _references(config)
     for stage in config.get("stages", {}).values():  # what one section may set, those that are laid on it may too
         for below, above in stage.get("sections", {}).items():
             known |= {above + key.removeprefix(below) for key in known if key.startswith(f"{below}#")}
             known |= {below + key.removeprefix(above) for key in known if key.startswith(f"{above}#")}
     sections = {
         key: value
-        for key, value in own[0].items()
+        for key, value in train.items()
         if isinstance(value, Mapping) and "_target_" not in value and all(name.isidentifier() for name in value)
     }
     for section in sections.keys() & config.keys():
@@ -103,53 +108,57 @@ def _require_known_settings(config: Mapping[str, Any]) -> None:
             raise BundleError(f"{key} must be a key of the configs, and is none; {hint}")
     for name, value in config.items():
         if name not in known and not isinstance(value, Mapping):
-            near = difflib.get_close_matches(name, own[0], n=1, cutoff=0.8)
+            near = difflib.get_close_matches(name, train, n=1, cutoff=0.8)
             if near:
                 raise BundleError(f"{name} must be a key of the configs, and is none; did you mean {near[0]}?")
 
 
 def _require_read(name: str, config: Mapping[str, Any]) -> None:
     """Refuse an option that nothing reads, since an overlay has fixed what it usually sets."""
-    readers = [key for template in _own_configs() for key in keys_of(template) if _at(template, key) == f"@{name}"]
-    if readers and name not in _references(config):
-        holding = next((key for key in readers if _at(config, key) is not None), readers[0])
+    if name in _references(config):
+        return
+    for content in _own_configs().values():
+        for key in keys_of(content):
+            if _at(content, key) == f"@{name}" and _at(config, key) is not None:
+                raise BundleError(
+                    f"--{name} must be read by the configs, but an overlay has fixed what it sets, {key}, to "
+                    f"{_at(config, key)!r}; give --{key}."
+                )
+
+
+def texts_as_numbers(config: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that YAML takes as text, such as ``1e-4``, by key, where the bundle's own configs have a number."""
+    usual, found = _usual_values(config), {}
+    for key in keys_of(config):
+        if isinstance(value := _at(config, key), str) and type(usual.get(key)) is float:
+            try:
+                found[key] = float(value)
+            except ValueError:  # an expression, or a mistake
+                pass
+    return found
+
+
+def _require_own_types(config: Mapping[str, Any]) -> None:
+    """Refuse numbers and truth values that have other types than in the bundle's own configs."""
+    rules = {bool: "True or False", int: "a whole number", float: "a number"}
+    for key, usual in _usual_values(config).items():
+        value, kind = _at(config, key), type(usual)
+        is_expression = isinstance(value, str) and value[:1] in ("$", "@", "%")
+        if value is None or is_expression or type(value) is kind or (kind is float and type(value) is int):
+            continue
         raise BundleError(
-            f"--{name} must be read by the configs, but an overlay has fixed what it sets, {holding}, to "
-            f"{_at(config, holding)!r}; give --{holding}."
+            f"`{key}` must be {rules[kind]}, got {value!r}; the bundle's own configs have {usual!r} there."
         )
 
 
-def with_own_types(config: Any, key: str = "") -> Any:
-    """A config whose numbers and truth values have the types that they have in the bundle's own configs.
-
-    A number that YAML takes as text, ``1e-4``, is read.
-
-    Args:
-        config: the merged config, or what it has under ``key``.
-        key: in MONAI's spelling.
-
-    Raises:
-        BundleError: if a setting has another type.
-    """
-    if isinstance(config, Mapping):
-        return {name: with_own_types(value, f"{key}#{name}" if key else name) for name, value in config.items()}
-    usual = next((value for value in map(partial(_settled, key=key), _own_configs()) if value is not None), None)
-    is_expression = isinstance(config, str) and config[:1] in ("$", "@", "%")
-    if not isinstance(usual, (bool, int, float)) or config is None or is_expression:
-        return config
-    if isinstance(usual, float) and isinstance(config, str):
-        try:
-            return float(config)
-        except ValueError:
-            pass
-    kind, rule = (
-        (bool, "True or False")
-        if isinstance(usual, bool)
-        else (int, "a whole number") if isinstance(usual, int) else ((int, float), "a number")
-    )
-    if not isinstance(config, kind) or isinstance(config, bool) != isinstance(usual, bool):
-        raise BundleError(f"`{key}` must be {rule}, got {config!r}; the bundle's own configs have {usual!r} there.")
-    return config
+def _usual_values(config: Mapping[str, Any]) -> dict[str, bool | int | float]:
+    """The numbers and truth values of the bundle's own configs that are merged, by key."""
+    found: dict[str, Any] = {}
+    for content in _merged(config):
+        for key in keys_of(content):
+            if type(value := _settled(content, key)) in (bool, int, float):
+                found.setdefault(key, value)
+    return found
 
 
 def _settled(config: Mapping[str, Any], key: str) -> Any:
@@ -161,10 +170,18 @@ def _settled(config: Mapping[str, Any], key: str) -> Any:
 
 
 @cache
-def _own_configs() -> list[dict[str, Any]]:
-    """The bundle's own configs, train.json first."""
-    paths = sorted((BUNDLE_ROOT / "configs").glob("*.json"), key=lambda path: (path.name != "train.json", path.name))
-    return [read_json(path) for path in paths]
+def _own_configs() -> dict[Path, dict[str, Any]]:
+    """The bundle's own configs by their paths, train.json first."""
+    return {path: read_json(path) for path in (TRAIN, *sorted((set(TRAIN.parent.glob("*.json")) - {TRAIN})))}
+
+
+def _merged(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bundle's own configs that ``config`` was merged of: those all of whose keys it has."""
+    return [
+        content
+        for content in _own_configs().values()
+        if all(key.partition("#")[0].lstrip("+") in config for key in content)
+    ]
 
 
 def _references(config: Mapping[str, Any]) -> set[str]:

@@ -10,6 +10,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 THREADS_BESIDE_A_GPU = 4  # the GPU computes; more threads only get in the way of other runs
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "quota period" in microseconds, or "max period"
+
+
+def join_processes(device: str | torch.device = "cpu") -> None:
+    """Let the processes of ``torchrun`` find one another; without it, do nothing.
+
+    Args:
+        device: what they compute on and exchange.
+    """
+    if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
+        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(days=7))  # one may wait long for another
+        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]  # of the process, not of Slurm's task: Ignite looks here
+        torch.distributed.barrier()
 
 
 def require_device(device: str | torch.device) -> torch.device:

@@ -40,9 +40,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def plain_cause(error: BaseException) -> BaseException | None:
     """The error whose message is meant for the person at the keyboard; ``None`` if there is none.
 
-    That is the first ``BundleError``, which may say in words what a library's error was, or an error of a file.
+    That is the first ``BundleError``, which may say in words what a library's error was; without one, what led to
+    ``error`` if it is about a file.
     """
-    return next((cause for cause in causes(error) if isinstance(cause, (BundleError, OSError))), None)
+    *_, root = causes(error)
+    own = (cause for cause in causes(error) if isinstance(cause, BundleError))
+    return next(own, root if isinstance(root, OSError) else None)
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -59,4 +62,7 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
         return
     logger.debug("The error in full:", exc_info=(kind, error, trace))
     remedy = REMEDIES.get(plain.errno) if isinstance(plain, OSError) else None
-    sys.stderr.write(f"\nStopped: {plain}{f'; {remedy}.' if remedy else ''}\n")
+    words = str(plain).rpartition(f"{BundleError.__module__}.{BundleError.__name__}: ")[
+        2
+    ]  # of a loader's process, alone
+    sys.stderr.write(f"\nStopped: {words}{f'; {remedy}.' if remedy else ''}\n")

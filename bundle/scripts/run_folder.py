@@ -112,13 +112,11 @@ class RunFolder:
             )
 
     @contextmanager
-    def stage(self, stage: str, again: Sequence[str | Path] = ()) -> Iterator[dict[str, Any]]:
+    def stage(self, stage: str) -> Iterator[dict[str, Any]]:
         """Do a stage within: it is timed, logged to ``run.log``, and recorded as complete unless an error ends it.
 
         Args:
             stage: its name.
-            again: what it made before and what was made of that later, in that order, if it is done again from its
-                start: set aside.
 
         Yields:
             What the record will say of the stage, to be filled: ``result``, the file without which it is not complete,
@@ -128,9 +126,6 @@ class RunFolder:
         if distributed.get_rank() > 0:
             yield record
             return
-        if again:  # what was made last goes first, so that nothing remains whose origin is gone, whenever this is cut
-            self.set_aside(list(reversed(again)))
-            self.forget(stage)
         log_to_file(self.path / "run.log")
         logger.info(f"{stage}: results go to {self.path}.")
         since = time.monotonic()
@@ -152,6 +147,17 @@ class RunFolder:
             "versions": {package: version(package) for package in PACKAGES},
         }
         write_json(self.path / "run.json", record)
+
+    def undo(self, stage: str, outputs: Sequence[str | Path]) -> None:
+        """Set what a stage has made aside, and forget it.
+
+        Args:
+            stage: its name.
+            outputs: what it made and what was made of that later, in that order.
+        """
+        log_to_file(self.path / "run.log")
+        self.set_aside(list(reversed(outputs)))  # so that nothing remains whose origin is gone, whenever this is cut
+        self.forget(stage)
 
     def forget(self, stage: str) -> None:
         """Take a stage and those completed after it out of the record, so that they are done again."""
@@ -224,7 +230,7 @@ def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
     """Where two configs differ: the key, and the values of both as JSON, ``"nothing"`` where there is none."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted(old | new):
+        for name in sorted((old | new).keys() - {"_desc_"}):
             yield from differences(old.get(name, NOTHING), new.get(name, NOTHING), f"{key}#{name}" if key else name)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(map(_is_tree, old + new)):
         for index, (one, other) in enumerate(zip(old, new, strict=True)):

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +13,7 @@ from ignite import distributed
 from monai.bundle import ConfigParser
 
 from . import plain_errors
-from .command_line import require_known_options, with_own_types
+from .command_line import require_known_options, texts_as_numbers
 from .devices import description, prepare_device, seed_everything
 from .errors import BundleError
 from .run_folder import RunFolder
@@ -24,7 +25,8 @@ def merged_config() -> dict[str, Any]:
     """The merged config, references unresolved, of the bundle run that is calling: the config's key ``config``.
 
     MONAI hands a config's functions their arguments and nothing else, and no expression or macro of a config stands for
-    the whole of it, so the parser is looked up among the callers, here and nowhere else.
+    the whole of it, so the parser is looked up among the callers, here and nowhere else. Numbers that YAML takes as
+    text become numbers.
 
     Raises:
         RuntimeError: if no ``ConfigParser`` is at work.
@@ -33,7 +35,11 @@ def merged_config() -> dict[str, Any]:
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            return deepcopy({key: value for key, value in parser.get().items() if key != "_meta_"})
+            config = ConfigParser(deepcopy({key: value for key, value in parser.get().items() if key != "_meta_"}))
+            for key, number in texts_as_numbers(config.get()).items():
+                config[key] = number
+                parser.ref_resolver.get_item(key).update_config(number)  # nothing has used it yet
+            return config.get()
         frame = frame.f_back
     raise RuntimeError("this function must be called from a bundle's config, as `python -m monai.bundle run` does.")
 
@@ -49,7 +55,8 @@ def prepare(
         seed: of all random generators; ``None`` leaves them as they are.
     """
     plain_errors.install()
-    require_known_options(config)
+    if "stage" not in config:  # checked before its overlays were laid on it
+        require_known_options(config)
     prepare_device(device, deterministic)
     if seed is not None:
         seed_everything(seed, deterministic)
@@ -111,9 +118,13 @@ def run_stages(
         output_dir: the run folder.
         redo: do this stage and those after it again, from their start.
     """
-    if redo is not None and redo not in stages:
-        raise BundleError(f"`redo` must be one of {list(stages)} or null, got {redo!r}.")
-    config, folder = with_own_types(config), RunFolder(output_dir)
+    if redo is not None and (redo not in stages or _continues(config, redo)):
+        raise BundleError(
+            f"`redo` must be one of {[s for s in stages if not _continues(config, s)]} or null, got {redo!r}."
+        )
+    if int(os.environ.get("WORLD_SIZE", 1)) != distributed.get_world_size():
+        raise BundleError("several processes must find one another; add configs/multi_gpu_train.json to --config_file.")
+    folder = RunFolder(output_dir)
     if redo is None and not any(_continues(config, stage) for stage in stages):
         folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
     first_again = len(stages) if redo is None else list(stages).index(redo)
@@ -133,7 +144,7 @@ def _continues(config: Mapping[str, Any], stage: str) -> bool:
 
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
     """Run one stage, from its start if it is done ``again``."""
-    parser = ConfigParser(config=stage_config(config, stage))
+    parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
     get = parser.get_parsed_content
 
     def work_through(key: str) -> None:
@@ -150,8 +161,11 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         if _continues(config, stage):
             folder.keep_copies(outputs)
         else:
+            if again:
+                folder.undo(stage, outputs)
             folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
-    with folder.stage(stage, outputs if again else []) as record:
+    with folder.stage(stage) as record:
+        distributed.barrier()  # old results are out of the way
         work_through(f"stages#{stage}#steps")
         record["result"] = get(f"stages#{stage}#result")
         record["seed"] = get("seed")

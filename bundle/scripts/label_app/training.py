@@ -81,6 +81,11 @@ class TissueTrainTask(TrainTask):
         if type(epochs) is not int or epochs < 1:
             raise BundleError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
         device = require_device(name_to_device(request.get("device") or self.store.device))
+        saved = self.store.options.bundle / "configs" / "train.json"
+        if "stages" not in read_json(saved):
+            raise BundleError(
+                f"{saved} must be of this version to be trained further, not of an earlier one; train it anew."
+            )
         output_dir = self.store.versions.new_folder()
         try:
             settings = self.write_data(annotated_images(datastore), output_dir, request)

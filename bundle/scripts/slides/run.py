@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,12 +27,6 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
 PACKAGES = ("monai", "torch", "numpy", "scikit-image", "tifffile", "openslide-python", "openslide-bin")
-
-
-def join_processes(world_size: int) -> None:
-    """Let the processes of ``torchrun`` find one another; alone, do nothing."""
-    if world_size > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one may wait long for another
 
 
 def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
