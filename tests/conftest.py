@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.demo import make_demo_data
-from scripts.export import export
+from scripts.data.preparing.demo import make_demo_data
+from scripts.sharing.export import export
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 LITE = ["configs/train.json", "configs/lite.json", "configs/dataset_demo.json"]

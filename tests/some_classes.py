@@ -1,6 +1,6 @@
 """Classes for tests, made of their names."""
 
-from scripts.classes import Classes
+from scripts.data.classes import Classes
 
 
 def some_classes(names, background=True, **keys):

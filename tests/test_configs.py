@@ -11,12 +11,12 @@ from conftest import BUNDLE, LITE, TINY
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from scripts.classes import Classes
-from scripts.new_dataset import describe_dataset
-from scripts.plain_errors import plain_cause
-from scripts.prepare import prepare
-from scripts.run_folder import write_inference_config
-from scripts.workflow import stage_config
+from scripts.data.classes import Classes
+from scripts.data.new_dataset import describe_dataset
+from scripts.data.preparing.prepare import prepare
+from scripts.runs.plain_errors import plain_cause
+from scripts.runs.run_folder import write_inference_config
+from scripts.runs.stages import stage_config
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
@@ -312,7 +312,7 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
 )
 def test_which_weights_are_kept_with_val(run_bundle, tmp_path, monkeypatch, scores, choose, last_is_kept):
     scores = iter(scores)
-    monkeypatch.setattr("scripts.metrics.mean_iou", lambda confusion, exclude_background: next(scores))
+    monkeypatch.setattr("scripts.evaluation.metrics.mean_iou", lambda confusion, exclude_background: next(scores))
     run_bundle("training", tmp_path, **TINY, **{"validate#best_model#choose": choose})
     state = torch.load(tmp_path / "checkpoints" / "segmenter.pt", weights_only=True)["averaged_network"]
     kept = torch.load(tmp_path / "models" / "model.pt", weights_only=True)

@@ -37,10 +37,10 @@ def test_the_runs_of_the_pages_name_what_there_is(words, monkeypatch):
 def test_the_commands_of_the_pages_have_their_arguments(words):
     module = import_module(f"scripts.{words[0]}")
     function = {
-        "weights": lambda: {"import": module.import_weights, "convert": module.convert}[words[1]],
+        "weights.state_dicts": lambda: {"import": module.import_weights, "convert": module.convert}[words[1]],
         "label_app.start": lambda: lambda studies, port, host: None,
-        "check": lambda: module.main,
-    }.get(words[0], lambda: getattr(module, words[0]))()
+        "data.check": lambda: module.main,
+    }.get(words[0], lambda: getattr(module, words[0].rpartition(".")[2]))()
     allowed = inspect.signature(function).parameters
     for word in words[1:]:
         if word.startswith("--"):

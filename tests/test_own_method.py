@@ -6,9 +6,9 @@ import re
 import torch
 from conftest import BUNDLE, TINY
 
-from scripts.data import find_images
-from scripts.demo import make_demo_data
-from scripts.run_folder import RunFolder
+from scripts.data.items import find_images
+from scripts.data.preparing.demo import make_demo_data
+from scripts.runs.run_folder import RunFolder
 
 PAGE = (BUNDLE / "docs" / "methods.md").read_text(encoding="utf-8")
 FUSION_BLOCK, METHOD = (re.search(f"```{language}\n(.*?)```", PAGE, re.DOTALL)[1] for language in ("python", "json"))

@@ -9,8 +9,8 @@ import pytest
 from conftest import BUNDLE
 from PIL import Image
 
-from scripts.demo import make_demo_data
-from scripts.prepare import prepare
+from scripts.data.preparing.demo import make_demo_data
+from scripts.data.preparing.prepare import prepare
 
 
 def scores(output_dir, stage, split):

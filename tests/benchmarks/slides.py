@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser  # noqa: E402
 from synthetic_slide import write_large_slide  # noqa: E402
 from timing import synchronize  # noqa: E402
 
-from scripts.slides.run import segment_slides  # noqa: E402
+from scripts.slides.segmenting.run import segment_slides  # noqa: E402
 
 
 def configured(*overlays, **settings):

@@ -25,7 +25,11 @@ from slides import configured, resident_gb, segment_slides
 
 def engine_of(segmenter_path, overlays):
     """The engine of inference_slides.json with trained weights."""
-    trained = {"_target_": "scripts.weights.load_weights", "network": "@network_def", "path": segmenter_path}
+    trained = {
+        "_target_": "scripts.weights.state_dicts.load_weights",
+        "network": "@network_def",
+        "path": segmenter_path,
+    }
     overlays = overlays.split(",") if isinstance(overlays, str) else overlays
     return configured(*overlays, trained_segmenter=trained, mirror_averaging=False)
 

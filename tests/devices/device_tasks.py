@@ -15,8 +15,8 @@ DEVICE = f"$torch.device('{NAME}:0')"
 
 def score_with_results_on_the_device(results, config_file, **settings):
     """Score a segmentation network again while its ``results``, ``"masks"`` or ``"matrices"``, stay on the device."""
-    from scripts import scoring
-    from scripts.transforms import LargestChanneld
+    from scripts.data.transforms import LargestChanneld
+    from scripts.evaluation import scoring
 
     def masks_on_the_device(self, data, own=LargestChanneld.__call__):
         item = own(self, data)
@@ -45,7 +45,7 @@ def waits_of_steps(stage, config_file, steps=3, **settings):
     Returns:
         ``steps``, how many were done, and ``waits``, for each kind of wait a line with its number, operation and place.
     """
-    from scripts.workflow import stage_config
+    from scripts.runs.stages import stage_config
 
     parser = ConfigParser()
     parser.read_config(config_file)
@@ -86,8 +86,8 @@ def waits_of_pseudo_masks(config_file, **settings):
 
 def segment_as_the_label_app(run, image, path):
     """Write what the MONAI Label app's network says of an image file, on the device, to an ``.npz`` file."""
-    from scripts.label_app.model import ModelStore
-    from scripts.label_app.options import Options
+    from scripts.label_app.server.model import ModelStore
+    from scripts.label_app.server.options import Options
 
     result = ModelStore(Options(bundle=Path(run), device=f"{NAME}:0")).get().segment_file(image)
     np.savez(path, mask=result.mask, entropy=result.entropy)

@@ -16,8 +16,8 @@ from conftest import BUNDLE, TINY, method_configs
 from device_process import DEVICE, ENVIRONMENT, TESTS
 from PIL import Image
 
-from scripts.label_app.model import ModelStore
-from scripts.label_app.options import Options
+from scripts.label_app.server.model import ModelStore
+from scripts.label_app.server.options import Options
 
 pytestmark = pytest.mark.e2e
 STAGES = ["train_classifier", "generate_pseudo_masks", "train_segmenter"]

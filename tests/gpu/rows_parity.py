@@ -15,11 +15,11 @@ from table import Conditions, Row, judged
 from timing import best_precision
 from torch import nn
 
-from scripts.demo import draw_example
-from scripts.devices import seed_everything, training_algorithms
+from scripts.data.preparing.demo import draw_example
+from scripts.data.preparing.synthetic_tissue import STAINS
 from scripts.networks import Autocast
-from scripts.synthetic_tissue import STAINS
-from scripts.weights import load_weights
+from scripts.runs.devices import seed_everything, training_algorithms
+from scripts.weights.state_dicts import load_weights
 
 CLASSES = 3  # of the demo
 

@@ -24,8 +24,8 @@ from table import Conditions, Row, judged
 from timing import peak_gib, plain_flags, precision_of, reset_peak, seconds, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.demo import make_demo_data
-from scripts.workflow import stage_config
+from scripts.data.preparing.demo import make_demo_data
+from scripts.runs.stages import stage_config
 
 WARM_UP = 12  # steps of a run that are slower: kernels are chosen, graphs captured; 1 where rows are tried out
 LR = 1e-5  # random weights stay what they are
@@ -151,7 +151,7 @@ def configured_trainer(
     parser["train#epochs"], parser["train#lr"] = 1, LR
     if not as_configured:
         parser["train#handlers"] = []
-        parser["train#prepare_batch"] = {"_target_": "scripts.transforms.PrepareBatch"}
+        parser["train#prepare_batch"] = {"_target_": "scripts.data.transforms.PrepareBatch"}
     parser.get_parsed_content("initialize")  # cuDNN's settings, seeds
     return parser.get_parsed_content("train#trainer"), parser
 

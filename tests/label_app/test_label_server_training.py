@@ -11,9 +11,9 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from scripts.label_app.nifti import write_nifti
-from scripts.mask_values import read_mask
-from scripts.weights import read_state_dict
+from scripts.data.mask_values import read_mask
+from scripts.label_app.annotations.nifti import write_nifti
+from scripts.weights.state_dicts import read_state_dict
 
 NAME = "tiny_run"
 PATCHES = [f"demo-val-{number:04d}" for number in range(8)]

@@ -13,7 +13,7 @@ from label_server import LabelServer, require_monailabel
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from scripts.weights import load_weights, read_state_dict
+from scripts.weights.state_dicts import load_weights, read_state_dict
 
 NAME = "tiny_run"
 

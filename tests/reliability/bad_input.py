@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.plain_errors import plain_cause
+from scripts.runs.plain_errors import plain_cause
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from PIL import Image  # noqa: E402
 from synthetic_slide import write_slide  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from scripts.demo import make_demo_data  # noqa: E402
-from scripts.run_folder import read_record  # noqa: E402
+from scripts.data.preparing.demo import make_demo_data  # noqa: E402
+from scripts.runs.run_folder import read_record  # noqa: E402
 
 BUNDLE = ROOT / "bundle"
 NOT_COMPARED = {"run.log", "tensorboard", "record.json"}
@@ -146,7 +146,17 @@ def commands(folder: Path) -> list[Command]:
     source = make_demo_data(folder / "source", 2, 512, num_train=3, num_val=2, num_test=1, train_masks=True)
     for path in sorted((source / "train").glob("*/*.png")):  # what is cut has no labels
         path.rename(path.with_name(re.sub(r"-\[.*\]", "", path.name)))
-    prepare = ["scripts.prepare", "--source", str(source), "--output", "OUTPUT", "--patch-size", "64", "--stride", "16"]
+    prepare = [
+        "scripts.data.preparing.prepare",
+        "--source",
+        str(source),
+        "--output",
+        "OUTPUT",
+        "--patch-size",
+        "64",
+        "--stride",
+        "16",
+    ]
     tiny = ["--classifier_epochs", "2", "--epochs", "2"]
     tiny += ["--classifier_batch_size", "4", "--batch_size", "4", "--eval_batch_size", "3"]
     device = ["--device", "$torch.device('cpu')"]
@@ -157,7 +167,7 @@ def commands(folder: Path) -> list[Command]:
     tiles = [np.asarray(Image.open(path)) for path in sorted((source / "train" / "img").glob("*.png"))]
     write_slide(folder / "slide.tif", np.concatenate(tiles[:2], axis=1), 1.0)
     slides = [*bundle, "--config_file", "configs/inference_slides.json", "--slides", str(folder / "slide.tif")]
-    export = ["scripts.export", "--method", "esfan", "--preset", "lite", "--weights", str(folder / "trained")]
+    export = ["scripts.sharing.export", "--method", "esfan", "--preset", "lite", "--weights", str(folder / "trained")]
     return [
         Command("preparation", [*prepare, "--dataset", "configs/dataset_demo.json"], BUNDLE, stage_of_preparation, "."),
         train,

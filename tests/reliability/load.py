@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from ignite.engine import Events  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
-from scripts.demo import make_demo_data  # noqa: E402
+from scripts.data.preparing.demo import make_demo_data  # noqa: E402
 
 HOURS = 2
 NUM_PATCHES = 512

@@ -9,13 +9,13 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from test_bad_data import OVERLAY
 
-from scripts import new_dataset as new_dataset_module
-from scripts.check import main
-from scripts.experiment import experiment
-from scripts.new_dataset import new_dataset
-from scripts.plain_errors import plain_cause
-from scripts.prepare import prepare
-from scripts.workflow import stage_config
+from scripts.data import new_dataset as new_dataset_module
+from scripts.data.check import main
+from scripts.data.new_dataset import new_dataset
+from scripts.data.preparing.prepare import prepare
+from scripts.evaluation.experiment import experiment
+from scripts.runs.plain_errors import plain_cause
+from scripts.runs.stages import stage_config
 
 
 def overlay(**changes):

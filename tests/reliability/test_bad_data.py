@@ -1,4 +1,4 @@
-"""Images, masks and labels that are not as they must be: ``scripts.check`` names each, before a training begins."""
+"""Images, masks and labels that are not as they must be: ``scripts.data.check`` names each, before a training begins."""
 
 import json
 
@@ -19,8 +19,8 @@ from bad_input import (
 )
 from PIL import Image
 
-from scripts.check import main
-from scripts.plain_errors import plain_cause
+from scripts.data.check import main
+from scripts.runs.plain_errors import plain_cause
 
 OVERLAY = {
     "class_names": ["tumor", "stroma"],
@@ -49,7 +49,7 @@ def dataset(tmp_path):
 
 
 def check(folder, label_file=None):
-    """What ``python -m scripts.check`` does; its list of problems as an error."""
+    """What ``python -m scripts.data.check`` does; its list of problems as an error."""
     try:
         main(str(folder), str(folder.parent / "dataset_x.json"), label_file)
     except SystemExit as end:
@@ -83,7 +83,13 @@ IMAGES = table(
     ("floats", write_picture(TRAIN + "d[1 0].tif", "F"), "d[1 0].tif must be an 8-bit RGB", "got F", "save it"),
     ("16 bits, grey", write_picture(IMAGE + "png", "I;16"), "must be an 8-bit RGB image", "got I;16", "save it"),
     ("16 bits, RGB", write_bytes(IMAGE + "png", png(8, 8, 2, 16)), "8-bit RGB image", "got RGB with 16 bits", "save"),
-    ("one pixel", write_picture(IMAGE + "png", size=(1, 1)), "a[1 0].png must be 8x8", "got 1x1", "scripts.prepare"),
+    (
+        "one pixel",
+        write_picture(IMAGE + "png", size=(1, 1)),
+        "a[1 0].png must be 8x8",
+        "got 1x1",
+        "scripts.data.preparing.prepare",
+    ),
     ("another size", write_picture(IMAGE + "png", size=(8, 9)), "a[1 0].png must be 8x8", "got 8x9", "of one size"),
     ("animation", write_pictures(IMAGE + "png"), "a[1 0].png must hold one picture", "got 3", "save each"),
     ("stack", write_pictures(TRAIN + "d[1 0].tif"), "d[1 0].tif must hold one picture", "got 3", "save each"),

@@ -11,10 +11,10 @@ from some_classes import some_classes
 from synthetic_slide import write_slide
 from torch import nn
 
-from scripts.slides.blending import Segmenter
-from scripts.slides.engine import SlideEngine
-from scripts.slides.reading import Slide
-from scripts.slides.run import segment_slides
+from scripts.slides.reading.slide import Slide
+from scripts.slides.segmenting.blending import Segmenter
+from scripts.slides.segmenting.engine import SlideEngine
+from scripts.slides.segmenting.run import segment_slides
 
 CLASSES = some_classes(["red", "green"])
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)

@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from bad_input import both, require_sentence, stopped, table, write_bytes
 from ignite.engine import Engine
-from test_mxnet_params import params_bytes
+from mxnet_files import params_bytes
 from torch import nn
 
-from scripts.handlers import ResumeHandler
-from scripts.mxnet_params import read_params
-from scripts.weights import convert, import_weights, load_backbone, load_weights, read_state_dict
+from scripts.training.handlers import ResumeHandler
+from scripts.weights.mxnet_params import read_params
+from scripts.weights.state_dicts import convert, import_weights, load_backbone, load_weights, read_state_dict
 
 
 def network():

@@ -8,11 +8,11 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from scripts.cam import gate_and_normalize, label_map
-from scripts.mask_values import read_mask
-from scripts.new_dataset import describe_dataset
-from scripts.plain_errors import plain_cause
-from scripts.prepare import prepare
+from scripts.data.mask_values import read_mask
+from scripts.data.new_dataset import describe_dataset
+from scripts.data.preparing.prepare import prepare
+from scripts.pseudo_masks.cam import gate_and_normalize, label_map
+from scripts.runs.plain_errors import plain_cause
 
 FAST = {
     "classifier_epochs": 1,

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the server loads this file alone
 
-from scripts.label_app.app import TissueLabelApp  # noqa: E402
+from scripts.label_app.server.app import TissueLabelApp  # noqa: E402
 
 __all__ = ["TissueLabelApp"]

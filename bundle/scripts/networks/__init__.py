@@ -5,14 +5,14 @@ from .autocast import Autocast, has_bfloat16
 from .cam_classifier import CAMClassifier
 from .dual_path_refinement import DualPathRefinement, HierarchicalDualFeatureModule
 from .edge_semantic_fusion import EdgeSemanticFusion
-from .fused_batch_norm import fuse_batch_norms
+from .fast.fused_batch_norm import fuse_batch_norms
+from .fast.winograd import WinogradConv2d, with_winograd
 from .implicit_boundary_mining import ImplicitBoundaryMining
 from .input_normalization import InputNormalization
 from .mirror_averaging import MirrorAveraging
 from .pad_and_crop import PadAndCrop
 from .resnet38d import ResNet38d
 from .timm_backbone import TimmBackbone
-from .winograd import WinogradConv2d, with_winograd
 
 __all__ = [
     "Autocast",

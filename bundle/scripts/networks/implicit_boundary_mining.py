@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import ChannelAttention, SpatialAttention
-from .winograd import WinogradConv2d, is_inference
+from .fast.winograd import WinogradConv2d, is_inference
 
 
 class ImplicitBoundaryMining(nn.Module):

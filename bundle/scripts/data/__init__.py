@@ -1,0 +1,1 @@
+"""From a data set's folder to batches: classes, mask values, items, transforms, checks."""

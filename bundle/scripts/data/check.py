@@ -1,0 +1,242 @@
+"""Find what is wrong with a data set before a training starts, and report what is in it.
+
+python -m scripts.data.check DATASET_DIR --dataset configs/dataset_x.json [--label-file FILE]
+"""
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import fire
+import numpy as np
+from ignite import distributed
+
+from ..errors import BundleError
+from ..files.foreign_files import open_image, unreadable
+from ..runs import plain_errors
+from .classes import Classes, read_overlay
+from .items import find_images, labelled_images, parse_label, require_rgb
+from .mask_values import load_mask
+
+logger = logging.getLogger(__name__)
+
+SHOWN_PROBLEMS = 10
+
+
+def rgb_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in px of the image file ``path``, which is read to its end; a PNG is verified, not decoded.
+
+    Raises:
+        BundleError: if the file is no readable image, is truncated, or is not 8-bit RGB.
+    """
+    with open_image(path) as image:
+        require_rgb(image)
+        try:
+            image.verify() if image.format == "PNG" else image.load()
+        except Exception as error:  # damaged files make PIL raise errors of many kinds
+            raise unreadable(path, error) from error
+        return image.size
+
+
+def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np.ndarray:
+    """The mask of an 8-bit RGB image, (H, W) uint8, after checking that both are readable and fit (``load_mask``)."""
+    width, height = rgb_size(image)
+    return load_mask(mask, table, (height, width))
+
+
+def count_labels(labels: Sequence[Sequence[int]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many multi-hot ``labels`` show each class, and how many are each combination, e.g. ``"1 0 1"``."""
+    combinations = Counter(" ".join(map(str, label)) for label in labels)
+    return {
+        "per_class": {name: sum(label[index] for label in labels) for index, name in enumerate(class_names)},
+        "per_combination": dict(sorted(combinations.items(), key=lambda item: -item[1])),
+    }
+
+
+def format_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Lines of text that show the result of ``count_labels``."""
+    names = list(counts["per_class"])
+    lines = [f"  {count:7d}  {name}" for name, count in counts["per_class"].items()]
+    for combination, count in counts["per_combination"].items():
+        present = [name for name, shown in zip(names, combination.split(), strict=True) if shown == "1"]
+        lines.append(f"  {count:7d}  [{combination}] {' + '.join(present) or 'no class'}")
+    return lines
+
+
+def inspect_labels(
+    folder: Path, class_names: Sequence[str], label_file: str | Path | None
+) -> tuple[list[Path], list[list[int]], list[str]]:
+    """Training images, the labels that could be read, and the problems with labels."""
+    try:
+        if label_file is not None:
+            items = labelled_images(folder.parents[1], class_names, label_file)
+            return [Path(item["image"]) for item in items], [item["label"] for item in items], []
+        images = find_images(folder)
+    except (OSError, ValueError) as error:
+        return [], [], [str(error)]
+    labels, problems = [], []
+    for path in images:
+        try:
+            labels.append(parse_label(path.name, len(class_names)))
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    return images, labels, problems
+
+
+def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Path | None) -> tuple[dict, list[str]]:
+    """Report and problems of the training images in ``folder`` (see ``check_dataset``)."""
+    images, labels, problems = inspect_labels(folder, class_names, label_file)
+    counts = count_labels(labels, class_names)
+    if labels:
+        problems += [
+            f"{label_file or folder} must show every class in at least one patch, got none with {name!r}; "
+            "nothing can learn it: add patches, or take it out of `class_names` and of the labels."
+            for name, count in counts["per_class"].items()
+            if count == 0
+        ]
+    sizes = {}
+    for path in images:
+        try:
+            sizes[path] = rgb_size(path)
+        except ValueError as error:
+            problems.append(str(error))
+    size_counts = Counter(sizes.values()).most_common()
+    if len(size_counts) > 1:
+        (width, height), count = size_counts[0]
+        odd = next(path for path, size in sizes.items() if size != (width, height))
+        problems.append(
+            f"{odd} must be {width}x{height} like {count} of the {len(sizes)} training patches, got "
+            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts.data.preparing.prepare`."
+        )
+    return {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}, problems
+
+
+def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
+    """Report and problems of the images with masks in ``folder`` (see ``check_dataset``); ``table`` reads the masks."""
+    try:
+        images, masks = find_images(folder / "img"), {path.stem: path for path in find_images(folder / "mask")}
+    except OSError as error:
+        return {}, [str(error)]
+    problems, sizes, pixels = [], Counter(), np.zeros(256, dtype=np.int64)
+    for image in images:
+        if image.stem not in masks:
+            problems.append(
+                f"{image} must have a mask of the same name in {folder / 'mask'}; add it or remove the image."
+            )
+            continue
+        try:
+            mask = read_pair_mask(image, masks[image.stem], table)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        sizes[f"{mask.shape[1]}x{mask.shape[0]}"] += 1
+        pixels += np.bincount(mask.ravel(), minlength=256)
+    values = np.unique(table[table >= 0]).tolist()
+    shares = {str(value): round(float(pixels[value] / max(1, pixels.sum())), 6) for value in values}
+    if sizes and not pixels[1:].any():
+        problems.append(
+            f"{folder / 'mask'} must show some tissue (a value that `mask_values` maps to 1 or more), got none in "
+            f"{sum(sizes.values())} masks; nothing can be scored: correct `mask_values` or the masks."
+        )
+    return {"images": len(images), "sizes": dict(sizes.most_common()), "shares": shares}, problems
+
+
+def inspect_dataset(
+    dataset_dir: str | Path, classes: Classes, label_file: str | Path | None = None
+) -> tuple[dict, list[str]]:
+    """The report of ``check_dataset`` and all problems, each a line that names the file, the rule and the remedy."""
+    dataset_dir = Path(dataset_dir)
+    splits = ["val", "test"] if (dataset_dir / "test").exists() else ["val"]
+    results = {"train": inspect_train(dataset_dir / "train" / "img", classes.class_names, label_file)}
+    results |= {split: inspect_scored(dataset_dir / split, classes.lookup_table()) for split in splits}
+    report = {split: result for split, (result, _) in results.items()}
+    return report, [problem for _, problems in results.values() for problem in problems]
+
+
+@distributed.one_rank_only()
+def check_dataset(
+    dataset_dir: str | Path,
+    classes: Classes,
+    label_file: str | Path | None = None,
+    batch_size: int = 1,
+    segmenter_batch_size: int = 2,
+) -> dict:
+    """Refuse a data set on which a training would fail, or teach nothing, before it starts.
+
+    Args:
+        dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
+        classes: those of the data set.
+        label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
+        batch_size: patches in a training step of the classifier, of each process.
+        segmenter_batch_size: the same of the segmentation network.
+
+    Returns:
+        By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
+        ``per_combination`` of classes; for the others the ``shares`` of pixels by mask value.
+
+    Raises:
+        BundleError: with the first ten problems, one a line.
+    """
+    report, problems = inspect_dataset(dataset_dir, classes, label_file)
+    batch_size *= distributed.get_world_size()
+    if 0 < report["train"]["images"] < batch_size:
+        problems.append(
+            f"{Path(dataset_dir) / 'train' / 'img'} must hold at least one batch, {batch_size} patches, got "
+            f"{report['train']['images']}; lower `classifier_batch_size`."
+        )
+    if segmenter_batch_size < 2:
+        problems.append(
+            f"`batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
+            "raise it."
+        )
+    if not problems:
+        logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, classes.value_names)))
+        return report
+    lines = problems[:SHOWN_PROBLEMS]
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(
+            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts.data.check {dataset_dir} …` lists all."
+        )
+    raise BundleError("\n".join(lines))
+
+
+def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> list[str]:
+    """Lines of text that show the result of ``check_dataset``.
+
+    Args:
+        report: the result.
+        value_names: the name of each mask value; values beyond them have none.
+    """
+    lines = []
+    for split, result in report.items():
+        sizes = [f"{count} of {size}" for size, count in result["sizes"].items()]
+        more = f", … and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
+        lines.append(f"{split}: {result['images']} images, {', '.join(sizes[:3])}{more}")
+        if split == "train":
+            lines += format_counts(result)
+        for value, share in result.get("shares", {}).items():
+            lines.append(f"  {share:7.2%}  {value} {''.join(value_names[int(value) :][:1])}")
+    return lines
+
+
+def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
+    """Print what is in a data set, or all that is wrong with it (and exit with status 1).
+
+    Args:
+        dataset_dir: the data set's folder.
+        dataset: its overlay, ``configs/dataset_….json``.
+        label_file: training labels, if the file names do not carry them.
+    """
+    overlay, classes = read_overlay(dataset)
+    report, problems = inspect_dataset(str(dataset_dir), classes, label_file or overlay.get("label_file"))
+    if problems:
+        print("\n".join(problems))
+        sys.exit(1)
+    print("\n".join(format_report(report, classes.value_names)))
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(main)

@@ -1,0 +1,202 @@
+"""The tissue classes of a data set: names, values in masks, channels of the networks, and colours."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError
+from ..files.foreign_files import read_json
+from ..files.pictures import Palette
+from .mask_values import inverse, lookup_table
+
+KEYS = ("class_names", "classifier_values", "segmenter_values", "mask_values", "palette")
+WHITE = [255, 255, 255]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The K classes of a data set; ``len`` is K.
+
+    Our mask values are 0, 1, ...: 0 is background, where pixels may belong to no class, or else a class itself.
+
+    Args:
+        class_names: of each class, in label order.
+        classifier_values: mask value of each class, which is that of each channel of the classifier.
+        segmenter_values: mask value of each channel of the segmentation network: the same, in any order.
+        mask_values: our value for each value, or range of values, in the data set's masks (see ``lookup_table``).
+        palette: RGB colour, 0..255, of each of our values.
+
+    Raises:
+        BundleError: for the first of them that does not fit; it names the key of the data set's overlay.
+    """
+
+    class_names: Sequence[str]
+    classifier_values: Sequence[int]
+    segmenter_values: Sequence[int]
+    mask_values: Mapping[str, int]
+    palette: Palette
+
+    def __post_init__(self) -> None:
+        require_class_names(self.class_names)
+        for key in ("classifier_values", "segmenter_values"):
+            values = getattr(self, key)
+            if not isinstance(values, (list, tuple)) or not all(type(value) is int and value >= 0 for value in values):
+                raise BundleError(f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; correct it.")
+        if sorted({0, *self.classifier_values}) != list(range(1 + max(self.classifier_values, default=0))) or not (
+            len(set(self.classifier_values)) == len(self.classifier_values) == len(self.class_names)
+        ):
+            raise BundleError(
+                f"`classifier_values` must give each of the classes {list(self.class_names)} a mask value of its own, "
+                f"without gaps; got {list(self.classifier_values)}."
+            )
+        if sorted(self.segmenter_values) != sorted(self.classifier_values):
+            raise BundleError(
+                f"`segmenter_values` must be those of `classifier_values`, {list(self.classifier_values)}, in any "
+                f"order, got {list(self.segmenter_values)}; correct them."
+            )
+        count, table = len(self.value_names), lookup_table(self.mask_values)
+        beyond = sorted(set(table[table >= count].tolist()))
+        if beyond:
+            raise BundleError(
+                f"`mask_values` must map to the classes' values, 0..{count - 1}, got also {beyond}; correct it."
+            )
+        colors = np.array(self.palette, dtype=object)
+        if colors.shape != (count, 3) or not all(type(part) is int and 0 <= part <= 255 for part in colors.flat):
+            raise BundleError(
+                f"`palette` must be {count} RGB colours in 0..255, one for each mask value, got {self.palette}; "
+                "correct it."
+            )
+
+    def __len__(self) -> int:
+        return len(self.class_names)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Classes":
+        """The classes that the plain keys of a data set's overlay, or of a merged config, describe."""
+        return cls(**{key: config[key] for key in KEYS})
+
+    @property
+    def background(self) -> bool:
+        """Whether value 0 is background, no class."""
+        return 0 not in self.segmenter_values
+
+    @cached_property
+    def value_names(self) -> list[str]:
+        """The name of each mask value; ``"background"`` for a 0 that is no class."""
+        names = dict(zip(self.classifier_values, self.class_names, strict=True))
+        return [names.get(value, "background") for value in range(1 + max(names))]
+
+    @property
+    def channel_names(self) -> list[str]:
+        """The name of each channel of the segmentation network."""
+        return [self.value_names[value] for value in self.segmenter_values]
+
+    @property
+    def channel_order(self) -> list[int]:
+        """For each channel of the segmentation network the classifier's channel of the same class."""
+        return [list(self.classifier_values).index(value) for value in self.segmenter_values]
+
+    @property
+    def tissues(self) -> list[int]:
+        """The mask values that are classes."""
+        return list(range(int(self.background), len(self.value_names)))
+
+    @property
+    def outside(self) -> int:
+        """The value of a slide's class map outside the tissue mask: 0, or without background one value more."""
+        return 0 if self.background else len(self.value_names)
+
+    @property
+    def colors(self) -> Palette:
+        """The colour of each value of a slide's class map."""
+        return [list(color) for color in self.palette] + ([] if self.background else [list(WHITE)])
+
+    @property
+    def legend(self) -> list[tuple[str, Sequence[int]]]:
+        """The name and the colour of each mask value."""
+        return list(zip(self.value_names, self.palette, strict=True))
+
+    def lookup_table(self) -> np.ndarray:
+        """Our value for each value of the data set's masks; see ``mask_values.lookup_table``."""
+        return lookup_table(self.mask_values)
+
+    def published_values(self) -> np.ndarray:
+        """The value of the data set's masks for each of ours, (V,) uint8.
+
+        Raises:
+            BundleError: if the data set has none for one of them.
+        """
+        written = inverse(self.mask_values)
+        missing = [value for value in range(len(self.value_names)) if value not in written]
+        if missing:
+            raise BundleError(f"`mask_values` must have an entry for each of our values, got none for {missing}.")
+        return np.array([written[value] for value in range(len(self.value_names))], dtype=np.uint8)
+
+
+def require_class_names(class_names: Any) -> None:
+    """Refuse class names that are no different texts, or that MONAI would take for something else in a config.
+
+    Raises:
+        BundleError: if they are.
+    """
+    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) and name for name in class_names):
+        raise BundleError(f"`class_names` must be a list of names, none empty, got {class_names!r}; correct it.")
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise BundleError(f"`class_names` must be one or more different names, got {list(class_names)}; correct them.")
+    special = [name for name in class_names if name[0] in "$@%" or "#" in name]
+    if special:
+        raise BundleError(
+            f"`class_names` must not begin with $, @ or %, which MONAI evaluates in a config, nor have a #, got "
+            f"{special}; rename them."
+        )
+
+
+def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] = (1.0,)) -> None:
+    """Refuse numbers that CAMs cannot be used with, before a classifier is trained.
+
+    Args:
+        threshold: class probability above which a class is present, in [0, 1].
+        level_weights: weight of each CAM, 0 or more, not all 0.
+
+    Raises:
+        BundleError: for the first one that does not fit.
+    """
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise BundleError(
+            f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
+        )
+    weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
+    if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+        raise BundleError(
+            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
+        )
+
+
+def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
+    """Read a data set's overlay as data: nothing in it is evaluated, as a bundle run does with configs.
+
+    Returns:
+        All of it, and its classes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        BundleError: if it is no JSON, lacks a key, or its classes do not fit; with its path.
+    """
+    overlay = read_json(path)
+    missing = [key for key in KEYS if key not in overlay] if isinstance(overlay, dict) else list(KEYS)
+    if missing:
+        raise BundleError(
+            f"{path} must describe a data set, a JSON object with {', '.join(KEYS)}; {missing} are missing: "
+            "give configs/dataset_….json, or make one with `python -m scripts.data.new_dataset`."
+        )
+    try:
+        classes = Classes.of(overlay)
+        require_cam_settings(**{key: overlay[key] for key in ("threshold", "level_weights") if key in overlay})
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return overlay, classes

@@ -1,0 +1,169 @@
+"""Few-shot adaptation: a few labelled images of another data set, and what training on them changed."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite import distributed
+
+from ..errors import BundleError
+from ..files.atomic import write_csv
+from ..files.foreign_files import open_image, read_json
+from ..files.pictures import write_mask
+from ..pseudo_masks.writing import mask_paths, write_manifest
+from .classes import Classes
+from .items import find_images, images_with_masks, labelled_images
+from .mask_values import load_mask
+
+logger = logging.getLogger(__name__)
+
+
+def source_file(source_dir: str | Path | None, name: str) -> Path:
+    """The file ``name`` of the run that is adapted, or has a second round.
+
+    Raises:
+        BundleError: if no run is named.
+        FileNotFoundError: if the run has no such file.
+    """
+    if source_dir is None:
+        raise BundleError(
+            "`source_dir` must be the folder of the run to go on from, got null; give `--source_dir RUN`."
+        )
+    path = Path(source_dir) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"`source_dir` must be a finished run's folder, got {source_dir}; {path} is missing.")
+    return path
+
+
+def require_scored_split(dataset_dir: str | Path) -> None:
+    """Raise an error unless a data set has ``val`` or ``test``, since nothing else says what adaptation changed."""
+    if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
+        raise BundleError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
+
+
+def require_same_classes(source_dir: str | Path | None, classes: Classes) -> None:
+    """Compare the classes of the run that is adapted with those of the new data set, channel by channel.
+
+    Raises:
+        BundleError: if they are the same classes in another order; other names are taken to mean the same tissues, and
+            logged.
+    """
+    path = Path(source_dir or "") / "configs" / "train.json"
+    if source_dir is None or not path.is_file():  # weights without a run
+        return
+    source_names, channel_names = Classes.of(read_json(path)).channel_names, classes.channel_names
+    if source_names != channel_names and sorted(source_names) == sorted(channel_names):
+        raise BundleError(
+            f"the data set's classes must be in the order of {path}, {source_names}, got {channel_names}; "
+            "reorder its overlay's `class_names`, values and labels."
+        )
+    logger.info(
+        "Channels: " + ", ".join(f"{old} → {new}" for old, new in zip(source_names, channel_names, strict=True))
+    )
+
+
+def has_pixel_masks(dataset_dir: str | Path) -> bool:
+    """Whether a data set has masks of training images, in ``train/mask``."""
+    return any((Path(dataset_dir) / "train" / "mask").glob("*"))
+
+
+def draw_images(
+    dataset_dir: str | Path,
+    num_images: int,
+    seed: int,
+    pixel_masks: bool,
+    class_names: Sequence[str],
+    label_file: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Draw training images at random; of one seed, a smaller number is the beginning of a larger one.
+
+    Args:
+        dataset_dir: the data set's folder.
+        num_images: how many.
+        seed: of the draw, not negative.
+        pixel_masks: draw among the images that have a mask in ``train/mask``; else among all, which must have labels.
+        class_names, label_file: as for ``data.labelled_images``.
+
+    Returns:
+        ``{"image": path, "label": mask path or multi-hot label, "name": file name}`` per image.
+
+    Raises:
+        BundleError: if there are not so many images, or those drawn differ in size.
+    """
+    if pixel_masks:
+        folder = Path(dataset_dir) / "train"
+        with_mask = {path.stem for path in find_images(folder / "mask")}
+        images = [path for path in find_images(folder / "img") if path.stem in with_mask]
+        items = images_with_masks(images, folder / "mask")
+    else:
+        items = labelled_images(dataset_dir, class_names, label_file)
+    if type(num_images) is not int or not 2 <= num_images <= len(items):  # batch norm needs two
+        kind = "a mask in train/mask" if pixel_masks else "an image-level label"
+        raise BundleError(
+            f"`num_images` must lie in 2..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
+        )
+    drawn = [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
+    sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
+    if len(set(sizes.values())) > 1:
+        raise BundleError(
+            f"training images must be of one size, got {sizes}; cut patches with scripts.data.preparing.prepare."
+        )
+    return drawn
+
+
+@distributed.one_rank_only()
+def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, classes: Classes) -> None:
+    """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
+
+    Args:
+        items: have the paths of an image and its mask, ``"image"`` and ``"label"``.
+        mask_dir: where to write, and at the end ``manifest.json``.
+        classes: those of the data set, whose masks they are.
+    """
+    table = classes.lookup_table()
+    for item, path in zip(items, mask_paths(items, mask_dir), strict=True):
+        if not path.exists():
+            with open_image(item["image"]) as image:
+                size = (image.height, image.width)
+            write_mask(path, load_mask(item["label"], table, size), classes.palette)
+    write_manifest(items, mask_dir)
+
+
+@distributed.one_rank_only()
+def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:
+    """Put the scores of two stages side by side, in ``scores/adaptation.csv`` and in the log.
+
+    Args:
+        output_dir: the run folder, with ``scores/STAGE_SPLIT.json`` of both stages.
+        before, after: the stages.
+
+    Returns:
+        Rows of split, protocol, class (or ``"mean"``), then IoU and Dice before and after.
+    """
+    folder, rows = Path(output_dir) / "scores", []
+    for path in sorted(folder.glob(f"{before}_*.json")):
+        split = path.stem.removeprefix(f"{before}_")
+        old, new = (read_json(folder / f"{s}_{split}.json")["protocols"] for s in (before, after))
+        for protocol in old:
+            for name in old[protocol]["classes"]:
+                pair = [stage[protocol]["classes"][name] for stage in (old, new)]
+                rows.append([split, protocol, name, *(scores[key] for key in ("iou", "dice") for scores in pair)])
+            means = [stage[protocol][key] for key in ("mean_iou", "mean_dice") for stage in (old, new)]
+            rows.append([split, protocol, "mean", *means])
+    header = ["split", "protocol", "class", "iou_before", "iou_after", "dice_before", "dice_after"]
+    write_csv(folder / "adaptation.csv", header, rows)
+    lines = [f"{'split':<6} {'protocol':<16} {'class':<28} {'IoU':>17} {'Dice':>17}"]
+    for split, protocol, name, *numbers in rows:
+        cells = ["      -" if number is None else f"{number:7.4f}" for number in numbers]
+        lines.append(f"{split:<6} {protocol:<16} {name:<28} {cells[0]} → {cells[1]} {cells[2]} → {cells[3]}")
+    logger.info("Before → after the adaptation:\n" + "\n".join(lines))
+    means = [row for row in rows if row[2] == "mean" and None not in row[3:5]]
+    worse = [f"{split}, {protocol}: {old:.3f} → {new:.3f}" for split, protocol, _, old, new, *_ in means if new < old]
+    if worse:
+        logger.warning(
+            f"The mean IoU fell ({'; '.join(worse)}). Draw more images (--num_images) or others (--seed), or keep the "
+            "network as it was."
+        )
+    return rows

@@ -1,0 +1,131 @@
+"""A data set of synthetic H&E patches, so that every stage runs, and is tested, without a download.
+
+python -m scripts.data.preparing.demo OUTPUT_DIR --seed 0 --stain lab_b
+"""
+
+import json
+from pathlib import Path
+
+import fire
+import numpy as np
+from PIL import Image
+
+from ...errors import BundleError
+from ...files.atomic import atomic_path
+from ...files.pictures import mask_picture
+from ...runs import plain_errors
+from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
+
+SPLITS = ("train", "val", "test")
+GENERATOR = 1  # to be raised when the same settings come to give other pixels
+
+
+def draw_example(seed: int, split: str, index: int, size_px: int, stain: Stain) -> tuple[np.ndarray, np.ndarray]:
+    """Draw patch ``index`` of a split, and its mask, from these arguments alone; see ``make_patch``."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    tissues = rng.permutation(sorted(TISSUES))[: rng.choice([1, 2, 3], p=[0.38, 0.36, 0.26])]
+    glass = rng.choice([0.0, rng.uniform(0.05, 0.3)])
+    return make_patch(rng, size_px, tissues.tolist(), stain, glass)
+
+
+def write_example(folder: Path, split: str, index: int, image: np.ndarray, mask: np.ndarray) -> None:
+    """Write a patch, a train patch with its label in the name, and in a split with a folder ``mask`` its mask."""
+    label = " ".join(str(int((mask == value).mean() >= MIN_SHARE)) for value in sorted(TISSUES))
+    name = f"demo-{split}-{index:04d}-[{label}].png" if split == "train" else f"demo-{split}-{index:04d}.png"
+    Image.fromarray(image).save(folder / split / "img" / name)
+    if (folder / split / "mask").is_dir():
+        mask_picture(mask, PALETTE).save(folder / split / "mask" / name)
+
+
+def holds_data(folder: Path, settings: dict) -> bool:
+    """Tell whether ``folder`` holds these demo data already; raise if it holds anything else.
+
+    Args:
+        folder: may be missing or empty.
+        settings: what ``demo.json`` must say, with the number of PNG files by subfolder as ``counts``.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    remedy = "give another `output_dir` or remove this one."
+    if not (folder / "demo.json").is_file():
+        raise FileExistsError(f"`output_dir` must be new, empty or hold demo data, got {folder}; {remedy}")
+    stored, asked = (folder / "demo.json").read_text(encoding="utf-8"), json.dumps(settings)
+    if stored != asked:
+        raise BundleError(f"`output_dir` must hold demo data of {asked}, got {stored} in {folder}; {remedy}")
+    found = {name: len(list((folder / name).glob("*.png"))) for name in settings["counts"]}
+    if found != settings["counts"]:
+        raise FileExistsError(f"`output_dir` must be complete, {settings['counts']}, got {found} in {folder}; {remedy}")
+    return True
+
+
+def make_demo_data(
+    output_dir: str | Path,
+    seed: int = 0,
+    size_px: int = 128,
+    num_train: int = 360,
+    num_val: int = 60,
+    num_test: int = 60,
+    stain: str = "lab_a",
+    train_masks: bool = False,
+) -> Path:
+    """Write a data set in the published layout; patch ``i`` of a split depends on seed, size, stain and ``i`` alone.
+
+    ``train/img/<name>[1 0 1].png`` carries its label (tumor, stroma, lymphocytes); ``val`` and ``test`` have ``img``
+    and ``mask`` (palette PNG, values 0 to 3) with the same file names; ``demo.json`` keeps the settings. The folder
+    appears complete or not at all; one made before with the same settings is left as it is.
+
+    Args:
+        output_dir: the folder to make; missing, empty, or made by this function.
+        seed: a whole number of at least 0.
+        size_px: height and width of a patch.
+        num_train: number of train patches.
+        num_val: number of validation patches.
+        num_test: number of test patches.
+        stain: ``"lab_a"`` or ``"lab_b"``, the same tissue in another laboratory's colours.
+        train_masks: whether train patches have masks too, for few-shot adaptation.
+
+    Returns:
+        ``output_dir``.
+
+    Raises:
+        FileExistsError: if ``output_dir`` holds something else or an incomplete data set.
+        BundleError: for an argument out of range, or demo data of other settings in ``output_dir``.
+    """
+    totals = {"train": num_train, "val": num_val, "test": num_test}
+    for name, value in {"seed": seed, **{f"num_{split}": total for split, total in totals.items()}}.items():
+        require_whole_number(name, value, 0)
+    require_whole_number("size_px", size_px, MIN_SIZE_PX)
+    if stain not in STAINS:
+        raise BundleError(
+            f"`stain` must be one of {list(STAINS)}, got {stain!r}; add a `Stain` to `STAINS` for others."
+        )
+    counts = {f"{split}/img": total for split, total in totals.items()}
+    counts |= {f"{split}/mask": totals[split] for split in SPLITS if split != "train" or train_masks}
+    settings = {"generator": GENERATOR, "seed": seed, "size_px": size_px, "stain": stain, "counts": counts}
+    output_dir = Path(str(output_dir)).resolve()  # Fire reads a folder named 2024 as a number
+    if holds_data(output_dir, settings):
+        return output_dir
+    try:
+        with atomic_path(output_dir) as draft:
+            for name in counts:
+                (draft / name).mkdir(parents=True)
+            for split, total in totals.items():
+                for index in range(total):
+                    write_example(draft, split, index, *draw_example(seed, split, index, size_px, STAINS[stain]))
+            (draft / "demo.json").write_text(json.dumps(settings), encoding="utf-8")
+    except OSError:
+        if not holds_data(output_dir, settings):  # another process may have been faster
+            raise
+    return output_dir
+
+
+def describe(folder: Path) -> str:
+    """Say in one line what a folder of demo data holds."""
+    settings = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    patches = ", ".join(f"{settings['counts'][f'{split}/img']} {split}" for split in SPLITS)
+    return f"{folder}: {patches} patches of {settings['size_px']} px, seed {settings['seed']}, {settings['stain']}"
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(make_demo_data, serialize=describe)

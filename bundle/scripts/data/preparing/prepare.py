@@ -1,0 +1,299 @@
+"""Make a data set in the published layout from images with masks: labelled patches to train, whole images to score.
+
+    python -m scripts.data.preparing.prepare --source DIR --output DIR --dataset configs/dataset_x.json
+        [--patch-size 128] [--stride 64] [--min-share 0.05] [--train-masks]
+        [--published-values] [--splits train,val,test]
+
+The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
+``"source"`` describes (see ``scripts.data.preparing.releases``); which of its images went to which split is in ``prepare.json``.
+
+A training mask decides which classes a patch shows, and nothing else: it is not written (but with ``train_masks`` it
+is, cut like its image, for few-shot adaptation). ``min_share`` is the share of
+a patch from which a class counts as present, and so decides what can be learned: if it is low, most patches show most
+classes and labels hardly tell patches apart; if it is high, labels call slivers of tissue absent, and patches in which
+nothing reaches the share are lost. The table printed at the end (patches per class and per combination of classes)
+shows which combinations there are to learn from; classes that always occur together cannot be told apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import fire
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ...errors import BundleError
+from ...files.atomic import atomic_path, remove_leftovers_of, write_json
+from ...files.foreign_files import open_image
+from ...files.pictures import Palette, mask_picture
+from ...runs import plain_errors
+from ..check import count_labels, format_counts, read_pair_mask
+from ..classes import Classes, read_overlay
+from ..items import find_images, images_with_masks
+from ..mask_values import inverse, lookup_table, to_ours
+from .releases import SPLITS, Release, read_flat_folder, read_release
+
+
+def is_flat(source: Path, release: Release) -> bool:
+    """Whether ``source`` is to be read as a flat folder: it has no ``{split}/img``, and ``release`` a mask suffix."""
+    layout = any((source / split / "img").is_dir() for split in SPLITS)
+    return source.is_dir() and not layout and release.mask_suffix is not None
+
+
+def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[str, list[dict[str, str]]]:
+    """Images and masks of each split that ``source`` has, from ``{split}/img`` and ``{split}/mask`` or a flat folder.
+
+    Returns:
+        Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``images_with_masks``).
+
+    Raises:
+        FileNotFoundError: if the split ``"train"`` is asked for and missing, or all splits are.
+        BundleError: for an unknown split, or two images of a split with the same name.
+    """
+    if not splits or not set(splits) <= set(SPLITS):
+        raise BundleError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+    if is_flat(source, release):
+        pairs = read_flat_folder(source, release)
+        found = [split for split in splits if pairs[split]]
+        if not found:
+            raise FileNotFoundError(
+                f"{source} must hold images of {' or '.join(splits)}; correct `source` or `splits`."
+            )
+        return {split: pairs[split] for split in found}
+    found = [split for split in splits if (source / split).is_dir()]
+    if not found or "train" in set(splits) - set(found):
+        fault = "check `source`" if source.is_dir() else "it does not exist; correct `source`"
+        raise FileNotFoundError(
+            f"{source} must hold folders {'/img and '.join(splits)}/img, or images with their masks beside them if the "
+            f"data set's overlay has `mask_suffix` in its section `source`; {fault}."
+        )
+    pairs = {}
+    for split in found:
+        images = find_images(source / split / "img")
+        pairs[split] = images_with_masks(images, source / split / "mask")
+    return pairs
+
+
+def patch_starts(length_px: int, patch_size: int, stride: int) -> list[int]:
+    """First pixels of the patches along a side of ``length_px``; the last patch is moved back to end at the border."""
+    last = length_px - patch_size
+    return [*range(0, last, stride), last] if last >= 0 else []
+
+
+def patch_label(mask: np.ndarray, values: Sequence[int], min_share: float) -> list[int]:
+    """The multi-hot label of a patch with ``mask``, (H, W) uint8: classes that cover ``min_share`` of it or more.
+
+    Args:
+        mask: class values.
+        values: the mask value of each class, in label order.
+        min_share: share of the pixels in (0, 1].
+    """
+    pixels = np.bincount(mask.ravel(), minlength=256)
+    return [int(pixels[value] >= min_share * mask.size) for value in values]
+
+
+def cut_patches(
+    items: Sequence[Mapping[str, str]],
+    folder: Path,
+    classes: Classes,
+    table: np.ndarray,
+    patch_size: int,
+    stride: int,
+    min_share: float,
+    draw_mask: Callable[[np.ndarray], Image.Image] | None = None,
+) -> dict:
+    """Write labelled patches, ``<stem>_x<left>_y<top>[1 0 1].png``, into ``folder / "img"``.
+
+    Args:
+        items: images and masks (see ``find_pairs``).
+        folder: where to write.
+        classes: those of the data set.
+        table: our value for each value in the masks (see ``lookup_table``).
+        patch_size: side of a patch in px.
+        stride: distance of neighbouring patches in px.
+        min_share: share of a patch from which a class is present.
+        draw_mask: makes the picture of a mask, which then goes into ``folder / "mask"``; ``None`` for no masks.
+
+    Returns:
+        The number of images, patches and what was left out, and the counts of ``count_labels``.
+    """
+    labels, small_images, empty_patches = [], 0, 0
+    for item in tqdm(items, desc="train"):
+        mask = read_pair_mask(item["image"], item["label"], table)
+        image = np.asarray(open_image(item["image"]))
+        tops, lefts = (patch_starts(length, patch_size, stride) for length in mask.shape)
+        small_images += not (tops and lefts)
+        for top, left in ((top, left) for top in tops for left in lefts):
+            window = (slice(top, top + patch_size), slice(left, left + patch_size))
+            label = patch_label(mask[window], classes.classifier_values, min_share)
+            if not any(label):
+                empty_patches += 1
+                continue
+            name = f"{Path(item['name']).stem}_x{left}_y{top}[{' '.join(map(str, label))}].png"
+            Image.fromarray(image[window]).save(folder / "img" / name)
+            if draw_mask is not None:
+                draw_mask(mask[window]).save(folder / "mask" / name)
+            labels.append(label)
+    return {
+        "images": len(items),
+        "images_smaller_than_patch": small_images,
+        "patches": len(labels),
+        "patches_without_class": empty_patches,
+        **count_labels(labels, classes.class_names),
+    }
+
+
+def mask_drawer(written: Mapping[int, int], palette: Palette) -> Callable[[np.ndarray], Image.Image]:
+    """A function that makes the palette image of a mask in our values.
+
+    Args:
+        written: the value to write for each of ours.
+        palette: colour of each of our values.
+    """
+    table = lookup_table({str(ours): value for ours, value in written.items()})
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for ours, value in written.items():
+        colours[value] = palette[ours]
+    return lambda mask: mask_picture(to_ours(mask, table), colours)
+
+
+def copy_pairs(
+    items: Sequence[Mapping[str, str]], folder: Path, table: np.ndarray, draw_mask: Callable[[np.ndarray], Image.Image]
+) -> None:
+    """Write images as RGB PNG into ``folder / "img"`` and masks as palette PNG into ``folder / "mask"``.
+
+    Args:
+        items: images and masks (see ``find_pairs``).
+        folder: where to write.
+        table: our value for each value in the masks (see ``lookup_table``).
+        draw_mask: makes the picture of a mask in our values.
+    """
+    for item in tqdm(items, desc=folder.name):
+        mask = read_pair_mask(item["image"], item["label"], table)
+        name = f"{Path(item['name']).stem}.png"
+        open_image(item["image"]).save(folder / "img" / name)
+        draw_mask(mask).save(folder / "mask" / name)
+
+
+def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
+    """The value to write for each of our values: the same, or the one in the data set's ``published`` files.
+
+    Raises:
+        BundleError: if our values would be misread by ``mask_values``.
+    """
+    written = inverse(mask_values)
+    if published:
+        return written
+    table = lookup_table(mask_values)
+    misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
+    if misread:
+        raise BundleError(
+            f"`mask_values` must read masks in our values as they are, but reads {misread}; give `published_values`, "
+            "or move it into `source` in the overlay and let `mask_values` map each value to itself."
+        )
+    return {ours: ours for ours in written}
+
+
+def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
+    """The settings of ``cut_patches``; ``stride`` defaults to half of ``patch_size``.
+
+    Raises:
+        BundleError: unless patches of these settings cover every pixel and can have a label.
+    """
+    if type(patch_size) is not int or patch_size < 1:
+        raise BundleError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
+    stride = max(1, patch_size // 2) if stride is None else stride
+    if type(stride) is not int or not 1 <= stride <= patch_size:
+        raise BundleError(
+            f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
+        )
+    if type(min_share) not in (int, float) or not 0 < min_share <= 1:
+        raise BundleError(f"`min_share` must lie in (0, 1], got {min_share!r}; give a share, not a percentage.")
+    return {"patch_size": patch_size, "stride": stride, "min_share": min_share}
+
+
+def prepare(
+    source: str,
+    output: str,
+    dataset: str,
+    patch_size: int | None = None,
+    stride: int | None = None,
+    min_share: float | None = None,
+    published_values: bool = False,
+    splits: Sequence[str] = SPLITS,
+    train_masks: bool = False,
+) -> dict:
+    """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
+
+    Args:
+        source: has ``{train,val,test}/{img,mask}``, image and mask of the same name, of which val and test may be
+            missing; or is a release, images and masks in one folder, as the overlay's ``source`` describes it.
+        output: the folder to make.
+        dataset: the data set's overlay; its section ``source`` (see ``Release``) says how to read ``source``.
+        patch_size: side of a training patch in px; default: the overlay's ``source``, or else 128.
+        stride: distance of neighbouring patches in px, up to ``patch_size``; default: the overlay's ``source``, or half
+            of a ``patch_size`` that is given.
+        min_share: share of a patch from which a class counts as present; default: the overlay's ``source``, or 0.05.
+        published_values: write masks in the file values of ``mask_values`` instead of ours.
+        splits: which ones to prepare.
+        train_masks: write the masks of the training patches too, for few-shot adaptation; training never reads them.
+
+    Returns:
+        The report, which is also in ``prepare.json``: the settings and what there is by split, and the names of each
+        split's images if ``source`` is a flat folder.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        BundleError: for an argument out of range, or a file that is not as it must be.
+    """
+    source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
+    if output.exists():
+        raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
+    overlay, classes = read_overlay(dataset)
+    release = read_release(overlay)
+    if patch_size is None:
+        patch_size, stride = release.patch_size, release.stride if stride is None else stride
+    settings = cut_settings(patch_size, stride, release.min_share if min_share is None else min_share)
+    table = lookup_table(release.mask_values)
+    written = written_values(classes.mask_values, published_values)
+    draw_mask = mask_drawer(written, classes.palette)
+    pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
+    report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
+    if is_flat(source, release):
+        report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
+    remove_leftovers_of(output)
+    with atomic_path(output) as folder:
+        for split, items in pairs.items():
+            (folder / split / "img").mkdir(parents=True)
+            if split != "train" or train_masks:
+                (folder / split / "mask").mkdir()
+            if split == "train":
+                drawer = draw_mask if train_masks else None
+                report[split] = cut_patches(items, folder / split, classes, table, **settings, draw_mask=drawer)
+            else:
+                copy_pairs(items, folder / split, table, draw_mask)
+                report[split] = {"images": len(items)}
+        write_json(folder / "prepare.json", report)
+    return report
+
+
+def format_report(report: Mapping) -> str:
+    """The table that shows what ``prepare`` made."""
+    lines = []
+    if "train" in report:
+        train = report["train"]
+        lines += [
+            f"train: {train['patches']} patches of {report['patch_size']} px from {train['images']} images, with the "
+            f"classes that cover {report['min_share']:.1%} or more",
+            *format_counts(train),
+            f"  {train['patches_without_class']:7d}  left out: no class covers {report['min_share']:.1%}",
+            f"  {train['images_smaller_than_patch']:7d}  images left out: smaller than a patch",
+        ]
+    lines += [f"{split}: {report[split]['images']} images with masks" for split in ("val", "test") if split in report]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(prepare, serialize=format_report)

@@ -1,0 +1,179 @@
+"""From a data set's release, images and masks together in one flat folder, to its splits.
+
+The overlay's section ``"source"`` states what tells releases apart. GlaS has ``train_1.bmp`` with ``train_1_anno.bmp``
+and ``testA_1.bmp`` with ``testA_1_anno.bmp``; DigestPath has ``NAME.jpg`` with ``NAME_mask.jpg``, several of a slide.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from pathlib import Path
+
+from ...errors import BundleError
+from ..items import find_images
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Release:
+    """How to read the files that a data set was released as; names of images are without their suffix.
+
+    Args:
+        mask_values: our value for each value in the masks (see ``lookup_table``).
+        patch_size: side of a training patch in px that suits the images.
+        stride: distance of neighbouring patches of that size in px; ``None`` for half of it.
+        min_share: share of a patch from which a class counts as present.
+        mask_suffix: in a flat folder the mask of ``NAME.ext`` is ``NAME`` + this + the suffix of any image format.
+        splits: shell pattern of the names of a split's images; images that match none are left out.
+        val_share: share of the images of train's pattern that become val if val has no pattern.
+        test_share: the same for test.
+        group: regular expression: images in whose names it finds the same text, e.g. their slide's name, stay in one
+            split; default: each image alone.
+
+    Raises:
+        BundleError: for a value that cannot be meant.
+    """
+
+    mask_values: Mapping[str, int]
+    patch_size: int = 128
+    stride: int | None = None
+    min_share: float = 0.05
+    mask_suffix: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "*"})
+    val_share: float = 0.0
+    test_share: float = 0.0
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask_suffix is not None and not (isinstance(self.mask_suffix, str) and self.mask_suffix):
+            raise BundleError(f'`mask_suffix` must be text such as "_mask", got {self.mask_suffix!r}; correct it.')
+        if (
+            not isinstance(self.splits, Mapping)
+            or not {"train"} <= set(self.splits) <= set(SPLITS)
+            or not all(isinstance(pattern, str) for pattern in self.splits.values())
+        ):
+            raise BundleError(
+                f'`splits` must give train, and may give val and test, a pattern such as "train_*", got {self.splits}; '
+                "correct it."
+            )
+        for name, share in (("val_share", self.val_share), ("test_share", self.test_share)):
+            if type(share) not in (int, float) or not 0 <= share < 1:
+                raise BundleError(f"`{name}` must lie in [0, 1), got {share!r}; give a share, not a percentage.")
+        if self.val_share + self.test_share >= 1:
+            raise BundleError(
+                "`val_share` and `test_share` must leave images to train, a sum below 1, got "
+                f"{self.val_share} + {self.test_share}; lower one."
+            )
+        try:
+            re.compile(self.group or "")
+        except (re.error, TypeError) as error:
+            raise BundleError(
+                f"`group` must be a regular expression, got {self.group!r}: {error}; correct it."
+            ) from error
+
+
+def read_release(overlay: Mapping) -> Release:
+    """The section ``"source"`` of a data set's overlay; ``mask_values`` defaults to the overlay's.
+
+    Raises:
+        BundleError: for an unknown key, or a value that cannot be meant.
+    """
+    section = overlay.get("source", {})
+    allowed = [item.name for item in fields(Release)]
+    if not isinstance(section, Mapping) or not set(section) <= set(allowed):
+        got = sorted(set(section) - set(allowed)) if isinstance(section, Mapping) else section
+        raise BundleError(f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; correct it.")
+    return Release(**{"mask_values": overlay["mask_values"], **section})
+
+
+def natural_key(name: str) -> list:
+    """Sort key by which ``"train_2"`` comes before ``"train_10"``."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def group_of(name: str, group: str | None) -> str:
+    """The text that the regular expression ``group`` finds in an image's name; without one the name itself."""
+    match = re.search(group or ".*", name)
+    if match is None:
+        raise BundleError(f"`group` must be found in the name of each image, {group!r} is not in {name!r}; correct it.")
+    return match[0]
+
+
+def take_last(groups: list[list[str]], images: float, keep: int) -> list[str]:
+    """Remove the last groups, as many as come nearest to ``images`` names, one or more, but leave ``keep`` groups."""
+    taken = list(accumulate(map(len, reversed(groups))))[: len(groups) - keep]
+    count = 1 + min(range(len(taken)), key=lambda index: round(abs(taken[index] - images), 6))
+    last = [name for members in groups[-count:] for name in members]
+    del groups[-count:]
+    return last
+
+
+def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
+    """The names of each split's images, in natural order; groups are in the order of their first image.
+
+    Of the images of train's pattern the last groups become test, those before them val, by the shares of the images.
+
+    Raises:
+        BundleError: if train's pattern matches no image or too few groups, or if images of a group, or one image, match
+            the patterns of two splits.
+    """
+    names = sorted(names, key=natural_key)
+    split_of: dict[str, str] = {}
+    matched: dict[str, list[str]] = {split: [] for split in SPLITS}
+    groups: dict[str, list[str]] = {}
+    for split, pattern in release.splits.items():
+        for name in (name for name in names if fnmatchcase(name, pattern)):
+            text = group_of(name, release.group)
+            if split_of.setdefault(text, split) != split:
+                raise BundleError(
+                    f"`splits` must put an image, and all images of a `group`, in one split; {name!r} of group "
+                    f"{text!r} is in {split_of[text]} and {split}: correct the patterns."
+                )
+            matched[split].append(name)
+            if split == "train":
+                groups.setdefault(text, []).append(name)
+    if not groups:
+        raise BundleError(
+            f"`splits` must match images to train on, got {release.splits['train']!r}, which matches none of "
+            f"{names[:3]} …; correct it."
+        )
+    shares = {"test": release.test_share, "val": release.val_share}
+    shares = {split: share for split, share in shares.items() if share and split not in release.splits}
+    if len(groups) <= len(shares):
+        raise BundleError(
+            f"the images of train's pattern must be of at least {len(shares) + 1} groups, got {len(groups)}, "
+            f"{list(groups)}; set `{'` and `'.join(f'{split}_share' for split in shares)}` to 0, or add images."
+        )
+    total, members = len(matched["train"]), list(groups.values())
+    for later, (split, share) in enumerate(shares.items(), start=1):
+        matched[split] = take_last(members, share * total, keep=1 + len(shares) - later)
+    return matched | {"train": [name for group in members for name in group]}
+
+
+def read_flat_folder(folder: Path, release: Release) -> dict[str, list[dict[str, str]]]:
+    """Images and masks of each split from a folder in which the masks lie beside the images.
+
+    Returns:
+        Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``split_names``).
+
+    Raises:
+        FileNotFoundError: if an image has no mask, or a mask no image.
+    """
+    images, masks = {}, {}
+    for path in find_images(folder):
+        is_mask = path.stem.endswith(release.mask_suffix)
+        (masks if is_mask else images)[path.stem.removesuffix(release.mask_suffix)] = path
+    for files, partners, kind in ((images, masks, "a mask"), (masks, images, "an image")):
+        alone = [path.name for name, path in files.items() if name not in partners]
+        if alone:
+            raise FileNotFoundError(
+                f"each file of {folder} must have {kind} beside it (`mask_suffix` is {release.mask_suffix!r}); "
+                f"{alone[:5]} have none: add it, or move the file away."
+            )
+    return {
+        split: [{"image": str(images[name]), "label": str(masks[name]), "name": images[name].name} for name in names]
+        for split, names in split_names(list(images), release).items()
+    }

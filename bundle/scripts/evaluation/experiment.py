@@ -1,0 +1,243 @@
+"""Train and score variants of the configs with several seeds, and put them side by side in one table.
+
+    python -m scripts.evaluation.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
+        [--settings "{'train#epochs': 3}"]
+
+A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
+``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by
+name, each with
+
+* ``like``: another variant, whose configs and settings come before its own;
+* ``configs`` and ``settings`` of its own, which come after the shared ones;
+* ``classifier_of``: another variant whose trained classifier it takes, instead of training one;
+* ``second_round_of``: another variant whose run it goes on from (see ``configs/second_round.json``).
+
+``{dataset}`` in a plan's texts stands for ``--dataset``. Each variant and seed has a run folder of its own,
+``DIR/NAME/SEED``. Runs that are complete are not done again, and cut ones go on, so the command can be repeated at any
+time. The table, Markdown, goes to ``DIR/table.md``.
+"""
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fire
+from tqdm import tqdm
+
+from ..errors import BundleError
+from ..files.atomic import atomic_path
+from ..files.foreign_files import read_json, read_tensors
+from ..runs import plain_errors
+from ..runs.devices import cpu_cores
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
+
+PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
+VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
+
+
+def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
+    """Read a plan (see the module's docstring) for a data set; what variants have from others is filled in.
+
+    Raises:
+        BundleError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by
+            ``like``; or if it needs a ``dataset``.
+    """
+    text = json.dumps(read_json(path))
+    if dataset is None and "{dataset}" in text:
+        raise BundleError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
+    plan = json.loads(text.replace("{dataset}", str(dataset)))
+    if not isinstance(plan, dict) or not plan.get("variants") or set(plan) - PLAN_KEYS:
+        raise BundleError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
+    for name, variant in plan["variants"].items():
+        if set(variant) - VARIANT_KEYS:
+            raise BundleError(
+                f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}."
+            )
+        for key in ("like", "classifier_of", "second_round_of"):
+            if variant.get(key) is not None and variant[key] not in plan["variants"]:
+                raise BundleError(f"{path}: `{key}` of {name!r} must be a variant, got {variant[key]!r}.")
+    plan["variants"] = {name: _whole_variant(plan["variants"], name, path) for name in plan["variants"]}
+    plan["classes"] = plan.get("classes", {}).get(dataset)
+    return plan
+
+
+def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Any]:
+    """A variant with what it has from the one it is like."""
+    whole, seen, current = {}, [], name
+    while current is not None:
+        if current in seen:
+            raise BundleError(f"{path}: `like` of {name!r} must not lead back to itself, got {seen + [current]}.")
+        seen.append(current)
+        own = variants[current]
+        configs, settings = own.get("configs", []), own.get("settings", {})
+        whole = (
+            own
+            | whole
+            | {"configs": [*configs, *whole.get("configs", [])], "settings": settings | whole.get("settings", {})}
+        )
+        current = own.get("like")
+    return whole
+
+
+def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) -> list[list[str]]:
+    """The command lines that make a variant's run."""
+    variant = plan["variants"][name]
+    configs = [*plan.get("configs", ["configs/train.json"]), *variant.get("configs", [])]
+    settings = plan.get("settings", {}) | variant.get("settings", {}) | {"seed": seed}
+    settings["output_dir"] = str(run_folder(output_dir, name, seed))
+    runs = [("training", configs)]
+    if variant.get("second_round_of") is not None:
+        settings["source_dir"] = str(run_folder(output_dir, variant["second_round_of"], seed))
+        runs = [("segmentation", configs)]
+    elif variant.get("classifier_of") is not None:
+        classifier = run_folder(output_dir, variant["classifier_of"], seed) / "models" / "classifier" / "model.pt"
+        settings["classifier_path"] = str(classifier)
+        runs = [("score_classifier", [*configs, "configs/evaluate.json"]), ("segmentation", configs)]
+    arguments = [part for key, value in settings.items() for part in (f"--{key}", _argument(value))]
+    start = [sys.executable, "-m", "monai.bundle", "run"]
+    return [[*start, run_id, "--config_file", str(files), *arguments] for run_id, files in runs]
+
+
+def _argument(value: Any) -> str:
+    return "$None" if value is None else str(value)
+
+
+def run_folder(output_dir: Path, name: str, seed: int) -> Path:
+    """Where the run of a variant and a seed is."""
+    return output_dir / name.replace(" ", "_").replace("/", "_") / str(seed)
+
+
+def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path, threads: int | None) -> str | None:
+    """Make a variant's run, if it is not there; what it prints goes to ``log.txt`` in its folder.
+
+    Returns:
+        What went wrong, for people; ``None`` if nothing did.
+    """
+    folder = run_folder(output_dir, name, seed)
+    if RunFolder(folder).is_complete("train_segmenter"):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    # threads that have nothing to do leave the cores to the other runs
+    shared = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    environment = os.environ | shared
+    for command in commands(plan, name, seed, output_dir):
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            code = subprocess.run(command, cwd=BUNDLE_ROOT, env=environment, stdout=log, stderr=log).returncode
+        if code != 0:
+            return f"{name}, seed {seed}: exit status {code}, see {folder / 'log.txt'}"
+    return None
+
+
+def mean_iou(folder: Path, stage: str, split: str, classes: Sequence[str] | None) -> float | None:
+    """Mean IoU of ``classes`` (all if ``None``) by the protocol ``published``; ``None`` if it was not scored."""
+    path = folder / "scores" / f"{stage}_{split}.json"
+    if not path.exists():
+        return None
+    scores = read_json(path)["protocols"]["published"]["classes"]
+    values = [scores[name]["iou"] for name in classes or scores if scores[name]["iou"] is not None]
+    return statistics.mean(values) if values else None
+
+
+def million_parameters(path: Path) -> float | None:
+    """Number of trained and kept numbers in a file of weights, in millions."""
+    if not path.exists():
+        return None
+    return sum(tensor.numel() for tensor in read_tensors(path).values()) / 1e6
+
+
+def _cell(values: Sequence[float | None], digits: int) -> str:
+    """Mean and range of what there is."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> str:
+    """The Markdown table of all variants that have a complete run."""
+    split, classes = plan.get("split", "val"), plan.get("classes")
+    lines = [
+        f"Mean IoU of {', '.join(classes) if classes else 'all classes'} on {split}, protocol `published`: the mean "
+        "over seeds, and in brackets the lowest and the highest.",
+        "",
+        "| variant | CAMs | segmentation | minutes | million parameters | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in plan["variants"]:
+        folders = [run_folder(output_dir, name, seed) for seed in seeds]
+        folders = [folder for folder in folders if RunFolder(folder).is_complete("train_segmenter")]
+        if not folders:
+            continue
+        scores = [
+            [mean_iou(folder, stage, split, classes) for folder in folders] for stage in ("classifier", "segmenter")
+        ]
+        minutes = [sum(s["minutes"] for s in read_record(folder)["stages"].values()) for folder in folders]
+        size = million_parameters(folders[0] / "models" / "model.pt")
+        cells = [name, *(_cell(values, 3) for values in scores), _cell(minutes, 0), _cell([size], 1), str(len(folders))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def experiment(
+    plan: str,
+    output_dir: str,
+    dataset: str | None = None,
+    seeds: int | Sequence[int] = 0,
+    only: str | Sequence[str] | None = None,
+    jobs: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Run a plan; see the module's docstring.
+
+    Args:
+        plan: the plan's file.
+        output_dir: folder of the runs and the table.
+        dataset: what ``{dataset}`` in the plan stands for, for instance ``glas``.
+        seeds: one or several.
+        only: names of variants to run; the table has all that are complete.
+        jobs: runs at a time; with several, each takes its share of the processor's cores.
+        settings: overrides for all variants, after their own, for instance fewer epochs to screen many of them.
+
+    Returns:
+        The table, and after it what went wrong.
+    """
+    content, folder = read_plan(plan, dataset), Path(str(output_dir)).resolve()
+    for variant in content["variants"].values():
+        variant["settings"] |= settings or {}
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
+    unknown = set(names) - set(content["variants"])
+    if unknown:
+        raise BundleError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
+    runs = [(name, seed) for name in names for seed in seeds]
+    threads = None if jobs == 1 else max(1, cpu_cores() // jobs)
+    phases = [[], [], []]  # others may take the classifiers of the first runs, and go on from the second ones
+    for run in runs:
+        variant = content["variants"][run[0]]
+        later = 2 if variant.get("second_round_of") is not None else variant.get("classifier_of") is not None
+        phases[later].append(run)
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", disable=None) as bar:
+        for phase in phases:
+            for failure in pool.map(lambda run: run_variant(content, *run, folder, threads), phase):
+                failures += [] if failure is None else [failure]
+                bar.update()
+    text = table(content, seeds, folder)
+    with atomic_path(folder / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return "\n".join([text, *failures])
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(experiment)

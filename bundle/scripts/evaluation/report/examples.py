@@ -1,0 +1,93 @@
+"""Pictures of single val images for a run's report: as they are, as each stage saw them, and the truth."""
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+from ...data.classes import Classes
+from ...data.items import split_items
+from ...data.mask_values import load_mask
+from ...files.foreign_files import open_image
+from ...files.pictures import overlay
+
+LONGEST_SIDE_PX = 320
+PREDICTIONS = {  # what a picture shows, by the folder of ``predictions``
+    "classifier_val": "pseudo mask",
+    "source_val": "before the adaptation",
+    "segmenter_val": "prediction",
+}
+
+
+def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
+    """The names with the best, median and worst of ``scores``, none twice; of an even number the lower median."""
+    ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), ranked, strict=False))
+    return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+
+
+class ValExamples:
+    """The val images of a run, each as a row of pictures: image, pseudo mask, prediction, truth, as far as they exist.
+
+    Args:
+        output_dir: the run folder, with ``predictions``.
+        dataset_dir: the data set's folder.
+        classes: those of the data set.
+
+    Raises:
+        OSError, BundleError: if the data set is not there or damaged.
+    """
+
+    def __init__(self, output_dir: str | Path, dataset_dir: str | Path, classes: Classes) -> None:
+        self.prediction_dir = Path(output_dir) / "predictions"
+        self.items = {item["name"]: item for item in split_items(dataset_dir, "val")}
+        self.table = classes.lookup_table()
+        self.palette = classes.palette
+        if not self.items:
+            raise FileNotFoundError(f"{Path(dataset_dir) / 'val'} does not exist; say where the data are now.")
+
+    def row(self, name: str) -> dict[str, Image.Image]:
+        """The pictures of the image ``name``, by what they show.
+
+        Raises:
+            OSError, BundleError: if the image or a mask of it is missing, damaged or of another size.
+        """
+        if name not in self.items:
+            raise FileNotFoundError(f"{name} is no longer among the val images.")
+        with open_image(self.items[name]["image"]) as picture:
+            image = np.asarray(picture.convert("RGB"))
+        masks = {
+            text: load_mask(path, np.arange(len(self.palette)), image.shape[:2])
+            for folder, text in PREDICTIONS.items()
+            if (path := self.prediction_dir / folder / f"{Path(name).stem}.png").is_file()
+        }
+        masks["truth"] = load_mask(self.items[name]["label"], self.table, image.shape[:2])
+        return {"image": Image.fromarray(image)} | {
+            text: overlay(image, mask, self.palette) for text, mask in masks.items()
+        }
+
+
+def picture_tag(picture: Image.Image, text: str) -> str:
+    """``picture``, made smaller if its longest side is over 320 px, as an HTML element that holds its own data."""
+    picture, buffer = picture.copy(), BytesIO()
+    picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
+    picture.save(buffer, format="JPEG", quality=90)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" width={picture.width} height={picture.height} alt={quoteattr(text)}>'
+    )
+
+
+def legend(classes: Classes) -> str:
+    """The name of each mask value beside its colour, as an HTML list."""
+    items = ""
+    for value, (name, colour) in enumerate(classes.legend):
+        swatch = f'<i style="background:rgb({",".join(map(str, colour))})"></i>'
+        items += f"<li>{swatch}{escape(name)}{' (left clear)' * (value == 0)}</li>"
+    return f'<ul class="legend">{items}</ul>\n'

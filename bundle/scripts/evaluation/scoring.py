@@ -1,0 +1,203 @@
+"""Score a network on the splits that have masks: JSON, tables, a confusion matrix, predictions and pictures."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite import distributed
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from ..data.classes import Classes
+from ..files.atomic import write_csv, write_json
+from ..files.pictures import confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
+from ..runs.background_work import BackgroundWork
+from .metrics import confusion_matrix, summary
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreHandler:
+    """Write an evaluator's predictions, collect their confusion matrices, and write scores and pictures when it ends.
+
+    Items of the evaluator's output have ``pred`` and ``label``, masks (1, H, W) of tissues; ``pred_with_background``,
+    the same after the whiteness rule; ``image``, (3, H, W) in [0, 1]; and ``scores``, (K, H, W).
+
+    Args:
+        output_dir: files go to its folders ``scores``, ``predictions``, ``pictures`` and ``tensorboard``.
+        title: what is scored on which split, for instance ``"segmentation_val"``; the files' name.
+        classes: names, values and colours. Without background both protocols are one.
+        picture_names: images of the sheet of pictures, by file name; ``None`` for the first ``num_pictures``.
+        num_pictures: number of rows of the sheet.
+        activation: brings ``scores`` to [0, 1] for the heat maps; ``None`` if they are there already.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        title: str,
+        classes: Classes,
+        picture_names: Sequence[str] | None = None,
+        num_pictures: int = 6,
+        activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.title = title
+        self.prediction_dir = self.output_dir / "predictions" / title
+        self.classes = classes
+        self.names, self.palette = classes.value_names, classes.palette
+        # prediction, and whether background leaves the score
+        self.protocols = {"published": ("pred", classes.background)}
+        if classes.background:
+            self.protocols["with_background"] = ("pred_with_background", False)
+        self.picture_names = picture_names
+        self.num_pictures = num_pictures if picture_names is None else len(picture_names)
+        self.activation = activation
+        self.result: dict[str, Any] = {}
+        self._confusions: dict[str, dict[str, torch.Tensor]] = {}
+        self._rows: list[list[Any]] = []
+        self._work = BackgroundWork()
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forget an earlier run, and remove its predictions."""
+        self._confusions = {protocol: {} for protocol in self.protocols}
+        self._rows = []
+        if self.prediction_dir.exists():
+            shutil.rmtree(self.prediction_dir)
+
+    def add(self, engine: Engine) -> None:
+        """Add the images of a batch."""
+        names = [item["name"] for item in engine.state.batch]
+        for name, output in zip(names, engine.state.output, strict=True):
+            self._work.submit(self._write_prediction, name, output["pred_with_background"][0].numpy())
+            for protocol, (pred_key, _) in self.protocols.items():
+                matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
+                self._confusions[protocol][name] = matrix
+            chosen = self.picture_names is None or name in self.picture_names
+            if chosen and len(self._rows) < self.num_pictures:
+                self._rows.append(self._row(output))
+
+    def _write_prediction(self, name: str, mask: np.ndarray) -> None:
+        """Write an image's predicted tissues, background too, as a palette PNG."""
+        write_mask(self.prediction_dir / f"{Path(name).stem}.png", mask, self.palette)
+
+    def _row(self, output: Mapping[str, torch.Tensor]) -> list[Any]:
+        """One image's pictures: itself, a heat map per channel, the predicted and the true tissues."""
+        image = uint8_image(output["image"])
+        scores = output["scores"].float().cpu()
+        scores = scores if self.activation is None else self.activation(scores)
+        maps = [heat_map(image, channel) for channel in scores.numpy()]
+        masks = [output[key][0].cpu().numpy().astype(np.int64) for key in ("pred_with_background", "label")]
+        return [overlay(image, np.zeros_like(masks[0]), self.palette), *maps] + [
+            overlay(image, mask, self.palette) for mask in masks
+        ]
+
+    def finish(self, engine: Engine) -> None:
+        """Write what was collected."""
+        self._work.finish()
+        pooled = {protocol: sum(matrices.values()) for protocol, matrices in self._confusions.items()}
+        self.result = {"title": self.title, "images": len(next(iter(self._confusions.values()))), "protocols": {}}
+        for protocol, (_, exclude_background) in self.protocols.items():
+            scores = summary(pooled[protocol], self.names, exclude_background)
+            scores["confusion"] = pooled[protocol].tolist()
+            self.result["protocols"][protocol] = scores
+            write_png(
+                self.output_dir / "scores" / f"{self.title}_{protocol}_confusion.png",
+                confusion_picture(pooled[protocol][int(exclude_background) :].numpy(), self.names),
+            )
+        write_json(self.output_dir / "scores" / f"{self.title}.json", self.result)
+        self._write_image_table()
+        self._write_class_table()
+        if self._rows:
+            self._write_sheet()
+
+    def _write_class_table(self) -> None:
+        """Per-class scores as CSV, and in the log for people."""
+        rows = [
+            [protocol, name, *(scores[key] for key in ("iou", "dice", "recall", "pixels"))]
+            for protocol, result in self.result["protocols"].items()
+            for name, scores in [*result["classes"].items(), ("mean", _means(result))]
+        ]
+        write_csv(
+            self.output_dir / "scores" / f"{self.title}.csv",
+            ["protocol", "class", "iou", "dice", "recall", "pixels"],
+            rows,
+        )
+        lines = [f"{'protocol':<16} {'class':<28} {'IoU':>7} {'Dice':>7} {'recall':>7} {'pixels':>10}"]
+        for protocol, name, *numbers, pixels in rows:
+            cells = " ".join("      -" if number is None else f"{number:7.4f}" for number in numbers)
+            lines.append(f"{protocol:<16} {name:<28} {cells} {round(pixels):>10}")
+        logger.info(f"{self.title}, {self.result['images']} images:\n" + "\n".join(lines))
+
+    def _write_image_table(self) -> None:
+        """Mean IoU of each image and protocol; empty where an image has nothing to score."""
+        rows = []
+        for name in next(iter(self._confusions.values())):
+            scores = [
+                summary(self._confusions[protocol][name], self.names, exclude_background)["mean_iou"]
+                for protocol, (_, exclude_background) in self.protocols.items()
+            ]
+            rows.append([name, *scores])
+        header = ["image", *(f"mean_iou_{protocol}" for protocol in self.protocols)]
+        write_csv(self.output_dir / "scores" / f"{self.title}_images.csv", header, rows)
+
+    def _write_sheet(self) -> None:
+        """The sheet of pictures, as PNG and in TensorBoard."""
+        sheet = panels(self._rows, ["image", *self.classes.channel_names, "prediction", "truth"], self.classes.legend)
+        write_png(self.output_dir / "pictures" / f"{self.title}.png", sheet)
+        with SummaryWriter(self.output_dir / "tensorboard") as writer:
+            writer.add_image(self.title, np.asarray(sheet), dataformats="HWC")
+
+
+def _means(result: Mapping[str, Any]) -> dict[str, Any]:
+    pixels = sum(scores["pixels"] for scores in result["classes"].values())
+    return {"iou": result["mean_iou"], "dice": result["mean_dice"], "recall": result["mean_accuracy"], "pixels": pixels}
+
+
+@distributed.one_rank_only()
+def score_splits(
+    network: nn.Module,
+    evaluator: Callable[..., SupervisedEvaluator],
+    dataloaders: Mapping[str, DataLoader],
+    handler: Callable[..., ScoreHandler],
+    stage: str,
+    inferer: Inferer | None = None,
+    activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score a network on each split that has images.
+
+    Args:
+        network: gives scores (B, K, H, W) of images (B, 3, H, W) in [0, 1].
+        evaluator: makes the evaluator for a ``network``, ``val_data_loader`` and ``val_handlers``.
+        dataloaders: the images of each split, with masks; an empty one is left out.
+        handler: makes the ``ScoreHandler`` for a ``title``.
+        stage: name of the stage, the first part of the title.
+        inferer: how the network goes over an image; ``None`` for all at once.
+        activation: brings the network's scores (K, H, W) to [0, 1] for the pictures; ``None`` if they are there.
+
+    Returns:
+        The scores of each split, as they are in the JSON files; ``None`` in all processes but the first, which scores.
+    """
+    results = {}
+    for split, dataloader in dataloaders.items():
+        if len(dataloader) == 0:
+            logger.info(f"The data set has no {split} images with masks; {stage} is not scored on them.")
+            continue
+        scores = handler(title=f"{stage}_{split}", activation=activation)
+        evaluator(network=network, val_data_loader=dataloader, val_handlers=[scores], inferer=inferer).run()
+        results[split] = scores.result
+    return results

@@ -1,0 +1,1 @@
+"""What touches the disk: atomic writes, files that others made, pictures."""

@@ -1,0 +1,121 @@
+"""Masks and pictures as PNG files: palette masks, overlays, heat maps, panels and confusion matrices."""
+
+import textwrap
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import BundleError
+from .atomic import atomic_path
+
+Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, for each mask value
+
+
+def write_png(path: str | Path, picture: Image.Image) -> None:
+    """Write ``picture`` as PNG by atomic rename."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # the default's size in half its time
+
+
+def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
+    """``mask``, (H, W) integers, as a palette image: its pixels are the mask's values, shown in their colours.
+
+    Raises:
+        BundleError: if a value has no colour.
+    """
+    if mask.size and not 0 <= mask.min() <= mask.max() < len(palette):
+        raise BundleError(
+            f"`mask` must have values in 0..{len(palette) - 1}, one per colour, got {mask.min()}..{mask.max()}."
+        )
+    picture = Image.fromarray(mask.astype(np.uint8), mode="L")
+    picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())  # turns the mode into "P"
+    return picture
+
+
+def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
+    """Write ``mask``, (H, W) integers, as a palette PNG (see ``mask_picture``)."""
+    write_png(path, mask_picture(mask, palette))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:
+    """``image``, (H, W, 3) uint8, with the colours of ``mask``, (H, W), laid over it; value 0 is left clear."""
+    weight = np.full((len(palette), 1, 1), opacity)
+    weight[0] = 0
+    mixed = (1 - weight) * np.arange(256) + weight * np.asarray(palette)[..., None]  # (V, 3, 256), of each byte
+    table, row = mixed.round().astype(np.uint8), 256 * mask.astype(np.intp)
+    return Image.fromarray(np.stack([table[:, c].ravel()[row + image[..., c]] for c in range(3)], axis=-1))
+
+
+def uint8_image(image: torch.Tensor) -> np.ndarray:
+    """``image``, (3, H, W) float in [0, 1], as (H, W, 3) uint8."""
+    return (image.detach().cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+
+
+def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
+    """``image``, (H, W, 3) uint8, under a blue-to-red heat map of ``scores``, (H, W) float, clipped to [0, 1]."""
+    heat = np.clip(np.nan_to_num(scores, neginf=0.0), 0, 1)[..., None]
+    colours = 255 * np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1)  # the "jet" colours
+    return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
+
+
+def panels(
+    rows: Sequence[Sequence[Image.Image]],
+    titles: Sequence[str],
+    legend: Sequence[tuple[str, Sequence[int]]] = (),
+    height: int = 224,
+) -> Image.Image:
+    """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``.
+
+    Below them stand the names in ``legend``, as far as they fit, each after its colour.
+    """
+    gap, header = 6, 22
+    footer = header * bool(legend)
+    scaled = [
+        [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows
+    ]
+    widths = [max(row[column].width for row in scaled) for column in range(len(titles))]
+    size = (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled) + footer)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    left = gap
+    for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        draw.text((left, 3), title, fill="black", font=font)
+        for index, row in enumerate(scaled):
+            sheet.paste(row[column], (left, header + index * (height + gap)))
+        left += width + gap
+    left, top = gap, sheet.height - footer
+    for name, colour in legend:
+        draw.rectangle((left, top + 3, left + 14, top + 15), fill=tuple(colour), outline="gray")
+        draw.text((left + 20, top), name, fill="black", font=font)
+        left += 36 + round(draw.textlength(name, font=font))
+    return sheet
+
+
+def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """A confusion matrix as shares of each row.
+
+    Args:
+        confusion: pixel counts (T, V) of the last T of V classes down, the truth, and of all across, the prediction.
+        names: of the V classes.
+    """
+    cell, header, font = 96, 84, ImageFont.load_default(size=14)
+    wrapped = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in names]
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    picture = Image.new("RGB", (cell * (1 + len(names)), header + cell * len(confusion)), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 4), "truth down, prediction across, as shares of the true pixels", fill="black", font=font)
+    for column, name in enumerate(wrapped):
+        draw.text((cell + column * cell + 4, 30), name, fill="black", font=font)
+    for row, name in enumerate(wrapped[len(names) - len(confusion) :]):
+        top = header + row * cell
+        draw.text((4, top + cell // 2 - 8 * (1 + name.count("\n"))), name, fill="black", font=font)
+        for column, share in enumerate(shares[row]):
+            left, shade = cell + column * cell, round(255 * (1 - share))
+            draw.rectangle((left, top, left + cell - 2, top + cell - 2), fill=(shade, shade, 255))
+            colour = "white" if share > 0.5 else "black"
+            draw.text((left + cell // 2 - 18, top + cell // 2 - 8), f"{share:.3f}", fill=colour, font=font)
+    return picture

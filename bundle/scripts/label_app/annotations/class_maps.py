@@ -1,0 +1,129 @@
+"""Class maps of patches, of pictures that a client sends, and of slides, with their place in the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tifffile import TiffFile
+
+from ...data.check import rgb_size
+from ...files.foreign_files import open_image
+from ...slides.reading.slide import MPP_TOLERANCE, Slide
+from ...slides.reading.tiff_levels import pyramid_levels
+from ...slides.segmenting.engine import SlideEngine
+from ...slides.segmenting.run import SUFFIXES
+from ...slides.segmenting.tiles import TileGrid
+from ..server.model import Segmentation, TissueModel
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Class values with their place in the image.
+
+    Args:
+        values: class map values, (H, W) uint8.
+        uncertainty: mean entropy over all pixels, as a share of the largest possible, in [0, 1].
+        scale: pixels of the image (of level 0) per pixel of the map, (y, x).
+        origin: the map's top left corner, (y, x), in pixels of the image.
+        size: height and width of what was asked for in pixels of the image.
+    """
+
+    values: np.ndarray
+    uncertainty: float
+    scale: tuple[float, float]
+    origin: tuple[float, float]
+    size: tuple[int, int]
+
+    def mask(self) -> np.ndarray:
+        """The values for each pixel of the image that was asked for, (height, width) uint8; the nearest ones."""
+        rows, columns = (
+            np.minimum(((np.arange(length) + 0.5) / step).astype(np.intp), side - 1)
+            for length, step, side in zip(self.size, self.scale, self.values.shape, strict=True)
+        )
+        return self.values[np.ix_(rows, columns)]
+
+
+class MapStrips:
+    """Takes the place of ``StripFiles`` where a slide's maps fit into memory.
+
+    Args:
+        grid: how the slide is cut.
+        outside: class map value where nothing is written.
+    """
+
+    def __init__(self, grid: TileGrid, outside: int) -> None:
+        self.grid = grid
+        self.classes = np.full((grid.height, grid.width), outside, dtype=np.uint8)
+        self.entropy_sum = 0
+
+    def finished(self) -> set[tuple[int, int]]:
+        """None: each map is computed from its beginning."""
+        return set()
+
+    def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
+        """Put a strip's class map, (h, w) uint8, in its place, and sum up its entropy, (h, w) uint8."""
+        rows, columns = (slice(*ends) for ends in (self.grid.strip_pixels(row), self.grid.band_pixels(band)))
+        self.classes[rows, columns] = classes
+        self.entropy_sum += int(entropy.sum(dtype=np.int64))
+
+
+def is_slide(path: str | Path) -> bool:
+    """Whether a file is a slide: of a scanner's format, or a TIFF that is tiled or has several levels."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".tif", ".tiff"):
+        return suffix in SUFFIXES
+    try:
+        with TiffFile(path) as tiff:
+            levels = pyramid_levels(tiff)
+            return len(levels) > 1 or levels[0].is_tiled
+    except Exception:  # a damaged file, or one of other colours: read, and refused, as a patch
+        return False
+
+
+def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -> ClassMap:
+    """Segment a region of a slide, or all of it, as the bundle's own slide engine does.
+
+    Args:
+        engine: the network on slides.
+        slide: the slide.
+        region: top, left, height and width in pixels of level 0; ``None`` for the whole slide.
+    """
+    plan = engine.plan(slide, region)
+    strips = MapStrips(plan.grid, engine.segmenter.classes.outside)
+    engine.compute(plan, strips)
+    uncertainty = strips.entropy_sum / (255 * strips.classes.size)
+    size = slide.level_sizes[0] if region is None else region[2:]
+    return ClassMap(strips.classes, uncertainty, plan.view.scale, plan.view.origin, tuple(size))
+
+
+def patch_map(result: Segmentation, region: Sequence[int] | None) -> ClassMap:
+    """The class map of a patch, or of a region of it, given as top, left, height and width in pixels."""
+    top, left, height, width = region or (0, 0, *result.mask.shape)
+    window = (slice(top, top + height), slice(left, left + width))
+    uncertainty = float(result.entropy[window].mean())
+    return ClassMap(result.mask[window], uncertainty, (1.0, 1.0), (top, left), (height, width))
+
+
+def picture_map(model: TissueModel, path: str | Path, mpp: float | None, origin: tuple[int, int]) -> ClassMap:
+    """The class map of a picture that a client cut from a slide, brought to the network's resolution.
+
+    Args:
+        model: the network.
+        path: the picture, 8-bit RGB.
+        mpp: its micrometres per pixel; ``None`` if it has the network's.
+        origin: its top left corner, (y, x), in pixels of the slide.
+    """
+    rgb_size(path)
+    factor = 1.0 if mpp is None or model.model_mpp is None else model.model_mpp / mpp
+    if abs(factor - 1) <= MPP_TOLERANCE:
+        result = model.segment_file(path)
+        return ClassMap(result.mask, float(result.entropy.mean()), (1.0, 1.0), origin, result.mask.shape)
+    with open_image(path) as picture:
+        width, height = (max(1, round(side / factor)) for side in picture.size)
+        means = Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR
+        size, pixels = picture.size[::-1], np.asarray(picture.resize((width, height), means))
+    result = model.segment_pixels(pixels)
+    scale = (size[0] / height, size[1] / width)
+    return ClassMap(result.mask, float(result.entropy.mean()), scale, origin, size)

@@ -1,0 +1,1 @@
+"""The app that MONAI Label's server runs."""

@@ -1,0 +1,261 @@
+"""From class activation maps (CAMs) to label scores: fusion of levels, gate, normalisation and white background."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from skimage.morphology import remove_small_objects
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import BundleError
+from ..runs.devices import to_device
+
+WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
+SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
+WINDOWS_AT_A_TIME = 16
+NO_CHANNEL = 255  # in the place of a channel, where scores are NaN
+
+
+def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
+    """Upsample CAMs bilinearly to the image's ``size`` (height, width) and add them up with ``level_weights``.
+
+    Args:
+        cams: one CAM (B, K, h_i, w_i) per level, not negative.
+        size: height and width of the image in pixels.
+        level_weights: one weight per level.
+
+    Returns:
+        The combined CAM, (B, K, H, W).
+    """
+    if len(cams) != len(level_weights):
+        raise BundleError(f"`level_weights` must have one weight per CAM ({len(cams)}), got {list(level_weights)}.")
+    upsampled = (F.interpolate(cam, size=tuple(size), mode="bilinear", align_corners=False) for cam in cams)
+    return sum(weight * cam for weight, cam in zip(level_weights, upsampled, strict=True))
+
+
+def balance_classes(
+    cam: torch.Tensor, level_weights: Sequence[float], class_strengths: Sequence[Sequence[float]]
+) -> torch.Tensor:
+    """Divide the combined CAM of each class by its strength, which is combined from the levels' in the same way.
+
+    Args:
+        cam: combined CAM, (B, K, H, W).
+        level_weights: those that it was combined with.
+        class_strengths: mean activation (levels, K); a class of strength 0 is left as it is.
+    """
+    strengths = torch.tensor(level_weights).double() @ torch.tensor(class_strengths).double()
+    if len(strengths) != cam.shape[1]:
+        raise BundleError(f"`class_strengths` must have one column per class ({cam.shape[1]}), got {len(strengths)}.")
+    strengths = torch.where(strengths > 0, strengths, 1).to(cam.dtype)
+    return cam / to_device(strengths, cam.device)[:, None, None]
+
+
+def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | None = None) -> torch.Tensor:
+    """Which classes an image shows: those of its label, or without one those whose probability passes a threshold.
+
+    Args:
+        prob: class probabilities, (B, K) in [0, 1].
+        threshold: in [0, 1]; a class is present where ``prob > threshold``.
+        label: true image-level labels, (B, K) of 0 and 1, which then decide alone.
+
+    Returns:
+        (B, K) bool. An image without any class gets its most probable one. (The published code fails there.)
+    """
+    if not 0 <= threshold <= 1:
+        raise BundleError(f"`threshold` must lie in [0, 1], got {threshold}; give a probability, not a percentage.")
+    present = prob > threshold if label is None else to_device(label, prob.device).bool()
+    most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
+    return torch.where(present.any(dim=1, keepdim=True), present, most_probable)
+
+
+def gate_and_normalize(cam: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Scores of the classes an image shows, scaled to [0, 1] over all classes and pixels of the image together.
+
+    Args:
+        cam: combined CAM, (B, K, H, W), not negative.
+        present: the gate, (B, K) bool or 0/1; classes that are not present become 0 before the scaling.
+
+    Returns:
+        Scores (B, K, H, W) in [0, 1], and -inf for classes that are not present, so that no argmax takes them.
+        A constant CAM gives zeros (the published code gives NaN).
+    """
+    gate = present.to(torch.bool)[:, :, None, None]
+    gated = cam * gate
+    low, high = gated.amin(dim=(1, 2, 3), keepdim=True), gated.amax(dim=(1, 2, 3), keepdim=True)
+    scores = (gated - low) / (high - low).clamp(min=torch.finfo(cam.dtype).tiny)
+    return scores.masked_fill(~gate, -torch.inf)
+
+
+def white_background(
+    image: torch.Tensor, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX
+) -> torch.Tensor:
+    """Where a slide shows glass instead of tissue: bright pixels in 4-connected components that are not small.
+
+    Args:
+        image: RGB (B, 3, H, W), float in [0, 1].
+        white_grey: grey value, 0..255, above which a pixel is white. Grey is OpenCV's RGB2GRAY.
+        smallest_px: components with fewer pixels are tissue.
+
+    Returns:
+        (B, H, W) bool, on the host.
+    """
+    pixels = (image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return torch.from_numpy(np.stack([white_pixels(single, white_grey, smallest_px) for single in pixels]))
+
+
+def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
+    """The same of one image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights
+    return remove_small_objects(white, max_size=smallest_px - 1, connectivity=1) if white.any() else white
+
+
+def largest_channel(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest of ``scores``, (B, K, H, W); the first one of equals.
+
+    Returns:
+        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: whoever reads the masks
+        checks it, so that the device need not be waited for here.
+    """
+    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times as fast as argmax, on CPUs
+    return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
+
+
+def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
+    """Raise a BundleError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
+    if (channel == NO_CHANNEL).any():
+        raise BundleError(
+            f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
+            "rate, or take --precision float32."
+        )
+
+
+def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> torch.Tensor:
+    """The best channel of each pixel, or the background index K where the slide is white.
+
+    Args:
+        scores: (B, K, H, W); -inf for classes that are left out. Ties go to the lowest channel.
+        image: RGB (B, 3, H, W), float in [0, 1].
+        background: whether white pixels are background; data sets without background have none.
+
+    Returns:
+        (B, H, W) int64 in 0..K-1, K for background, on the host.
+
+    Raises:
+        BundleError: if a score is NaN.
+    """
+    channel = largest_channel(scores).cpu()
+    require_channels(channel)
+    labels = channel.long()
+    return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels
+
+
+class CAMSegmenter(nn.Module):
+    """A trained CAM classifier as a segmentation network: its gated, normalised CAMs are the scores.
+
+    Args:
+        classifier: has ``cams(image)`` as ``CAMClassifier`` has.
+        level_weights: weight of the shallow, the middle and the deepest CAM.
+        threshold: class probability above which a class is taken to be present where no label is given.
+        channel_order: for each output channel the classifier's channel it comes from; ``None`` keeps their order.
+        flips: average the CAMs over the image and its mirror images (horizontal, vertical, both). Published: off.
+        scales: average the CAMs over these scales of the image. Published: 1 alone.
+        dtype: type in which the classifier works: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        window: height and width in pixels of the patches the classifier was trained on. Larger images are looked at in
+            windows of this size, half over one another, since what a classifier of patches has learnt of context and
+            of shares of tissue does not hold for whole images. ``None`` looks at every image as a whole.
+        class_strengths: mean activation (levels, K) of each class in patches that show it alone, in the classifier's
+            order (see ``class_balance``). The CAM of each class is divided by its own, so that no tissue outgrows
+            another for its classifier's louder answer. ``None`` leaves the CAMs as they are, as published.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        level_weights: Sequence[float],
+        threshold: float,
+        channel_order: Sequence[int] | None = None,
+        flips: bool = False,
+        scales: Sequence[float] = (1.0,),
+        dtype: str = "float32",
+        window: Sequence[int] | None = None,
+        class_strengths: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        if class_strengths is not None and len(class_strengths) != len(level_weights):
+            raise BundleError(
+                f"`class_strengths` must have one row per level ({len(level_weights)}), got {len(class_strengths)}; "
+                "they are those of another classifier."
+            )
+        if not scales or min(scales) <= 0:
+            raise BundleError(f"`scales` must be positive numbers such as [0.75, 1.0, 1.25], got {list(scales)}.")
+        self.classifier = classifier
+        self.level_weights = tuple(level_weights)
+        self.threshold = threshold
+        self.channel_order = None if channel_order is None else list(channel_order)
+        self.mirrored_axes = [(), (3,), (2,), (2, 3)] if flips else [()]
+        self.scales = tuple(scales)
+        self.dtype = getattr(torch, dtype)
+        self.window = None if window is None else tuple(window)
+        self.class_strengths = class_strengths
+
+    def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and mirror images."""
+        size = image.shape[2:]
+        cam_sum, prob_sum, count = 0.0, 0.0, len(self.scales) * len(self.mirrored_axes)
+        for scale in self.scales:
+            scaled = image
+            if scale != 1:
+                scaled = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False, antialias=True)
+            for axes in self.mirrored_axes:
+                with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                    cams, prob = self.classifier.cams(scaled.flip(axes) if axes else scaled)
+                cam = combine_cams([cam.float() for cam in cams], size, self.level_weights)
+                cam_sum = cam_sum + (cam.flip(axes) if axes else cam)
+                prob_sum = prob_sum + prob
+        return cam_sum / count, prob_sum / count
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        """Score the tissues of ``image``, (B, 3, H, W) in [0, 1].
+
+        Args:
+            image: the patches.
+            label: true image-level labels, (B, K) of 0 and 1, which gate the classes; ``None`` gates by the predicted
+                ones. An image whose label is all 0 falls back to its most probable class.
+
+        Returns:
+            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate leaves out. So that in another channel order
+            too the classifier's first channel wins a tie, those that tie with it are lower by the least step there is.
+            In larger images than ``window`` they are means over windows, each with a gate of its own, in which a class
+            that is left out counts -1, below every score.
+        """
+        if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
+            return self._scores(image, label)
+        inferer = SlidingWindowInferer(
+            self.window, WINDOWS_AT_A_TIME, overlap=0.5, mode="gaussian", padding_mode="replicate"
+        )
+
+        def windows_scores(windows: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+            return self._scores(windows, None if own is None else own.expand(len(windows), -1)).clamp(min=-1)
+
+        labels = [None] * len(image) if label is None else label.split(1)
+        return torch.cat(
+            [inferer(single, windows_scores, own) for single, own in zip(image.split(1), labels, strict=True)]
+        )
+
+    def _scores(self, image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+        """The scores (B, K, H, W) of ``image`` as a whole, see ``forward``."""
+        cam, prob = self._averaged(image)
+        if self.class_strengths is not None:
+            cam = balance_classes(cam, self.level_weights, self.class_strengths)
+        present = present_classes(prob, self.threshold, label)
+        scores = gate_and_normalize(cam, present)
+        if self.channel_order is None:
+            return scores
+        winner = scores.max(dim=1, keepdim=True).indices
+        tied = (scores == scores.gather(1, winner)).scatter(1, winner, False)
+        lower = scores.nextafter(torch.full_like(scores, -torch.inf))
+        scores = torch.where(tied, lower, scores)
+        return torch.stack([scores[:, channel] for channel in self.channel_order], dim=1)

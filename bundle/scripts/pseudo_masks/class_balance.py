@@ -1,0 +1,119 @@
+"""How strongly a classifier's activation maps answer to each class, measured with image-level labels alone."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite import distributed
+from monai.data import DataLoader
+from torch import nn
+from tqdm import tqdm
+
+from ..data.items import SameSizeBatches, ThreadedDataset
+from ..data.transforms import PrepareBatch
+from ..errors import BundleError
+from ..files.atomic import write_json
+from ..files.foreign_files import read_json
+
+logger = logging.getLogger(__name__)
+
+PATCHES_PER_CLASS = 256  # enough: the mean strength of a class is known to about 1 %
+
+
+def purest_patches(labels: Sequence[Sequence[int]], class_index: int, limit: int = PATCHES_PER_CLASS) -> list[int]:
+    """Indices of the patches that show a class with the fewest others, at most ``limit``, spread evenly."""
+    shown = [index for index, label in enumerate(labels) if label[class_index]]
+    if not shown:
+        return []
+    fewest = min(sum(labels[index]) for index in shown)
+    purest = [index for index in shown if sum(labels[index]) == fewest]
+    return purest[:: math.ceil(len(purest) / limit)]
+
+
+@torch.inference_mode()
+def measure_strengths(
+    classifier: nn.Module,
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    device: str | torch.device,
+) -> list[list[float]]:
+    """Mean activation of each level's CAM, (levels, K), over the patches that show a class alone, or with few others.
+
+    Args:
+        classifier: has ``cams(image)`` as ``CAMClassifier`` has; it is trained.
+        items: patches with the multi-hot ``label``, (K,).
+        transform: loads an item's ``image``, (3, H, W) uint8.
+        batch_size: patches that go through the classifier together.
+        device: where the classifier works.
+
+    Raises:
+        BundleError: if no patch shows a class, or a strength is not a positive number.
+    """
+    labels = [item["label"] for item in items]
+    classifier.to(device).eval()
+    strengths = []  # (K, levels)
+    for class_index in range(len(labels[0])):
+        chosen = [items[index] for index in purest_patches(labels, class_index)]
+        if not chosen:
+            raise BundleError(f"Class {class_index} must be shown by at least one training patch; none shows it.")
+        dataset = ThreadedDataset(chosen, transform)
+        loader = DataLoader(dataset, batch_sampler=SameSizeBatches(chosen, batch_size), num_workers=0)
+        sums = 0.0
+        for batch in tqdm(loader, desc=f"strength of class {class_index}", unit="batch", disable=None):
+            image, _ = PrepareBatch()(batch, torch.device(device))
+            cams, _ = classifier.cams(image)
+            means = torch.stack([cam[:, class_index].float().mean(dim=(1, 2)).sum() for cam in cams])
+            sums = sums + means.cpu().double()
+        strengths.append((sums / len(chosen)).tolist())
+        if not all(math.isfinite(strength) and strength >= 0 for strength in strengths[-1]):
+            raise BundleError(
+                f"The CAMs of class {class_index} must be finite, got means {strengths[-1]}; train the classifier anew."
+            )
+    return [list(level) for level in zip(*strengths, strict=True)]
+
+
+def class_strengths(
+    path: str | Path,
+    classifier: nn.Module,
+    items: Callable[[], Sequence[Mapping[str, Any]]],
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    device: str | torch.device,
+) -> list[list[float]]:
+    """The classifier's strengths, (levels, K), from the file beside it; measured and written if it is not there.
+
+    Args:
+        path: JSON file; a classifier that moves takes it along, and then needs no training patches.
+        classifier, transform, batch_size, device: as for ``measure_strengths``.
+        items: gives the training patches; called only if they are needed.
+
+    Raises:
+        BundleError: if the file is not the strengths of such a classifier.
+    """
+    path = Path(path)
+    if path.exists():
+        return read_strengths(path)
+    strengths = measure_strengths(classifier, items(), transform, batch_size, device)
+    if distributed.get_rank() == 0:
+        write_json(path, {"class_strengths": strengths})
+    logger.info(f"Strength of the CAMs by level and class: {strengths}; in {path}.")
+    return strengths
+
+
+def read_strengths(path: str | Path) -> list[list[float]]:
+    """The strengths that ``class_strengths`` has written."""
+    try:
+        strengths = read_json(path)["class_strengths"]
+        valid = all(math.isfinite(value) and value >= 0 for level in strengths for value in level)
+    except (ValueError, TypeError, KeyError):
+        valid = False
+    if not valid:
+        raise BundleError(
+            f"{path} must have numbers, 0 or more, by level and class under `class_strengths`; it has not: remove it, "
+            "and they are measured again."
+        )
+    return strengths

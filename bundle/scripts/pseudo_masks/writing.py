@@ -1,0 +1,123 @@
+"""Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite import distributed
+from monai.data import Dataset
+from tqdm import tqdm
+
+from ..data.classes import Classes
+from ..data.items import ReadAheadDataLoader, SameSizeBatches, image_items
+from ..data.transforms import PrepareBatch
+from ..files.atomic import write_json
+from ..files.pictures import overlay, write_mask, write_png
+from ..runs.background_work import BackgroundWork
+from ..runs.devices import HostCopy
+from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
+
+logger = logging.getLogger(__name__)
+
+
+def mask_items(
+    labelled_images: Callable[[], list[dict[str, Any]]], image_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """The images to make masks of: the training patches with their labels, or those of any folder, without labels.
+
+    Args:
+        labelled_images: gives the training patches.
+        image_dir: a folder of images; ``None`` for the training patches.
+    """
+    return labelled_images() if image_dir is None else image_items(image_dir)
+
+
+@torch.inference_mode()
+def write_pseudo_masks(
+    network: CAMSegmenter,
+    dataset: Dataset,
+    mask_dir: str | Path,
+    classes: Classes,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    device: str | torch.device = "cpu",
+    overlay_dir: str | Path | None = None,
+) -> None:
+    """Write a palette PNG with the mask of each image, named as the image, and ``manifest.json``, the list of them.
+
+    Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
+    images, so an interrupted run goes on to the same masks, and several processes, which share out whole batches, come
+    to those of one.
+
+    Args:
+        network: the CAMs as a segmentation network; its channels are those of the segmentation network.
+        dataset: items with ``image``, (3, H, W) uint8, ``name``, and if known the multi-hot ``label``, (K,), which
+            then gates the classes. Its ``data`` has the images' paths.
+        mask_dir: folder of the masks.
+        classes: names, values and colours; where there is background, white pixels become value 0.
+        batch_size: images of one size that go through the network together.
+        num_workers: processes that read images.
+        device: where the network works.
+        overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
+    """
+    mask_dir = Path(mask_dir)
+    paths = mask_paths(dataset.data, mask_dir)
+    own_batches = list(SameSizeBatches(dataset.data, batch_size))[
+        distributed.get_rank() :: distributed.get_world_size()
+    ]
+    unfinished = [batch for batch in own_batches if not all(paths[index].exists() for index in batch)]
+    if unfinished:
+        (mask_dir / "manifest.json").unlink(missing_ok=True)
+    loader = ReadAheadDataLoader(
+        dataset, batch_sampler=unfinished, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda"
+    )
+    kept = sum(path.exists() for path in paths)
+    logger.info(f"Pseudo masks: {len(paths)} images, {kept} have masks already, which are kept, in {mask_dir}.")
+    value_of_channel = np.array(classes.segmenter_values, dtype=np.uint8)
+    network.to(device).eval()
+    prepare_batch = PrepareBatch()
+
+    def write(index: int, channel: torch.Tensor, rgb: torch.Tensor) -> None:
+        require_channels(channel, f"the scores of {paths[index].name}")
+        mask, pixels = value_of_channel[channel.numpy()], rgb.permute(1, 2, 0).numpy()
+        if classes.background:
+            mask[white_pixels(pixels)] = 0
+        if not paths[index].exists():
+            if overlay_dir is not None:
+                write_png(Path(overlay_dir) / paths[index].name, overlay(pixels, mask, classes.palette))
+            write_mask(paths[index], mask, classes.palette)
+
+    def write_batch(indices: list[int], channels: HostCopy, images: torch.Tensor) -> None:
+        for index, channel, rgb in zip(indices, channels.get(), images, strict=True):
+            write(index, channel, rgb)
+
+    with BackgroundWork() as work:
+        batches = tqdm(loader, desc="pseudo masks", unit="batch", disable=None)
+        for indices, batch in zip(unfinished, batches, strict=False):
+            image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
+            channels = HostCopy(largest_channel(network(image, label)))
+            work.submit(write_batch, indices, channels, batch["image"])
+    distributed.barrier()
+    write_manifest(dataset.data, mask_dir)
+
+
+def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
+    """Where the mask of each item's ``image`` belongs."""
+    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
+
+
+@distributed.one_rank_only()
+def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
+    """Write ``manifest.json``, the list of all masks, which says that they are complete.
+
+    Raises:
+        FileNotFoundError: if a mask is missing.
+    """
+    paths = mask_paths(items, mask_dir)
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
+    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})

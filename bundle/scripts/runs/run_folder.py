@@ -1,0 +1,284 @@
+"""The folder of a run (``output_dir``): a bundle of its own with the merged config, the code, the weights and a record.
+
+``run.json`` is the record: which stages are complete, with their scores, the seed, versions and the code's revision.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ignite import distributed
+
+from ..data.classes import Classes
+from ..errors import BundleError
+from ..files.atomic import remove_leftovers, write_json
+from ..files.foreign_files import read_json
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+OLD_STAGES = {"run": "train_segmenter"}  # what records of earlier versions call them
+NOTHING = object()  # the value of a key that is not there
+SHOWN_DIFFERENCES = 5
+BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before anything is made
+SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
+PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
+
+
+def read_record(output_dir: str | Path) -> dict[str, Any]:
+    """What ``run.json`` says; a record without stages if there is none yet."""
+    path = Path(output_dir) / "run.json"
+    record = read_json(path) if path.exists() else {"stages": {}}
+    record["stages"] = {OLD_STAGES.get(name, name): facts for name, facts in record["stages"].items()}
+    return record
+
+
+class RunFolder:
+    """The folder of a run (``output_dir``), of which only one process at a time writes.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The record of each complete stage, in the order they were completed."""
+        return read_record(self.path)["stages"]
+
+    def is_complete(self, stage: str) -> bool:
+        """Whether the record says that a stage is complete and its result, moved with the folder or not, is there."""
+        record = self.stages.get(stage)
+        return record is not None and (self.path / record["result"]).exists()
+
+    def open(
+        self,
+        config: Mapping[str, Any],
+        dataset_dir: str | Path,
+        label_file: str | Path | None = None,
+        new_settings: bool = False,
+    ) -> None:
+        """Make the folder a bundle with ``config``, or see that it is the folder of a run with the same settings.
+
+        Args:
+            config: the merged config, references unresolved.
+            dataset_dir: the data set's folder, as an expression in ``config`` may not resolve elsewhere.
+            label_file: likewise the file of labels, if there is one.
+            new_settings: accept other settings than those the run began with.
+
+        Raises:
+            BundleError: if the folder has a run with other settings.
+        """
+        if not new_settings:
+            self.require_same_settings(config)
+        remove_leftovers(self.path)
+        if self.path != BUNDLE_ROOT:
+            for folder in ("configs", "scripts"):
+                ignored = shutil.ignore_patterns(
+                    "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json", *SERVER_FOLDERS
+                )
+                shutil.copytree(BUNDLE_ROOT / folder, self.path / folder, ignore=ignored, dirs_exist_ok=True)
+        write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
+
+    def require_same_settings(self, config: Mapping[str, Any]) -> None:
+        """Raise a ``BundleError`` if the folder has a run with other settings than the merged ``config``.
+
+        A run that stopped before it had made anything does not count.
+        """
+        path = self.path / "configs" / "train.json"
+        made = (file for file in self.path.rglob("*") if file.relative_to(self.path).parts[0] not in BEGUN)
+        if not path.exists() or not any(file.is_file() for file in made):
+            return
+        free = config["run_settings"]["free"]
+        old, new = read_json(path), portable(config, "", None)
+        changed = list(differences(*({k: v for k, v in one.items() if k not in free} for one in (old, new))))
+        if changed:
+            shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])
+            more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
+            raise BundleError(
+                f"`output_dir` {self.path} must be new or hold a run with the same settings, but these differ from its "
+                f"configs/train.json: {shown}{more}. Choose another --output_dir, or do its stages again with --redo."
+            )
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Do a stage within: it is timed, logged to ``run.log``, and recorded as complete unless an error ends it.
+
+        Args:
+            stage: its name.
+
+        Yields:
+            What the record will say of the stage, to be filled: ``result``, the file without which it is not complete,
+            and whatever else is to be known of it.
+        """
+        record: dict[str, Any] = {}
+        if distributed.get_rank() > 0:
+            yield record
+            return
+        log_to_file(self.path / "run.log")
+        logger.info(f"{stage}: results go to {self.path}.")
+        since = time.monotonic()
+        yield record
+        minutes = round((time.monotonic() - since) / 60, 2)
+        self.complete(stage, record | {"minutes": minutes})
+        logger.info(f"{stage}: complete after {minutes} minutes.")
+
+    def complete(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Record that a stage is complete, with ``facts``, versions and the code's revision."""
+        record, result = read_record(self.path), Path(facts["result"]).resolve()
+        if result.is_relative_to(self.path):
+            result = result.relative_to(self.path)
+        record["stages"][stage] = {
+            "completed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **facts,
+            "result": str(result),
+            "revision": _git_revision(),
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+        write_json(self.path / "run.json", record)
+
+    def undo(self, stage: str, outputs: Sequence[str | Path]) -> None:
+        """Set what a stage has made aside, and forget it.
+
+        Args:
+            stage: its name.
+            outputs: what it made and what was made of that later, in that order.
+        """
+        log_to_file(self.path / "run.log")
+        self.set_aside(list(reversed(outputs)))  # so that nothing remains whose origin is gone, whenever this is cut
+        self.forget(stage)
+
+    def forget(self, stage: str) -> None:
+        """Take a stage and those completed after it out of the record, so that they are done again."""
+        record = read_record(self.path)
+        names = list(record["stages"])
+        if stage in names:
+            record["stages"] = {name: record["stages"][name] for name in names[: names.index(stage)]}
+            write_json(self.path / "run.json", record)
+
+    def set_aside(self, outputs: Sequence[str | Path]) -> None:
+        """Move files and folders of the run into ``previous/N`` in it, since a person may have edited them.
+
+        Raises:
+            BundleError: if one lies outside the folder; then nothing is moved.
+        """
+        self._to_previous(outputs, os.replace)
+
+    def keep_copies(self, outputs: Sequence[str | Path]) -> None:
+        """As ``set_aside``, but the last of ``outputs``, a file, stays where it is too."""
+        self._to_previous(outputs[-1:], shutil.copy2)
+        self._to_previous(outputs[:-1], os.replace)
+
+    def _to_previous(self, outputs: Sequence[str | Path], move: Callable[[Path, Path], Any]) -> None:
+        existing = [Path(path).resolve() for path in outputs if Path(path).exists()]
+        for path in existing:
+            if not path.is_relative_to(self.path):
+                raise BundleError(f"{path} must lie in {self.path} to be made again; move it away yourself first.")
+        if not existing:
+            return
+        number = 1 + max((int(path.name) for path in (self.path / "previous").glob("[0-9]*")), default=0)
+        for path in existing:
+            target = self.path / "previous" / str(number) / path.relative_to(self.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            move(path, target)
+        logger.info(f"Put {[str(path) for path in existing]} into {self.path / 'previous' / str(number)}.")
+
+
+def log_to_file(path: str | Path) -> None:
+    """Keep what is logged, and errors in full, in a file too; called again for the same file, it does nothing."""
+    path = Path(path).resolve()
+    root = logging.getLogger()
+    if any(getattr(handler, "baseFilename", None) == str(path) for handler in root.handlers):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)
+    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.DEBUG)
+
+
+def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str | Path | None) -> dict[str, Any]:
+    """``config`` as a run folder keeps it: paths that hold anywhere on this machine, and one process on any device."""
+    template = read_json(BUNDLE_ROOT / "configs" / "train.json")
+    kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
+    for key in config["run_settings"]["of_a_session"]:
+        *sections, name = key.split("#")
+        there, here = template, kept
+        for section in sections:
+            there, here = there[section], here[section]
+        here.pop(name, None)
+        if name in there:
+            here[name] = there[name]
+    kept |= {"bundle_root": ".", "output_dir": "@bundle_root", "dataset_dir": str(Path(dataset_dir).resolve())}
+    kept["label_file"] = None if label_file is None else str(Path(label_file).resolve())
+    if isinstance(kept.get("source_dir"), str):
+        kept["source_dir"] = str(Path(kept["source_dir"]).resolve())
+    return kept
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two configs differ: the key, and the values of both as JSON, ``"nothing"`` where there is none."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted((old | new).keys() - {"_desc_"}):
+            yield from differences(old.get(name, NOTHING), new.get(name, NOTHING), f"{key}#{name}" if key else name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(map(_is_tree, old + new)):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{key}#{index}")
+    elif old is NOTHING or new is NOTHING or old != new:
+        yield key, *("nothing" if value is NOTHING else _short(json.dumps(value)) for value in (old, new))
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, list))
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def _git_revision() -> str | None:
+    """The revision of the code, with ``-dirty`` after it if files were changed; ``None`` outside a git checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+@distributed.one_rank_only()
+def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int]) -> None:
+    """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
+
+    Args:
+        output_dir: the run folder. Keys that ``inference.json`` lists in ``of_the_training`` come from its
+            ``train.json``.
+        classes: names and values; they have as many channels as the network's output.
+        patch_size: height and width of the training patches in pixels.
+    """
+    configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
+    train = read_json(configs / "train.json")
+    inference = read_json(templates / "inference.json")
+    inference |= {key: train[key] for key in inference["of_the_training"] if key in train}
+    inference["patch_size"] = list(patch_size)
+    write_json(configs / "inference.json", inference)
+    metadata = read_json(templates / "metadata.json")
+    channel_def = {str(value): name for value, name in enumerate(classes.value_names)}
+    metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
+    network_data = metadata["network_data_format"]
+    network_data["outputs"]["pred"] |= {"num_channels": len(classes), "channel_def": channel_def}
+    for tensor in (network_data["inputs"]["image"], network_data["outputs"]["pred"]):
+        tensor["spatial_shape"] = list(patch_size)
+    write_json(configs / "metadata.json", metadata)

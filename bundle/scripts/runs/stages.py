@@ -1,0 +1,174 @@
+"""Run the stages of a training one after the other, each once."""
+
+import inspect
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite import distributed
+from monai.bundle import ConfigParser
+
+from ..errors import BundleError
+from . import plain_errors
+from .devices import description, prepare_device, seed_everything
+from .options import require_known_options, texts_as_numbers
+from .run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def merged_config() -> dict[str, Any]:
+    """The merged config, references unresolved, of the bundle run that is calling: the config's key ``config``.
+
+    MONAI hands a config's functions their arguments and nothing else, and no expression or macro of a config stands for
+    the whole of it, so the parser is looked up among the callers, here and nowhere else. Numbers that YAML takes as
+    text become numbers.
+
+    Raises:
+        RuntimeError: if no ``ConfigParser`` is at work.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            config = ConfigParser(deepcopy({key: value for key, value in parser.get().items() if key != "_meta_"}))
+            for key, number in texts_as_numbers(config.get()).items():
+                config[key] = number
+                parser.ref_resolver.get_item(key).update_config(number)  # nothing has used it yet
+            return config.get()
+        frame = frame.f_back
+    raise RuntimeError("this function must be called from a bundle's config, as `python -m monai.bundle run` does.")
+
+
+def prepare(
+    config: Mapping[str, Any], device: str | torch.device, deterministic: bool = False, seed: int | None = None
+) -> None:
+    """Get ready to run what a config says: how errors are told, its options, its device, its random numbers.
+
+    Args:
+        config: the merged config.
+        device, deterministic: as for ``devices.prepare_device``.
+        seed: of all random generators; ``None`` leaves them as they are.
+    """
+    plain_errors.install()
+    if "stage" not in config:  # checked before its overlays were laid on it
+        require_known_options(config)
+    prepare_device(device, deterministic)
+    if seed is not None:
+        seed_everything(seed, deterministic)
+
+
+def overlaid(config: Any, overlay: Any) -> Any:
+    """``config`` with ``overlay`` laid on it, sections key by key.
+
+    A section of the overlay that is empty or has a ``_target_`` of its own takes the place of the one below; so do
+    lists and single values.
+    """
+    merged = isinstance(config, Mapping) and isinstance(overlay, Mapping) and overlay and "_target_" not in overlay
+    if not merged:
+        return deepcopy(overlay)
+    return dict(config) | {key: overlaid(config.get(key), value) for key, value in overlay.items()}
+
+
+def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The config of a stage: the merged one, with the stage's own on it.
+
+    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or,
+    where there is no other, copied; its ``overlay`` comes on top.
+
+    Raises:
+        BundleError: if the config has no such stage.
+    """
+    if stage not in config["stages"]:
+        raise BundleError(f"`stages` must be among {list(config['stages'])}, got {stage!r}.")
+    definition = config["stages"][stage]
+    changed = {below: config[above] for below, above in definition.get("sections", {}).items()}
+    for overlay in (changed, definition.get("overlay")):
+        config = overlaid(config, overlay) if overlay else config
+    return deepcopy(dict(config))
+
+
+def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
+    """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
+    if "stages" in config:
+        return ConfigParser(config=stage_config(config, stage))
+    return ConfigParser(
+        config=dict(config) | ({"train": config.get("classification", {})} if stage == "train_classifier" else {})
+    )
+
+
+def run_stages(
+    stages: Sequence[str], config: Mapping[str, Any], output_dir: str | Path, redo: str | None = None
+) -> None:
+    """Run the config's list ``initialize`` and the stage's own steps for each stage that is not complete.
+
+    Each stage has a parser of its own, so that nothing of the stage before stays in memory.
+
+    Args:
+        stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
+            ``overlay`` for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs``
+            they make, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
+            ``scores``. One that ``continues`` goes on from its own last outputs whenever it is asked for, with
+            settings of its own.
+        config: the merged config.
+        output_dir: the run folder.
+        redo: do this stage and those after it again, from their start.
+    """
+    if redo is not None and (redo not in stages or _continues(config, redo)):
+        raise BundleError(
+            f"`redo` must be one of {[s for s in stages if not _continues(config, s)]} or null, got {redo!r}."
+        )
+    if int(os.environ.get("WORLD_SIZE", 1)) != distributed.get_world_size():
+        raise BundleError("several processes must find one another; add configs/multi_gpu_train.json to --config_file.")
+    folder = RunFolder(output_dir)
+    if redo is None and not any(_continues(config, stage) for stage in stages):
+        folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
+    first_again = len(stages) if redo is None else list(stages).index(redo)
+    again = {stage: position >= first_again for position, stage in enumerate(stages)}
+    complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
+    distributed.barrier()  # all processes have looked before one writes
+    for stage in stages:
+        if stage in complete:
+            logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
+        else:
+            _run_stage(stage, config, folder, again[stage])
+
+
+def _continues(config: Mapping[str, Any], stage: str) -> bool:
+    return bool(config["stages"].get(stage, {}).get("continues"))
+
+
+def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
+    """Run one stage, from its start if it is done ``again``."""
+    parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
+    get = parser.get_parsed_content
+
+    def work_through(key: str) -> None:
+        for index in range(len(parser.get(key, []))):
+            get(f"{key}#{index}")
+
+    work_through("initialize")
+    work_through(f"stages#{stage}#checks")
+    outputs, feeding = [], stage
+    while feeding is not None:
+        outputs += get(f"stages#{feeding}#outputs")
+        feeding = parser[f"stages#{feeding}"].get("feeds")
+    if distributed.get_rank() == 0:
+        if _continues(config, stage):
+            folder.keep_copies(outputs)
+        else:
+            if again:
+                folder.undo(stage, outputs)
+            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
+    with folder.stage(stage) as record:
+        distributed.barrier()  # old results are out of the way
+        work_through(f"stages#{stage}#steps")
+        record["result"] = get(f"stages#{stage}#result")
+        record["seed"] = get("seed")
+        record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}
+        record["computed_on"] = description(get("device"), get("chosen_precision"), get("deterministic"))
+    distributed.barrier()

@@ -1,0 +1,185 @@
+"""Export the networks of a run or of an exported bundle to TorchScript, torch.export and ONNX, and check the files.
+
+    python -m scripts.sharing.deploy --bundle dist/esfan_histopathology_segmentation --output deployed/
+
+writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image
+to class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``.
+All take any batch; ``.ts`` takes any size, the others all sizes of which both sides are multiples of the network's
+stride. Every file is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import fire
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import BundleError
+from ..files.atomic import atomic_path
+from ..files.foreign_files import read_json
+from ..pseudo_masks.cam import combine_cams
+from ..runs import plain_errors
+from ..weights.state_dicts import load_weights
+from .dynamic_size import for_multiples_of_stride
+
+LARGEST_DIFFERENCE = 1e-4
+OUTPUTS = {"segmenter": ["pred"], "classifier": ["cam", "prob"]}
+Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+class CAMOutput(nn.Module):
+    """Stage 1 as one network: an image in, its class activation map and class probabilities out.
+
+    Args:
+        classifier: has ``cams(image)``, as ``CAMClassifier`` has.
+        level_weights: weight of each of its levels.
+    """
+
+    def __init__(self, classifier: nn.Module, level_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.level_weights = tuple(level_weights)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map ``image``, (B, 3, H, W) in [0, 1], to the combined CAM, (B, K, H, W), and probabilities, (B, K)."""
+        cams, prob = self.classifier.cams(image)
+        return combine_cams(cams, image.shape[2:], self.level_weights), prob
+
+
+def networks(bundle: Path) -> dict[str, nn.Module]:
+    """The trained networks of a bundle's folder, for evaluation: ``segmenter`` and, if it is there, ``classifier``."""
+    inference, train = ConfigParser(), ConfigParser()
+    inference.read_config(str(bundle / "configs" / "inference.json"))
+    segmenter = inference.get_parsed_content("network_def")
+    found = {"segmenter": load_weights(segmenter, bundle / "models" / "model.pt").eval()}
+    weights = bundle / "models" / "classifier" / "model.pt"
+    if weights.is_file():
+        train.read_config(str(bundle / "configs" / "train.json"))
+        classifier = load_weights(train.get_parsed_content("classifier_def"), weights).eval()
+        level_weights = train.get_parsed_content("cam_segmenter#level_weights")
+        found["classifier"] = CAMOutput(classifier, level_weights).eval()
+    return found
+
+
+def to_torchscript(network: nn.Module, path: Path) -> None:
+    """Write TorchScript for any batch and size: scripted, or traced if it cannot be scripted."""
+    try:
+        module = torch.jit.script(network)
+    except (RuntimeError, torch.jit.frontend.NotSupportedError):
+        module = torch.jit.trace(network, torch.rand(2, 3, 64, 96), check_trace=False)
+    torch.jit.save(module, str(path))
+
+
+def to_program(network: nn.Module, stride: int) -> ExportedProgram:
+    """Export ``network`` with ``torch.export`` for any batch and all sides that are multiples of ``stride`` px."""
+    example = torch.rand(2, 3, 4 * stride, 6 * stride)  # numbers that differ, since equal ones are taken for one
+    sizes = {0: Dim("batch"), 2: stride * Dim("rows"), 3: stride * Dim("columns")}
+    return torch.export.export(for_multiples_of_stride(network), (example,), dynamic_shapes=(sizes,))
+
+
+def to_onnx(program: ExportedProgram, path: Path, output_names: Sequence[str]) -> None:
+    """Write a program as ONNX; its input is ``image``."""
+    names = {"input_names": ["image"], "output_names": list(output_names)}
+    torch.onnx.export(program, (), str(path), **names, dynamo=True, external_data=False, verbose=False)
+
+
+def load_torchscript(path: Path) -> Run:
+    """Read a ``.ts`` file."""
+    module = torch.jit.load(str(path), map_location="cpu")
+    return lambda image: _as_tuple(module(image))
+
+
+def load_torch_export(path: Path) -> Run:
+    """Read a ``.pt2`` file."""
+    module = torch.export.load(path).module()
+    return lambda image: _as_tuple(module(image))
+
+
+def load_onnx(path: Path) -> Run:
+    """Read a ``.onnx`` file with ONNX Runtime, on the CPU."""
+    import onnxruntime  # not needed for anything else
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    return lambda image: tuple(torch.from_numpy(array) for array in session.run(None, {entry.name: image.numpy()}))
+
+
+def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int, int, int]]) -> float:
+    """Largest absolute difference of an exported network from the network, on random images.
+
+    Args:
+        network: the network, in evaluation mode.
+        run: the exported one.
+        shapes: batch, height and width of the images to try.
+
+    Raises:
+        BundleError: if it is more than 1e-4, or an output has another shape.
+    """
+    worst = torch.tensor(0.0)
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in shapes:
+        image = torch.rand(batch, 3, height, width, generator=generator)
+        with torch.inference_mode():
+            expected = _as_tuple(network(image))
+            got = run(image)
+        for ours, theirs in zip(expected, got, strict=True):
+            if ours.shape != theirs.shape:
+                raise BundleError(
+                    f"an exported network must give outputs of the same shape, {tuple(ours.shape)} for images of "
+                    f"{batch} x {height} x {width} px, got {tuple(theirs.shape)}."
+                )
+            worst = torch.maximum(worst, (ours - theirs).abs().max())  # NaN stays NaN
+    if not worst <= LARGEST_DIFFERENCE:
+        raise BundleError(
+            f"an exported network must give the same to {LARGEST_DIFFERENCE}, got a difference of {worst}."
+        )
+    return worst.item()
+
+
+def deploy(bundle: str, output: str) -> dict[str, float]:
+    """Export all networks of a bundle to all formats; see the module's docstring.
+
+    Args:
+        bundle: a run's folder or an exported bundle's.
+        output: where the files go; files of the same names are replaced.
+
+    Returns:
+        The largest difference from the network's outputs, by file name.
+
+    Raises:
+        BundleError: if a file gives other outputs than the network; it is not written then.
+    """
+    bundle, output = Path(str(bundle)), Path(str(output))
+    stride = read_json(bundle / "configs" / "inference.json")["segmenter_def"]["divisor"]
+    multiples = [(1, 4 * stride, 6 * stride), (3, 7 * stride, 3 * stride)]
+    differences = {}
+    for name, network in networks(bundle).items():
+        program = to_program(network, stride)
+        formats = {
+            ".ts": (partial(to_torchscript, network), load_torchscript, [*multiples, (2, 53, 70)]),
+            ".pt2": (partial(torch.export.save, program), load_torch_export, multiples),
+            ".onnx": (partial(to_onnx, program, output_names=OUTPUTS[name]), load_onnx, multiples),
+        }
+        for suffix, (write, load, shapes) in formats.items():
+            with atomic_path(output / f"{name}{suffix}") as temporary:
+                write(temporary)
+                differences[f"{name}{suffix}"] = largest_difference(network, load(temporary), shapes)
+    return differences
+
+
+def describe(differences: Mapping[str, float]) -> str:
+    """A line for each file."""
+    return "\n".join(f"{name}: differs by {value:.1e} at most" for name, value in differences.items())
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(deploy, serialize=describe)

@@ -1,0 +1,258 @@
+"""Make a bundle of its own, for MONAI's model zoo or a Hugging Face hub, from a run or from a file of weights.
+
+    python -m scripts.sharing.export --method esfan --weights RUN --output dist/
+    python -m scripts.sharing.export --method ibdr --weights FILE --dataset configs/dataset_luad.json --output dist/
+        [--preset lite] [--classifier FILE] [--repo-id OWNER/NAME]
+
+``dist/{method}_histopathology_segmentation`` and the same as a zip hold merged configs, the scripts that these reach,
+weights, model card, licences and a unit test in the zoo's form. Stage-1 weights go to ``models/classifier``. Scores in
+the card are those of the run; a file of weights has none.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import fire
+from monai.apps.utils import SUPPORTED_HASH_TYPES
+from monai.bundle import ConfigParser
+
+from ..data.classes import Classes
+from ..errors import BundleError
+from ..files.atomic import atomic_path, remove_leftovers_of, write_json
+from ..files.foreign_files import read_json
+from ..runs import plain_errors
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record, write_inference_config
+from ..weights.state_dicts import load_weights, save_weights
+from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
+from .reachable import reached_files, required_packages
+
+PRESETS = {"paper": [], "lite": ["lite.json"]}
+COPIED_CONFIGS = ("evaluate.json", "multi_gpu_train.json", "logging.conf")
+OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+COMMANDS_NEED = ("jsonschema",)  # for MONAI's verify_metadata
+LARGE_BYTES = 25_000_000  # what the zoo takes
+
+
+def default_config(method: str, preset: str, dataset: str | Path | None) -> dict[str, Any]:
+    """The merged config of a method, a preset and a data set's overlay (``None`` for LUAD-HistoSeg)."""
+    overlay = BUNDLE_ROOT / "configs" / f"method_{method}.json"
+    if not overlay.is_file():
+        methods = sorted(path.stem.removeprefix("method_") for path in overlay.parent.glob("method_*.json"))
+        raise BundleError(f"`method` must be one of {methods}, got {method!r}.")
+    if preset not in PRESETS:
+        raise BundleError(f"`preset` must be one of {list(PRESETS)}, got {preset!r}.")
+    names = ["train.json", overlay.name, *PRESETS[preset]]
+    parser = ConfigParser()
+    parser.read_config([str(overlay.parent / name) for name in names] + ([] if dataset is None else [str(dataset)]))
+    return parser.get()
+
+
+class Trained(NamedTuple):
+    """What is exported: the merged config, with defaults for the paths in it, files of weights, and the run if any."""
+
+    config: dict[str, Any]
+    defaults: dict[str, Any]
+    patch_size: Sequence[int]
+    weights: Path
+    classifier: Path | None
+    run: Path | None
+
+
+def trained_by_run(run: Path, method: str, preset: str) -> Trained:
+    """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
+    if not RunFolder(run).is_complete("train_segmenter"):
+        raise BundleError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
+    config = read_json(run / "configs" / "train.json")
+    for key, asked in {"method_name": method, "preset": preset}.items():
+        if config[key] != asked:
+            name = key.removesuffix("_name")
+            raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
+    overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
+    defaults = default_config(method, preset, overlay if overlay.is_file() else None)
+    patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
+    classifier = run / "models" / "classifier" / "model.pt"
+    weights = run / "models" / "model.pt"
+    return Trained(config, defaults, patch_size, weights, classifier if classifier.is_file() else None, run)
+
+
+def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
+    """``config`` for any machine: data and results inside the bundle, which may be run from any folder.
+
+    Args:
+        config: merged config, references unresolved.
+        defaults: the config whose values take the place of paths that hold on one machine alone.
+        patch_size: height and width of the training patches in px.
+
+    Raises:
+        BundleError: if a path of this machine is left.
+    """
+    shared = portable(dict(defaults) | dict(config), "", None)  # what newer code asks for may be new to an old run
+    shared |= {key: defaults[key] for key in ("dataset_dir", "imports", "picture_names")}
+    shared |= {key: defaults[key] for key, value in shared.items() if key in defaults and _is_absolute(value)}
+    shared["output_dir"] = "$@bundle_root + '/output'"
+    shared["patch_size"] = {**defaults["patch_size"], "default": list(patch_size)}
+    left = [key for key, value in shared.items() if _holds_absolute(value)]
+    if left:
+        raise BundleError(f"the config must hold no paths of one machine, but {left} do; give --weights as a file.")
+    return shared
+
+
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~") or value[1:3] == ":\\")
+
+
+def _holds_absolute(value: Any) -> bool:
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return _is_absolute(value) or any(_holds_absolute(child) for child in children)
+
+
+def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
+    """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
+    write_json(folder / "configs" / "train.json", train)
+    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
+    for name in COPIED_CONFIGS:
+        shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
+
+
+def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
+    """Load weights strictly into the networks of the exported configs, and write them where these look for them."""
+    for config, name, source, target in (
+        ("inference.json", "network_def", weights, "model.pt"),
+        ("train.json", "classifier_def", classifier, "classifier/model.pt"),
+    ):
+        if source is not None:
+            parser = ConfigParser()
+            parser.read_config(str(folder / "configs" / config))
+            save_weights(load_weights(parser.get_parsed_content(name), source), folder / "models" / target)
+
+
+def write_metadata(folder: Path, facts: Facts) -> None:
+    """Complete ``metadata.json``: what the card says, the stage-1 network, and the versions that are installed here."""
+    path = folder / "configs" / "metadata.json"
+    metadata = read_json(path)
+    configs = sorted((folder / "configs").glob("*.json"))
+    packages = required_packages(configs, sorted((folder / "scripts").rglob("*.py")))
+    metadata |= {key: packages.pop(name) for name, key in OWN_PINS.items()}
+    metadata["required_packages_version"] = packages | {name: version(name) for name in COMMANDS_NEED}
+    metadata |= facts.metadata()
+    train = read_json(folder / "configs" / "train.json")
+    channels = {str(channel): name for channel, name in enumerate(train["class_names"])}
+    image = metadata["network_data_format"]["inputs"]["image"]
+    shared = {"num_channels": len(channels), "dtype": "float32", "is_patch_data": False, "channel_def": channels}
+    cam = {"type": "image", "format": "class activation map", "spatial_shape": image["spatial_shape"]}
+    prob = {"type": "probabilities", "format": "image-level", "spatial_shape": [1, 1], "value_range": [0, 1]}
+    metadata["classifier_data_format"] = {
+        "inputs": {"image": image},
+        "outputs": {"cam": cam | {"value_range": []} | shared, "prob": prob | shared},
+    }
+    write_json(path, metadata)
+
+
+def write_large_files(folder: Path, repo_id: str, bundle_version: str) -> None:
+    """Write ``large_files.yml``, where files too large for the zoo are to be had, if there are any."""
+    large = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size > LARGE_BYTES:
+            name = path.relative_to(folder).as_posix()
+            url = f"https://huggingface.co/{repo_id}/resolve/{bundle_version}/{name}"
+            digest = SUPPORTED_HASH_TYPES["md5"](path.read_bytes(), usedforsecurity=False).hexdigest()
+            large.append({"path": name, "url": url, "hash_val": digest, "hash_type": "md5"})
+    if large:
+        ConfigParser.export_config_file({"large_files": large}, str(folder / "large_files.yml"), fmt="yaml")
+
+
+def build(folder: Path, trained: Trained, facts: Facts) -> None:
+    """Fill ``folder`` with an exported bundle."""
+    train = facts.config
+    write_configs(folder, train)
+    configs = sorted((folder / "configs").glob("*.json"))
+    for path in reached_files(configs, BUNDLE_ROOT):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(BUNDLE_ROOT / path, folder / path)
+    write_weights(folder, trained.weights, trained.classifier)
+    write_metadata(folder, facts)
+    for name in ("LICENSE", "CITATION.cff"):
+        shutil.copy(BUNDLE_ROOT.parent / name, folder / name)
+    test = Template((BUNDLE_ROOT / "docs" / "zoo_unit_test.txt").read_text(encoding="utf-8"))
+    documents = {
+        "docs/README.md": text_card(facts),
+        "README.md": hub_card(facts),
+        "docs/data_license.txt": licences(facts),
+        f"unit_tests/test_{facts.name}.py": test.substitute(
+            name=facts.name, num_classes=len(train["class_names"]), largest_value=len(train["palette"]) - 1
+        ),
+    }
+    for name, text in documents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    write_large_files(folder, facts.repo_id, facts.version)
+
+
+def export(
+    method: str,
+    weights: str,
+    output: str,
+    preset: str = "paper",
+    dataset: str | None = None,
+    classifier: str | None = None,
+    repo_id: str | None = None,
+) -> Path:
+    """Export a bundle; see the module's docstring.
+
+    Args:
+        method: ``esfan`` or ``ibdr``, any that has an overlay ``configs/method_*.json``.
+        weights: a run's folder, or a file of the segmentation network's weights.
+        output: where the bundle's folder and zip go.
+        preset: ``paper`` or ``lite``: the networks.
+        dataset: with a file of weights, the overlay of the data set they were trained on; LUAD-HistoSeg's if left out.
+        classifier: with a file of weights, a file of stage 1's, if they are to go along.
+        repo_id: the hub's repository, ``OWNER/NAME``, from which large files are to be had; the zoo's if left out.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        FileExistsError: if ``output`` has such a bundle's folder already; a zip alone is written anew.
+        BundleError: for an unknown method or preset, one that is not the run's, or weights that do not fit.
+    """
+    source, output = Path(str(weights)).resolve(), Path(str(output)).resolve()
+    name = f"{method}_histopathology_segmentation"
+    folder = output / name
+    archive = output / f"{name}.zip"
+    if folder.exists():
+        raise FileExistsError(f"`output` must hold no {name} yet; remove {folder} or give another folder.")
+    if source.is_dir():
+        if dataset is not None or classifier is not None:
+            raise BundleError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
+        trained = trained_by_run(source, method, preset)
+    else:
+        config = default_config(method, preset, dataset)
+        stage_1 = None if classifier is None else Path(str(classifier))
+        trained = Trained(config, config, config["patch_size"]["default"], source, stage_1, None)
+    facts = Facts(
+        name=name,
+        version=read_json(BUNDLE_ROOT / "configs" / "metadata.json")["version"],
+        repo_id=repo_id or f"MONAI/{name}",
+        config=shareable(trained.config, trained.defaults, trained.patch_size),
+        cards=read_cards(BUNDLE_ROOT / "docs" / "cards.json"),
+        record={} if trained.run is None else read_record(trained.run),
+        scores=scores_of(trained.run),
+        has_classifier=trained.classifier is not None,
+    )
+    for path in (folder, archive):
+        remove_leftovers_of(path)
+    with atomic_path(folder) as draft:  # the folder comes last: without it a zip is what a killed export left
+        draft.mkdir()
+        build(draft, trained, facts)
+        with atomic_path(archive) as temporary:
+            shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
+    return folder
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire(export, serialize=lambda folder: f"The bundle is in {folder} and {folder}.zip.")

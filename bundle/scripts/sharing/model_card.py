@@ -1,0 +1,195 @@
+"""What an exported bundle says of itself: the zoo's README, the hub's card, metadata and the terms of data sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..data.classes import Classes
+from ..files.foreign_files import read_json
+from ..runs.stages import stage_parser
+
+SPLITS = ("val", "test")
+OF_A_RUN = {
+    "origin": "None of the authors' weights are redistributed: those here were trained by this code.",
+    "training": "`python -m monai.bundle run training --config_file configs/train.json` trains as they were trained.",
+}
+OF_A_FILE = {
+    "origin": "The code comes without the authors' weights; those here were given to it as a file, whose origin and "
+    "terms whoever shares them should state here.",
+    "training": "How the weights were trained is not known to the code: they were given to it as a file.",
+}
+STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
+PROTOCOL = "published"
+UNKNOWN_DATA = {
+    "source": "A data set of whoever trained these weights, who should say here what it is.",
+    "terms": "Whoever shares these weights should state the data set's terms here.",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an exported bundle.
+
+    Args:
+        name: of the bundle.
+        version: of the bundle.
+        repo_id: the hub's repository, ``OWNER/NAME``.
+        config: its ``train.json``.
+        cards: what ``docs/cards.json`` says of methods, presets and data sets.
+        record: the run's ``run.json``; empty for a file of weights.
+        scores: by stage and split, as ``scores_of`` gives them.
+        has_classifier: whether the weights of stage 1 go along.
+    """
+
+    name: str
+    version: str
+    repo_id: str
+    config: Mapping[str, Any]
+    cards: Mapping[str, Any]
+    record: Mapping[str, Any]
+    scores: Mapping[tuple[str, str], Mapping[str, Any]]
+    has_classifier: bool
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """The method's entry in the cards."""
+        name = self.config["method_name"]
+        return self.cards["methods"].get(name, {"title": name, "summary": f"The method {name}.", "references": []})
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The training data's entry in the cards."""
+        name = self.config["dataset_name"]
+        return self.cards["data_sets"].get(name, {"title": name, **UNKNOWN_DATA})
+
+    @property
+    def first_line(self) -> str:
+        """What a reader must know first: what the weights were trained on."""
+        data_set = self.data["title"]
+        return self.data.get("first_line", f"The weights in `models/model.pt` were trained on {data_set}.")
+
+    def metadata(self) -> dict[str, Any]:
+        """The entries of ``metadata.json`` that say what the bundle is."""
+        return {
+            "name": f"Tissue segmentation in histopathology ({self.method['title']})",
+            "description": f"{self.first_line} {self.method['summary']}",
+            "authors": f"the contributors; an independent implementation of {self.method['title']}",
+            "data_source": f"{self.data['title']}: {self.data['source']}",
+            "eval_metrics": {
+                f"{PROTOCOL}_mean_iou_{stage}_{split}": score["mean_iou"]
+                for (stage, split), score in self.scores.items()
+            },
+            "references": list(self.method["references"]),
+        }
+
+
+def read_cards(path: str | Path) -> dict[str, Any]:
+    """Read ``docs/cards.json``."""
+    return read_json(path)
+
+
+def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """A run's scores by the protocol ``published``, by stage and split, with ``images``; empty without a run."""
+    scores = {}
+    for stage in STAGES if run is not None else ():
+        for split in SPLITS:
+            path = run / "scores" / f"{stage}_{split}.json"
+            if path.is_file():
+                content = read_json(path)
+                scores[stage, split] = content["protocols"][PROTOCOL] | {"images": content["images"]}
+    return scores
+
+
+def performance(facts: Facts) -> str:
+    """The section on performance: the run's own scores, or that there are none."""
+    if not facts.scores:
+        return "No performance was measured for this bundle: the weights came without the run that trained them."
+    lines = ["| what | split | images | mean IoU | mean Dice | IoU of each class |", "|---|---|---|---|---|---|"]
+    for (stage, split), score in facts.scores.items():
+        classes = ", ".join(f"{name} {_number(value['iou'])}" for name, value in score["classes"].items())
+        means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"
+        lines.append(f"| {STAGES[stage]} | {split} | {score['images']} | {means} | {classes} |")
+    run = facts.record.get("stages", {}).get("train_segmenter", {})
+    made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "not recorded with which seed"
+    return (
+        f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose truth is background leave "
+        f"the score. Of the run that trained these weights ({made}):\n\n" + "\n".join(lines)
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def text_card(facts: Facts) -> str:
+    """``docs/README.md`` by the zoo's sections."""
+    config = facts.config
+    mpp = config.get("model_mpp")
+    classifier, segmenter = (stage_parser(config, stage) for stage in ("train_classifier", "train_segmenter"))
+    template = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=f"Tissue segmentation from image-level labels ({facts.method['title']})",
+        first_line=facts.first_line,
+        method=facts.method["title"],
+        summary=facts.method["summary"],
+        networks=facts.cards["presets"].get(config["preset"], f"the preset `{config['preset']}`"),
+        data_set=facts.data["title"],
+        source=facts.data["source"],
+        terms=facts.data["terms"],
+        classes=", ".join(config["class_names"]),
+        values=", ".join(f"{value} {name}" for value, name in enumerate(Classes.of(config).value_names)),
+        num_classes=len(config["class_names"]),
+        patch=" x ".join(str(side) for side in config["patch_size"]["default"]),
+        resolution="unknown micrometres" if mpp is None else f"{mpp} micrometres",
+        epochs_1=classifier.get_parsed_content("train#epochs"),
+        batch_1=classifier.get_parsed_content("train#batch_size"),
+        epochs_2=segmenter.get_parsed_content("train#epochs"),
+        batch_2=segmenter.get_parsed_content("train#batch_size"),
+        performance=performance(facts),
+        stage_1="`models/classifier/model.pt`" if facts.has_classifier else "not part of this bundle",
+        **(OF_A_RUN if facts.record else OF_A_FILE),
+        references="\n".join(f"* {reference}" for reference in facts.method["references"]),
+    )
+
+
+def hub_card(facts: Facts) -> str:
+    """``README.md`` for a Hugging Face hub: what machines read, then the text."""
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=facts.config["dataset_name"],
+            dataset_name=facts.data["title"],
+            dataset_split=split,
+            metric_type="mean_iou",
+            metric_name=f"mean IoU, protocol {PROTOCOL}",
+            metric_value=round(score["mean_iou"], 4),
+        )
+        for (stage, split), score in facts.scores.items()
+        if stage == "segmenter" and score["mean_iou"] is not None
+    ]
+    card = ModelCardData(
+        license="apache-2.0",
+        library_name="monai",
+        pipeline_tag="image-segmentation",
+        tags=["monai", "histopathology", "weakly-supervised", facts.config["method_name"], "not-for-diagnosis"],
+        model_name=facts.name,
+        eval_results=results or None,
+    )
+    return f"---\n{card.to_yaml()}\n---\n\n{text_card(facts)}"
+
+
+def licences(facts: Facts) -> str:
+    """``docs/data_license.txt``: the terms of the training data, then those of every data set with an overlay."""
+    texts = [f"Training data of these weights: {_terms(facts.data)}"]
+    others = (entry for entry in facts.cards["data_sets"].values() if entry != facts.data)
+    texts.append("Other data sets that this code has settings for; none is part of this bundle:")
+    texts += [_terms(entry) for entry in others]
+    return "\n\n".join(texts) + "\n"
+
+
+def _terms(entry: Mapping[str, Any]) -> str:
+    return f"{entry['title']}\n{entry['source']}\nTerms: {entry['terms']}"

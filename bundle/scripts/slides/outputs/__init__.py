@@ -1,0 +1,1 @@
+"""What is written of a slide: areas, class maps as pyramids, pictures."""

@@ -1,0 +1,115 @@
+"""From the finished strips of a slide to the files that a person opens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...data.classes import Classes
+from ...files.pictures import overlay, write_mask, write_png
+from ..outlines.geojson import GeoJSONWriter
+from ..outlines.polygons import PolygonTracer
+from ..reading.slide import SlideView
+from ..segmenting.strip_files import StripFiles
+from ..segmenting.tiles import TileGrid, nearest_pixels
+from .areas import AreaCounter
+from .ome_tiff import PyramidWriter, every_second, mean_of_four
+
+TRACED_PX = 1 << 20  # pixels that are traced at a time
+OVERLAY_PX = 2048  # longer side of the overlay at most
+
+
+def joined_strips(grid: TileGrid, strips: StripFiles, outside: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The class map and the entropy from top to bottom, (h, width) uint8; strips that are not there have no tissue."""
+    finished = strips.finished()
+    bands = [grid.band_pixels(band) for band in range(len(grid.bands))]
+    for row in range(grid.rows):
+        top, bottom = grid.strip_pixels(row)
+        classes = np.full((bottom - top, grid.width), outside, dtype=np.uint8)
+        entropy = np.zeros_like(classes)
+        for band, (left, right) in enumerate(bands):
+            if (band, row) in finished:
+                classes[:, left:right], entropy[:, left:right] = strips.read(band, row)
+        yield classes, entropy
+
+
+def write_results(
+    folder: str | Path,
+    name: str,
+    view: SlideView,
+    grid: TileGrid,
+    strips: StripFiles,
+    classes: Classes,
+    tissue: np.ndarray,
+    picture: np.ndarray,
+) -> None:
+    """Write the maps, the annotations, the areas, the tissue mask and the overlay of a slide.
+
+    Args:
+        folder: where they go; also for temporary files.
+        name: of the slide.
+        view: the slide at the maps' resolution.
+        grid: how it was cut.
+        strips: all strips that have tissue.
+        classes: what the class map's values mean.
+        tissue: mask of the slide, (h, w) bool.
+        picture: the slide, small, (h, w, 3) uint8.
+    """
+    folder, areas, small = Path(folder), AreaCounter(), SmallMap(picture.shape[:2], view.shape)
+    tracer = PolygonTracer(grid.width, [value for value in range(256) if value not in classes.tissues])
+    traced = max(1, TRACED_PX // grid.width)
+    with ExitStack() as stack:
+        classes_file = stack.enter_context(PyramidWriter(view.shape, every_second, folder))
+        entropy_file = stack.enter_context(PyramidWriter(view.shape, mean_of_four, folder))
+        annotations = stack.enter_context(GeoJSONWriter(classes, view.scale, view.origin, folder))
+        for values, entropy in joined_strips(grid, strips, classes.outside):
+            classes_file.add(values)
+            entropy_file.add(entropy)
+            areas.add(values, entropy)
+            small.add(values)
+            for start in range(0, len(values), traced):
+                annotations.add(tracer.add(values[start : start + traced]))
+        annotations.add(tracer.finish())
+        classes_file.save(folder / "classes.ome.tif", f"{name}: classes", view.mpp, classes.colors)
+        entropy_file.save(folder / "entropy.ome.tif", f"{name}: entropy", view.mpp)
+        annotations.save(folder / "annotations.geojson", name)
+    areas.save(folder, classes, view.mpp)
+    write_mask(folder / "tissue.png", tissue.astype(np.uint8), [[255, 255, 255], [0, 0, 0]])
+    write_png(folder / "overlay.png", clear_overlay(picture, small.values, classes))
+
+
+class SmallMap:
+    """Keeps of a map that comes from top to bottom the pixels that a smaller one has.
+
+    Args:
+        shape: height and width of the small map.
+        full: of the map.
+    """
+
+    def __init__(self, shape: Sequence[int], full: Sequence[int]) -> None:
+        self.values = np.zeros(shape, dtype=np.uint8)
+        self.rows, self.columns = (
+            nearest_pixels(np.arange(small), small, large) for small, large in zip(shape, full, strict=True)
+        )
+        self.top = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add the next rows, (h, width) uint8."""
+        here = np.flatnonzero((self.rows >= self.top) & (self.rows < self.top + len(rows)))
+        self.values[here] = rows[self.rows[here] - self.top][:, self.columns]
+        self.top += len(rows)
+
+
+def clear_overlay(picture: np.ndarray, values: np.ndarray, classes: Classes) -> Image.Image:
+    """The colours of the classes over the slide; what is no class is left clear.
+
+    Args:
+        picture: (h, w, 3) uint8.
+        values: class map values, (h, w) uint8.
+        classes: what they mean.
+    """
+    shifted = np.zeros(256, dtype=np.uint8)  # 0 is what `overlay` leaves clear
+    shifted[classes.tissues] = np.arange(1, len(classes.tissues) + 1)
+    return overlay(picture, shifted[values], [[255, 255, 255], *[classes.colors[value] for value in classes.tissues]])

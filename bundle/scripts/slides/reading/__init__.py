@@ -1,0 +1,1 @@
+"""Open slides and read them at any resolution."""

@@ -1,0 +1,1 @@
+"""Segment a slide strip by strip, in bounded memory."""

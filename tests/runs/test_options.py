@@ -1,0 +1,152 @@
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from scripts.errors import BundleError
+from scripts.runs.options import keys_of, nearest, require_known_options, texts_as_numbers, unknown_options
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["training", "--config_file", "x.json", "--seed", "1"],
+        ["training", "--config-file=x.json", "--train#lr=0.1", "--logging_file", "$None"],
+        ["--dataset_dir", "--", "-x", "seed"],
+    ],
+)
+def test_keys_of_configs_and_parameters_of_the_command_are_known(arguments):
+    assert unknown_options(arguments, TRAIN) == []
+
+
+def test_a_key_of_ones_own_is_known_where_it_is_used():
+    assert unknown_options(["--mine", "3"], TRAIN | {"mine": 3}) == ["mine"]
+    assert unknown_options(["--mine", "3"], TRAIN | {"mine": 3, "threshold": "$@mine / 10"}) == []
+
+
+def with_option(name, value=1):
+    parser = ConfigParser(copy.deepcopy(TRAIN))
+    parser[name] = value
+    return parser.get()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train#epoch", "train#epochs"),
+        ("train#optimizer#momentm", "train#optimizer#momentum"),
+        ("train#sampler#sede", "train#sampler#seed"),
+        ("train#sampler#drop_lst", "train#sampler#drop_last"),  # an argument that no config sets
+        ("classifier_def#backbone#checkpoint", "classifier_def#backbone#checkpointing"),
+        ("trian", "train"),
+    ],
+)
+def test_a_mistyped_part_of_a_key_is_answered_with_the_nearest_of_its_section(name, meant):
+    config = with_option(name)
+    assert unknown_options([f"--{name}", "1"], config) == [name]
+    assert nearest(name, config) == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train#epochs", "train#optimizer#nesterov", "train#lr_scheduler#last_epoch", "validate#inferer#overlap"]
+    + [
+        "train#averaging#momentum",
+        "train#handlers#0#seed",
+        "classifier_def#backbone#checkpointing",
+        "cam_segmenter#scales",
+    ],
+)
+def test_keys_on_any_level_and_arguments_of_components_are_known(name):
+    assert unknown_options([f"--{name}", "1"], with_option(name)) == []
+
+
+def test_keys_of_the_users_own_configs_are_known(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"train#optimizer": {"mine": 1}, "+train#handlers": [{"theirs": 2}]}))
+    assert list(keys_of(json.loads(path.read_text())))[:3] == ["train", "train#optimizer", "train#optimizer#mine"]
+    config = with_option("train#optimizer#mine")
+    for files in (str(path), str(["configs/train.json", str(path)])):
+        assert unknown_options(["training", "--config_file", files, "--train#optimizer#mine", "3"], config) == []
+        assert unknown_options(["training", f"--config_file={files}", "--train#optimizer#mine=3"], config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "sentence"),
+    [
+        ("train.json", "--thresold", "--thresold must be a key of the configs, and is none; did you mean --threshold?"),
+        ("train.json", "--epoch=3", "--epoch must be a key of the configs, and is none; did you mean --epochs?"),
+        ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
+        ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
+        ("inference_slides.json", "--slide", "did you mean --slides?"),
+        (
+            "train.json",
+            "--num_images=5",
+            "--num_images must be a key of the configs; add configs/adapt.json, which has it",
+        ),
+        ("inference_slides.json", "--eval_batch_size=no", "got the text 'no'; give --eval_batch_size False."),
+        ("train.json", "--cudnn_benchmark=false", "got the text 'false'; give --cudnn_benchmark False."),
+        ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
+        ("inference.json", "--mirror_averaging=Yes", "got the text 'Yes'; give --mirror_averaging True."),
+    ],
+)
+def test_a_mistyped_option_stops_the_command(tmp_path, config, option, sentence):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", f"configs/{config}", option]
+    command += ["0.3"] * ("=" not in option) + ["--output_dir", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 1 and sentence in result.stderr.splitlines()[-1], result.stderr[-2000:]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"epochs": 1.5}, "`epochs` must be a whole number, got 1.5; the bundle's own configs have 20 there"),
+        ({"train": {"epochs": 1.5}}, "`train#epochs` must be a whole number, got 1.5"),  # @epochs there
+        ({"seed": True}, "`seed` must be a whole number, got True"),
+        ({"amp": "flase"}, "`amp` must be True or False, got 'flase'"),
+        ({"lr": "fast"}, "`lr` must be a number, got 'fast'"),
+        ({"epoch": 3}, "epoch must be a key of the configs, and is none; did you mean epochs?"),
+        ({"classification": {"epoch": 3}}, "classification#epoch must be .* did you mean classification#epochs?"),
+    ],
+)
+def test_settings_are_checked_from_python_too(settings, sentence):
+    parser = ConfigParser(copy.deepcopy(TRAIN))
+    for key in keys_of(settings):
+        if not isinstance(value := ConfigParser(settings)[key], dict):
+            parser[key] = value
+    with pytest.raises(BundleError, match=sentence):
+        require_known_options(parser.get())
+
+
+def test_a_number_that_yaml_takes_as_text_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_text("lr: 1e-4\nclassification#lr: 2e-3\nclass_names: [1e-4, b]\n")
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / "train.json"), str(tmp_path / "mine.yaml")])
+    assert parser["lr"] == "1e-4"
+    assert texts_as_numbers(parser.get()) == {"lr": 0.0001, "classification#lr": 0.002}
+    assert texts_as_numbers(TRAIN) == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "overlay", "sentence"),
+    [
+        ("level_weights", "lite.json", r"cam_segmenter#level_weights, to \[0.1, 0.8, 0.1\]; give --cam_segmenter#lev"),
+        ("epochs", {"train#epochs": 3}, "train#epochs, to 3; give --train#epochs."),
+    ],
+)
+def test_an_option_that_an_overlay_has_fixed_is_refused(monkeypatch, option, overlay, sentence):
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
+    overlay = json.loads((BUNDLE / "configs" / overlay).read_text()) if isinstance(overlay, str) else overlay
+    parser.update(overlay)
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", f"--{option}", "1"])
+    with pytest.raises(BundleError, match=f"--{option} must be read by the configs.*{sentence}"):
+        require_known_options(parser.get())
