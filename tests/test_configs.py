@@ -14,8 +14,8 @@ from PIL import Image
 from scripts.data.classes import Classes
 from scripts.data.new_dataset import describe_dataset
 from scripts.data.preparing.prepare import prepare
+from scripts.inference.config import write_inference_config
 from scripts.runs.plain_errors import plain_cause
-from scripts.runs.run_folder import write_inference_config
 from scripts.runs.stages import stage_config
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))

@@ -13,10 +13,10 @@ from scripts.data.few_shot import (
     require_same_classes,
     require_scored_split,
     source_file,
-    write_comparison,
     write_pixel_masks,
 )
 from scripts.data.items import labelled_images
+from scripts.evaluation.comparison import write_comparison
 from scripts.files.atomic import write_json
 
 CLASSES = ["gland", "rest"]

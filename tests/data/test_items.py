@@ -16,19 +16,10 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
-from scripts.data.items import (
-    ReadAheadDataLoader,
-    SameSizeBatches,
-    find_images,
-    image_items,
-    images_with_masks,
-    labelled_images,
-    parse_label,
-    patch_size,
-    read_label_file,
-    require_rgb,
-    split_items,
-)
+from scripts.data.batches import ReadAheadDataLoader, SameSizeBatches
+from scripts.data.images import require_rgb
+from scripts.data.items import find_images, image_items, images_with_masks, labelled_images, patch_size, split_items
+from scripts.data.labels import parse_label, read_label_file
 from scripts.runs.plain_errors import plain_cause
 
 CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "train.json"

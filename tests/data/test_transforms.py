@@ -7,17 +7,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.color import hed_from_rgb
 
-from scripts.data.transforms import (
-    LargestChanneld,
-    LoadMaskd,
+from scripts.data.transforms import LargestChanneld, LoadMaskd, ScaleBytesd, WhiteBackgroundd
+from scripts.training.augmentation import (
     PrepareBatch,
     RandomCutMix,
     RandomFlip,
     RandomGaussianBlur,
     RandomStain,
     RandomTranspose,
-    ScaleBytesd,
-    WhiteBackgroundd,
 )
 
 CPU = torch.device("cpu")

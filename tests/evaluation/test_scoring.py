@@ -15,10 +15,10 @@ from some_classes import some_classes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from scripts.data.items import SameSizeBatches
-from scripts.data.transforms import PrepareBatch
+from scripts.data.batches import SameSizeBatches
 from scripts.evaluation.scoring import ScoreHandler, score_splits
 from scripts.files.pictures import confusion_picture
+from scripts.training.augmentation import PrepareBatch
 
 NAMES = ["background", "tumor", "stroma", "necrosis", "fat"]
 PALETTE = [[255, 255, 255], [200, 50, 60], [0, 250, 0], [60, 100, 220], [250, 160, 0]]

@@ -151,7 +151,7 @@ def configured_trainer(
     parser["train#epochs"], parser["train#lr"] = 1, LR
     if not as_configured:
         parser["train#handlers"] = []
-        parser["train#prepare_batch"] = {"_target_": "scripts.data.transforms.PrepareBatch"}
+        parser["train#prepare_batch"] = {"_target_": "scripts.training.augmentation.PrepareBatch"}
     parser.get_parsed_content("initialize")  # cuDNN's settings, seeds
     return parser.get_parsed_content("train#trainer"), parser
 

@@ -7,14 +7,9 @@ from monai.data.utils import compute_importance_map
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.pseudo_masks.cam import (
-    CAMSegmenter,
-    combine_cams,
-    gate_and_normalize,
-    label_map,
-    present_classes,
-    white_background,
-)
+from scripts.data.background import white_background
+from scripts.data.label_maps import label_map
+from scripts.pseudo_masks.cam import CAMSegmenter, combine_cams, gate_and_normalize, present_classes
 
 
 def slow_upsample(cam, height, width):

@@ -14,9 +14,10 @@ from ignite.engine import Engine
 from mxnet_files import params_bytes
 from torch import nn
 
-from scripts.training.handlers import ResumeHandler
+from scripts.training.checkpoints import ResumeHandler
+from scripts.weights.importing import convert, import_weights
 from scripts.weights.mxnet_params import read_params
-from scripts.weights.state_dicts import convert, import_weights, load_backbone, load_weights, read_state_dict
+from scripts.weights.state_dicts import load_backbone, load_weights, read_state_dict
 
 
 def network():

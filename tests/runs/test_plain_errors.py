@@ -9,10 +9,11 @@ from conftest import BUNDLE
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from scripts.data.items import find_images, parse_label
+from scripts.data.items import find_images
+from scripts.data.labels import parse_label
 from scripts.data.mask_values import load_mask, lookup_table
-from scripts.data.transforms import PrepareBatch
 from scripts.runs.plain_errors import causes, install, plain_cause, report
+from scripts.training.augmentation import PrepareBatch
 
 NAMELESS = "'x.png' must carry 2 labels such as '[1 0]' in its name, got []; rename it, or give the labels in a CSV"
 
@@ -48,7 +49,7 @@ def test_the_package_s_own_errors_are_told_in_plain_words(capsys, levels):
 
 
 def test_monai_s_words_around_an_error_are_left_out(capsys):
-    parser = ConfigParser({"a": {"_target_": "scripts.data.items.parse_label", "name": "x.png", "num_classes": 2}})
+    parser = ConfigParser({"a": {"_target_": "scripts.data.labels.parse_label", "name": "x.png", "num_classes": 2}})
     error = caught(lambda: parser.get_parsed_content("a"))
     assert isinstance(error, RuntimeError) and "must carry" not in str(error)
     assert reported(error, capsys) == f"\nStopped: {NAMELESS} or a datalist.\n"

@@ -8,7 +8,8 @@ from conftest import BUNDLE
 from monai.bundle import ConfigParser
 
 from scripts.data.classes import Classes
-from scripts.runs.run_folder import RunFolder, read_record, write_inference_config
+from scripts.inference.config import write_inference_config
+from scripts.runs.run_folder import RunFolder, read_record
 
 TEMPLATE = json.loads((BUNDLE / "configs" / "train.json").read_text())
 

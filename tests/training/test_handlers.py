@@ -19,13 +19,12 @@ from torch.utils.data import DistributedSampler
 from scripts.errors import BundleError
 from scripts.evaluation.report.curves import read_curves
 from scripts.files.foreign_files import read_json
+from scripts.training.checkpoints import BestModelHandler, ResumeHandler
 from scripts.training.handlers import (
-    BestModelHandler,
     GradientClippingHandler,
     LinearScheduleHandler,
     LossHandler,
     RandomSeedHandler,
-    ResumeHandler,
     ScoreLogHandler,
     StageSizeHandler,
     WeightAveragingHandler,

@@ -10,11 +10,11 @@ from monai.engines import IterationEvents, SupervisedTrainer
 from recorded_graph import capture_for
 from torch import nn
 
-from scripts.data.transforms import PrepareBatch, RandomFlip
 from scripts.errors import BundleError
 from scripts.losses import AdaptiveNoiseAwareLoss
 from scripts.runs.stages import stage_config
 from scripts.training import step as training_step
+from scripts.training.augmentation import PrepareBatch, RandomFlip
 from scripts.training.step import TrainingStep
 
 CLASSES = 3

@@ -17,9 +17,9 @@ from torch import nn
 from scripts.errors import BundleError
 from scripts.files.atomic import write_state_dict
 from scripts.networks import ResNet38d, TimmBackbone
+from scripts.weights.importing import import_weights
 from scripts.weights.state_dicts import (
     efficientnet_lite0_imagenet,
-    import_weights,
     load_backbone,
     load_weights,
     read_state_dict,
@@ -348,7 +348,7 @@ def test_weights_come_back_bit_for_bit_in_each_format(tmp_path, suffix):
 def test_the_command_converts_to_safetensors_and_back(tmp_path):
     save_weights(network(), tmp_path / "a.pt")
     for source, output in (("a.pt", "b.safetensors"), ("b.safetensors", "c.pt")):
-        command = [sys.executable, "-m", "scripts.weights.state_dicts", "convert"]
+        command = [sys.executable, "-m", "scripts.weights.importing", "convert"]
         command += ["--source", str(tmp_path / source), "--output", str(tmp_path / output)]
         result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
         assert result.returncode == 0 and f"The weights are in {tmp_path / output}" in result.stdout

@@ -17,7 +17,9 @@ from ..errors import BundleError
 from ..files.foreign_files import open_image, unreadable
 from ..runs import plain_errors
 from .classes import Classes, read_overlay
-from .items import find_images, labelled_images, parse_label, require_rgb
+from .images import require_rgb
+from .items import find_images, labelled_images
+from .labels import parse_label
 from .mask_values import load_mask
 
 logger = logging.getLogger(__name__)

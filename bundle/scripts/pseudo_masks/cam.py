@@ -2,20 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
-from skimage.morphology import remove_small_objects
 from torch import nn
 from torch.nn import functional as F
 
 from ..errors import BundleError
 from ..runs.devices import to_device
 
-WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
-SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
 WINDOWS_AT_A_TIME = 16
-NO_CHANNEL = 255  # in the place of a channel, where scores are NaN
 
 
 def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
@@ -86,70 +81,6 @@ def gate_and_normalize(cam: torch.Tensor, present: torch.Tensor) -> torch.Tensor
     low, high = gated.amin(dim=(1, 2, 3), keepdim=True), gated.amax(dim=(1, 2, 3), keepdim=True)
     scores = (gated - low) / (high - low).clamp(min=torch.finfo(cam.dtype).tiny)
     return scores.masked_fill(~gate, -torch.inf)
-
-
-def white_background(
-    image: torch.Tensor, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX
-) -> torch.Tensor:
-    """Where a slide shows glass instead of tissue: bright pixels in 4-connected components that are not small.
-
-    Args:
-        image: RGB (B, 3, H, W), float in [0, 1].
-        white_grey: grey value, 0..255, above which a pixel is white. Grey is OpenCV's RGB2GRAY.
-        smallest_px: components with fewer pixels are tissue.
-
-    Returns:
-        (B, H, W) bool, on the host.
-    """
-    pixels = (image * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return torch.from_numpy(np.stack([white_pixels(single, white_grey, smallest_px) for single in pixels]))
-
-
-def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
-    """The same of one image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
-    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
-    white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights
-    return remove_small_objects(white, max_size=smallest_px - 1, connectivity=1) if white.any() else white
-
-
-def largest_channel(scores: torch.Tensor) -> torch.Tensor:
-    """The channel with the largest of ``scores``, (B, K, H, W); the first one of equals.
-
-    Returns:
-        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: whoever reads the masks
-        checks it, so that the device need not be waited for here.
-    """
-    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times as fast as argmax, on CPUs
-    return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
-
-
-def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
-    """Raise a BundleError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
-    if (channel == NO_CHANNEL).any():
-        raise BundleError(
-            f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
-            "rate, or take --precision float32."
-        )
-
-
-def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> torch.Tensor:
-    """The best channel of each pixel, or the background index K where the slide is white.
-
-    Args:
-        scores: (B, K, H, W); -inf for classes that are left out. Ties go to the lowest channel.
-        image: RGB (B, 3, H, W), float in [0, 1].
-        background: whether white pixels are background; data sets without background have none.
-
-    Returns:
-        (B, H, W) int64 in 0..K-1, K for background, on the host.
-
-    Raises:
-        BundleError: if a score is NaN.
-    """
-    channel = largest_channel(scores).cpu()
-    require_channels(channel)
-    labels = channel.long()
-    return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels
 
 
 class CAMSegmenter(nn.Module):

@@ -12,11 +12,11 @@ from monai.data import DataLoader
 from torch import nn
 from tqdm import tqdm
 
-from ..data.items import SameSizeBatches, ThreadedDataset
-from ..data.transforms import PrepareBatch
+from ..data.batches import SameSizeBatches, ThreadedDataset
 from ..errors import BundleError
 from ..files.atomic import write_json
 from ..files.foreign_files import read_json
+from ..training.augmentation import PrepareBatch
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ from ignite import distributed
 from monai.data import Dataset
 from tqdm import tqdm
 
+from ..data.background import white_pixels
+from ..data.batches import ReadAheadDataLoader, SameSizeBatches
 from ..data.classes import Classes
-from ..data.items import ReadAheadDataLoader, SameSizeBatches, image_items
-from ..data.transforms import PrepareBatch
-from ..files.atomic import write_json
+from ..data.items import image_items
+from ..data.label_maps import largest_channel, require_channels
+from ..data.mask_folder import mask_paths, write_manifest
 from ..files.pictures import overlay, write_mask, write_png
 from ..runs.background_work import BackgroundWork
 from ..runs.devices import HostCopy
-from .cam import CAMSegmenter, largest_channel, require_channels, white_pixels
+from ..training.augmentation import PrepareBatch
+from .cam import CAMSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -102,22 +105,3 @@ def write_pseudo_masks(
             work.submit(write_batch, indices, channels, batch["image"])
     distributed.barrier()
     write_manifest(dataset.data, mask_dir)
-
-
-def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
-    """Where the mask of each item's ``image`` belongs."""
-    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
-
-
-@distributed.one_rank_only()
-def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
-    """Write ``manifest.json``, the list of all masks, which says that they are complete.
-
-    Raises:
-        FileNotFoundError: if a mask is missing.
-    """
-    paths = mask_paths(items, mask_dir)
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
-    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})

@@ -24,8 +24,9 @@ from ..data.classes import Classes
 from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
+from ..inference.config import write_inference_config
 from ..runs import plain_errors
-from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record, write_inference_config
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages

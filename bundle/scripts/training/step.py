@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from ..data.transforms import PrepareBatch
 from ..runs.devices import memory_advice, training_algorithms
+from .augmentation import PrepareBatch
 
 logger = logging.getLogger(__name__)
 

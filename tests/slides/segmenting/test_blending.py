@@ -7,8 +7,8 @@ import torch
 from some_classes import some_classes
 from torch import nn
 
+from scripts.data.background import white_pixels
 from scripts.errors import BundleError
-from scripts.pseudo_masks.cam import white_pixels
 from scripts.slides.segmenting.blending import BandImage, Blender, Segmenter, stretches
 from scripts.slides.segmenting.tiles import TileGrid, blending_window, mirrored, nearest_pixels, step_of
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...data.background import SMALLEST_GAP_PX, white_pixels
 from ...data.classes import Classes
 from ...errors import BundleError
-from ...pseudo_masks.cam import SMALLEST_GAP_PX, white_pixels
 from ...runs.devices import HostCopy, to_device
 from ..reading.slide import SlideView
 from .tiles import TileGrid, blending_window, cells_with_tissue, mirrored, nearest_pixels

@@ -1,0 +1,62 @@
+"""Read images as 8-bit RGB."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import PILReader
+from monai.transforms import EnsureChannelFirstd, EnsureTyped, LoadImaged, Transform
+from PIL import Image
+
+from ..errors import BundleError
+from ..files.foreign_files import limit_pixels, require_one_picture, unreadable
+
+
+def require_rgb(image: Image.Image) -> Image.Image:
+    """``image`` itself if it is one picture of 8-bit RGB.
+
+    Raises:
+        BundleError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
+    """
+    require_one_picture(image)
+    mode = image.mode
+    if mode == "RGB" and ";16" in str([tile[3] for tile in getattr(image, "tile", [])]):  # PIL cuts these to 8 bits
+        mode = "RGB with 16 bits per colour"
+    if mode != "RGB":
+        raise BundleError(
+            f"{getattr(image, 'filename', 'the image')} must be an 8-bit RGB image, got {mode}; save it as one, "
+            "`Image.open(…).convert('RGB').save(…)`."
+        )
+    return image
+
+
+class RGBReader(PILReader):
+    """MONAI's reader of PNG, JPEG, TIFF and BMP for 8-bit RGB images alone; others are an error (``require_rgb``).
+
+    Args:
+        reverse_indexing: give (W, H, 3) as MONAI does by default; ``False`` gives (H, W, 3).
+    """
+
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Any:
+        """Open a file, within the limit of ``foreign_files``."""
+        limit_pixels()
+        return super().read(data, **kwargs)
+
+    def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
+        """The pixels, uint8, and the metadata. (``read`` is no place to refuse: MONAI then tries its other readers.)"""
+        require_rgb(img)
+        try:
+            return super().get_data(img)
+        except Exception as error:  # damaged files make PIL raise errors of many kinds, without their names
+            raise unreadable(img.filename, error) from error
+
+
+def image_loading() -> list[Transform]:
+    """What makes an item's ``image``, the path of an image file, a uint8 tensor (3, H, W) of bytes 0..255."""
+    return [
+        LoadImaged(keys="image", reader=RGBReader(reverse_indexing=False), image_only=True),
+        EnsureChannelFirstd(keys="image", channel_dim=-1),
+        EnsureTyped(keys="image", dtype=torch.uint8, track_meta=False),
+    ]

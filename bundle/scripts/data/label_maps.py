@@ -1,0 +1,48 @@
+"""From scores of the classes to a map of labels."""
+
+import torch
+
+from ..errors import BundleError
+from .background import white_background
+
+NO_CHANNEL = 255  # in the place of a channel, where scores are NaN
+
+
+def largest_channel(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest of ``scores``, (B, K, H, W); the first one of equals.
+
+    Returns:
+        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: whoever reads the masks
+        checks it, so that the device need not be waited for here.
+    """
+    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times as fast as argmax, on CPUs
+    return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
+
+
+def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
+    """Raise a BundleError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
+    if (channel == NO_CHANNEL).any():
+        raise BundleError(
+            f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
+            "rate, or take --precision float32."
+        )
+
+
+def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> torch.Tensor:
+    """The best channel of each pixel, or the background index K where the slide is white.
+
+    Args:
+        scores: (B, K, H, W); -inf for classes that are left out. Ties go to the lowest channel.
+        image: RGB (B, 3, H, W), float in [0, 1].
+        background: whether white pixels are background; data sets without background have none.
+
+    Returns:
+        (B, H, W) int64 in 0..K-1, K for background, on the host.
+
+    Raises:
+        BundleError: if a score is NaN.
+    """
+    channel = largest_channel(scores).cpu()
+    require_channels(channel)
+    labels = channel.long()
+    return labels.masked_fill(white_background(image), scores.shape[1]) if background else labels

@@ -1,0 +1,28 @@
+"""A folder with one mask for each image, and its list."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite import distributed
+
+from ..files.atomic import write_json
+
+
+def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
+    """Where the mask of each item's ``image`` belongs."""
+    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
+
+
+@distributed.one_rank_only()
+def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
+    """Write ``manifest.json``, the list of all masks, which says that they are complete.
+
+    Raises:
+        FileNotFoundError: if a mask is missing.
+    """
+    paths = mask_paths(items, mask_dir)
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
+    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})

@@ -1,0 +1,37 @@
+"""The configs with which a finished run segments new images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite import distributed
+
+from ..data.classes import Classes
+from ..files.atomic import write_json
+from ..files.foreign_files import read_json
+from ..runs.run_folder import BUNDLE_ROOT
+
+
+@distributed.one_rank_only()
+def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int]) -> None:
+    """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
+
+    Args:
+        output_dir: the run folder. Keys that ``inference.json`` lists in ``of_the_training`` come from its
+            ``train.json``.
+        classes: names and values; they have as many channels as the network's output.
+        patch_size: height and width of the training patches in pixels.
+    """
+    configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
+    train = read_json(configs / "train.json")
+    inference = read_json(templates / "inference.json")
+    inference |= {key: train[key] for key in inference["of_the_training"] if key in train}
+    inference["patch_size"] = list(patch_size)
+    write_json(configs / "inference.json", inference)
+    metadata = read_json(templates / "metadata.json")
+    channel_def = {str(value): name for value, name in enumerate(classes.value_names)}
+    metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
+    network_data = metadata["network_data_format"]
+    network_data["outputs"]["pred"] |= {"num_channels": len(classes), "channel_def": channel_def}
+    for tensor in (network_data["inputs"]["image"], network_data["outputs"]["pred"]):
+        tensor["spatial_shape"] = list(patch_size)
+    write_json(configs / "metadata.json", metadata)

@@ -1,0 +1,82 @@
+"""Turn weights that others published into those of our networks, and change the format of files of weights.
+
+    python -m scripts.weights.importing import --source FILE --kind KIND --num-classes K --output models/x.pt
+
+Kinds: ``esfan_stage1``, ``esfan_stage2``, ``ibdr_stage1`` and ``ibdr_stage2``, the authors' checkpoints, and
+``resnet38d_imagenet``, ResNet38d's MXNet file, which needs no ``--num-classes``.
+
+    python -m scripts.weights.importing convert --source model.pt --output model.safetensors
+"""
+
+from pathlib import Path
+
+import fire
+
+from ..errors import BundleError
+from ..files.atomic import write_state_dict
+from ..runs import plain_errors
+from .mxnet_params import read_params
+from .published import CHECKPOINTS, from_checkpoint, from_imagenet
+from .state_dicts import read_checkpoint
+
+
+def import_weights(source: str, kind: str, output: str, num_classes: int | None = None) -> Path:
+    """Turn a published file of weights into a state dict of our network; see the module's docstring.
+
+    Args:
+        source: the published file.
+        kind: what it is.
+        output: the file to write.
+        num_classes: number of tissue classes of the authors' checkpoint.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        BundleError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
+            listed.
+    """
+    source, output = str(source), new_file(output)
+    kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
+    if kind not in kinds:
+        raise BundleError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
+    if kind not in CHECKPOINTS:
+        write_state_dict(output, from_imagenet(read_params(source), source))
+        return output
+    if type(num_classes) is not int or num_classes < 1:
+        raise BundleError(f"`num_classes` must be the checkpoint's number of tissues, 1 or more, got {num_classes!r}.")
+    write_state_dict(output, from_checkpoint(read_checkpoint(source), kind, num_classes, source))
+    return output
+
+
+def convert(source: str, output: str) -> Path:
+    """Write a state dict in the format that the suffix of ``output`` says: ``.safetensors``, or torch's for any other.
+
+    Args:
+        source: the file of weights, in either format; a state dict, bare or the item ``"state_dict"`` of a checkpoint.
+        output: the file to write.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: if ``output`` exists.
+        BundleError: if ``source`` is no state dict.
+    """
+    source, output = str(source), new_file(output)
+    write_state_dict(output, read_checkpoint(source))
+    return output
+
+
+def new_file(path: str | Path) -> Path:
+    """``path``, which must not exist. (Fire reads a file named 2024 as a number.)"""
+    path = Path(str(path))
+    if path.exists():
+        raise FileExistsError(f"`output` must be a new file, got {path}; remove it or give another name.")
+    return path
+
+
+if __name__ == "__main__":
+    plain_errors.install()
+    fire.Fire({"import": import_weights, "convert": convert}, serialize=lambda path: f"The weights are in {path}.")
