@@ -150,3 +150,20 @@ def test_an_option_that_an_overlay_has_fixed_is_refused(monkeypatch, option, ove
     monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", f"--{option}", "1"])
     with pytest.raises(BundleError, match=f"--{option} must be read by the configs.*{sentence}"):
         require_known_options(parser.get())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train.json", "lite.json", "adapt.json"],
+        ["train.json", "lite.json", "adapt.json", "annotations.json"],
+        ["train.json", "lite.json", "adapt.json", "annotations.json", "annotations_image_level.json"],
+        ["train.json", "method_ibdr.json", "second_round.json"],
+        ["train.json", "dataset_luad.json", "evaluate.json"],
+        ["inference.json", "method_ibdr.json", "dataset_glas.json", "inference_slides.json"],
+    ],
+)
+def test_the_bundle_s_own_configs_pass(files):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / file) for file in files])
+    require_known_options(parser.get())

@@ -143,8 +143,8 @@ def _require_own_types(config: Mapping[str, Any]) -> None:
     rules = {bool: "True or False", int: "a whole number", float: "a number"}
     for key, usual in _usual_values(config).items():
         value, kind = _at(config, key), type(usual)
-        is_expression = isinstance(value, str) and value[:1] in ("$", "@", "%")
-        if value is None or is_expression or type(value) is kind or (kind is float and type(value) is int):
+        is_found_later = _at(value, "_target_") is not None or isinstance(value, str) and value[:1] in ("$", "@", "%")
+        if value is None or is_found_later or type(value) is kind or (kind is float and type(value) is int):
             continue
         raise BundleError(
             f"`{key}` must be {rules[kind]}, got {value!r}; the bundle's own configs have {usual!r} there."
