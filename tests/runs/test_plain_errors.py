@@ -108,7 +108,7 @@ def test_the_log_has_the_error_in_full(caplog, capsys):
 
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
     code = (
-        "import os, signal; from scripts import plain_errors; signal.signal(2, signal.default_int_handler); "
+        "import os, signal; from scripts.runs import plain_errors; signal.signal(2, signal.default_int_handler); "
         "plain_errors.install(); os.kill(os.getpid(), 2)"
     )
     result = subprocess.run(
@@ -129,7 +129,7 @@ def test_install_takes_over_the_reports(monkeypatch):
 
 @pytest.mark.parametrize(("statement", "plain"), [("open('missing.png')", True), ("int('x')", False)])
 def test_a_command_ends_with_the_report(tmp_path, statement, plain):
-    code = f"from scripts import plain_errors; plain_errors.install(); {statement}"
+    code = f"from scripts.runs import plain_errors; plain_errors.install(); {statement}"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(BUNDLE)}, capture_output=True, text=True
     )

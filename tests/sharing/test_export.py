@@ -57,8 +57,8 @@ def test_the_bundle_of_a_run_has_what_the_zoo_wants_and_no_overlays(exported_bun
     wanted = {"LICENSE", "CITATION.cff", "README.md", "docs/README.md", "docs/data_license.txt", "models/model.pt"}
     wanted |= {"models/classifier/model.pt", "unit_tests/test_esfan_histopathology_segmentation.py"}
     assert wanted <= files.keys() and "large_files.yml" not in files
-    assert "scripts/demo.py" in files and "scripts/report.css" in files  # reached from the data set, and from a module
-    assert not any(name.startswith(("scripts/slides", "scripts/label_app", "scripts/export")) for name in files)
+    assert "scripts/data/preparing/demo.py" in files and "scripts/evaluation/report/report.css" in files
+    assert not any(name.startswith(("scripts/slides", "scripts/label_app", "scripts/sharing")) for name in files)
 
 
 def test_the_zip_has_the_same_files(exported_bundle):
@@ -111,7 +111,7 @@ def test_a_file_of_weights_is_exported_with_its_data_set(exported_file):
         assert config["class_names"] == glas["class_names"] and config["palette"] == glas["palette"]
     assert inference["segmenter_def"]["network"]["_target_"] == "scripts.networks.DualPathRefinement"
     assert train["dataset_dir"] == "$@bundle_root + '/data/' + @dataset_name"
-    assert "scripts/demo.py" not in contents(exported_file)
+    assert "scripts/data/preparing/demo.py" not in contents(exported_file)
     metadata = read_json(exported_file / "configs" / "metadata.json")
     assert metadata["eval_metrics"] == {} and metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 2
     assert (exported_file / "models" / "classifier" / "model.pt").is_file()

@@ -267,7 +267,7 @@ def test_the_command_imports_the_imagenet_weights(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "scripts.weights.state_dicts",
+        "scripts.weights.importing",
         "import",
         "--source",
         str(tmp_path / "rna-a1.params"),
