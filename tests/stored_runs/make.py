@@ -1,7 +1,7 @@
 """Makes what is kept here, or compares with it, in the repository's folder:
 
-    python tests/runs/make.py make FOLDER
-    python tests/runs/make.py compare FOLDER
+    python tests/stored_runs/make.py make FOLDER
+    python tests/stored_runs/make.py compare FOLDER
 
 ``small_run.zip`` is the folder of a finished run as the code of a certain day left it (``run.json`` in it says which):
 later code must still open it. ``demo_numbers.json`` has the losses and scores of short trainings on the demo's data:

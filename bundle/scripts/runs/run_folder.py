@@ -21,6 +21,7 @@ from ignite import distributed
 from ..errors import BundleError
 from ..files.atomic import remove_leftovers, write_json
 from ..files.foreign_files import read_json
+from .old_names import current_names
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class RunFolder:
         if not path.exists() or not any(file.is_file() for file in made):
             return
         free = config["run_settings"]["free"]
-        old, new = read_json(path), portable(config, "", None)
+        old, new = current_names(read_json(path)), portable(config, "", None)
         changed = list(differences(*({k: v for k, v in one.items() if k not in free} for one in (old, new))))
         if changed:
             shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])

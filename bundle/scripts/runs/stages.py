@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from ..errors import BundleError
 from . import plain_errors
 from .devices import description, prepare_device, seed_everything
+from .old_names import current_names
 from .options import require_known_options, texts_as_numbers
 from .run_folder import RunFolder
 
@@ -25,8 +26,8 @@ def merged_config() -> dict[str, Any]:
     """The merged config, references unresolved, of the bundle run that is calling: the config's key ``config``.
 
     MONAI hands a config's functions their arguments and nothing else, and no expression or macro of a config stands for
-    the whole of it, so the parser is looked up among the callers, here and nowhere else. Numbers that YAML takes as
-    text become numbers.
+    the whole of it, so the parser is looked up among the callers, here and nowhere else. In it too, numbers that YAML
+    takes as text become numbers, and names of earlier versions today's.
 
     Raises:
         RuntimeError: if no ``ConfigParser`` is at work.
@@ -39,7 +40,9 @@ def merged_config() -> dict[str, Any]:
             for key, number in texts_as_numbers(config.get()).items():
                 config[key] = number
                 parser.ref_resolver.get_item(key).update_config(number)  # nothing has used it yet
-            return config.get()
+            for item in parser.ref_resolver.items.values():
+                item.update_config(current_names(item.get_config()))
+            return current_names(config.get())
         frame = frame.f_back
     raise RuntimeError("this function must be called from a bundle's config, as `python -m monai.bundle run` does.")
 
@@ -94,6 +97,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
     """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
+    config = current_names(config)
     if "stages" in config:
         return ConfigParser(config=stage_config(config, stage))
     return ConfigParser(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import fire
 import torch
-from monai.bundle import ConfigParser
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -23,6 +22,7 @@ from ..files.atomic import atomic_path
 from ..files.foreign_files import read_json
 from ..pseudo_masks.cam import combine_cams
 from ..runs import plain_errors
+from ..runs.old_names import read_configs
 from ..weights.state_dicts import load_weights
 from .dynamic_size import for_multiples_of_stride
 
@@ -52,13 +52,12 @@ class CAMOutput(nn.Module):
 
 def networks(bundle: Path) -> dict[str, nn.Module]:
     """The trained networks of a bundle's folder, for evaluation: ``segmenter`` and, if it is there, ``classifier``."""
-    inference, train = ConfigParser(), ConfigParser()
-    inference.read_config(str(bundle / "configs" / "inference.json"))
+    inference = read_configs(bundle / "configs" / "inference.json")
     segmenter = inference.get_parsed_content("network_def")
     found = {"segmenter": load_weights(segmenter, bundle / "models" / "model.pt").eval()}
     weights = bundle / "models" / "classifier" / "model.pt"
     if weights.is_file():
-        train.read_config(str(bundle / "configs" / "train.json"))
+        train = read_configs(bundle / "configs" / "train.json")
         classifier = load_weights(train.get_parsed_content("classifier_def"), weights).eval()
         level_weights = train.get_parsed_content("cam_segmenter#level_weights")
         found["classifier"] = CAMOutput(classifier, level_weights).eval()

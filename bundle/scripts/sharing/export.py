@@ -26,6 +26,7 @@ from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
 from ..inference.config import write_inference_config
 from ..runs import plain_errors
+from ..runs.old_names import current_names
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
@@ -67,7 +68,7 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
     if not RunFolder(run).is_complete("train_segmenter"):
         raise BundleError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
-    config = read_json(run / "configs" / "train.json")
+    config = current_names(read_json(run / "configs" / "train.json"))
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")

@@ -22,6 +22,7 @@ from ...files.atomic import atomic_path
 from ...files.foreign_files import read_json
 from ...files.pictures import panels, write_png
 from ...runs import plain_errors
+from ...runs.old_names import read_configs
 from ...runs.run_folder import read_record
 from ...runs.stages import stage_parser
 from .curves import chart, read_curves
@@ -69,7 +70,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     path, config_file = output_dir / "report.html", output_dir / "configs" / "train.json"
     if not config_file.is_file():
         raise BundleError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
-    parser, record = ConfigParser(read_json(config_file)), read_record(output_dir)["stages"]
+    parser, record = read_configs(config_file), read_record(output_dir)["stages"]
     scores = read_scores(output_dir / "scores")
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     sections = {

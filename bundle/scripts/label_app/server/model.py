@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 
 from ...data.check import rgb_size
 from ...data.classes import Classes
 from ...files.foreign_files import open_image
 from ...runs.devices import prepare_device, require_device
+from ...runs.old_names import read_configs
 from ...slides.segmenting.engine import SlideEngine
 from .options import BUNDLE_ROOT, Options
 from .versions import NEWEST, Versions
@@ -43,9 +43,8 @@ class TissueModel:
     def __init__(self, bundle: Path, weights: Path, device: str) -> None:
         prepare_device(device)
         self.device = torch.device(device)
-        self.parser = ConfigParser()
         slides = BUNDLE_ROOT / "configs" / "inference_slides.json"
-        self.parser.read_config([str(bundle / "configs" / "inference.json"), str(slides)])
+        self.parser = read_configs([bundle / "configs" / "inference.json", slides])
         own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device({str(device)!r})"}
         self.parser.update(own)
         settings = self.parser.get_parsed_content("inference")

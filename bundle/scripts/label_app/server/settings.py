@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai.bundle import ConfigParser
-
 from ...data.classes import KEYS, Classes
+from ...runs.old_names import read_configs
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class BundleSettings:
 
 def bundle_settings(bundle: Path) -> BundleSettings:
     """Read them from ``configs/inference.json``."""
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser = read_configs(bundle / "configs" / "inference.json")
     classes = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})
     return BundleSettings(classes, parser.get_parsed_content("patch_size"), parser.get_parsed_content("model_mpp"))

@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 
 from ...data.classes import KEYS, Classes
 from ...runs.devices import chosen_precision
+from ...runs.old_names import read_configs
 
 IDS = ("model_mpp", "patch_size", "eval_batch_size")
 
@@ -27,7 +28,7 @@ def inference_settings(path: str | Path, config: Mapping[str, Any]) -> dict[str,
         ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which
         its weights do not tell.
     """
-    parser = ConfigParser(ConfigParser.load_config_file(str(path)) | dict(config))
+    parser = ConfigParser(read_configs(path).get() | dict(config))
     settings = {name: parser.get_parsed_content(name) for name in IDS}
     precision, device, mirrored = map(parser.get_parsed_content, ("precision", "device", "mirror_averaging"))
     usage = {"precision": chosen_precision(precision, device), "mirror_averaging": mirrored}

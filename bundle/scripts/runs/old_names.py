@@ -1,0 +1,109 @@
+"""Names of modules in configs that earlier versions wrote: where those modules are now."""
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"\bscripts\.(\w+(?:\.\w+)*)")
+MOVED = {  # modules, and what of a module went elsewhere
+    "devices": "runs.devices",
+    "run_folder": "runs.run_folder",
+    "workflow": "runs.stages",
+    "plain_errors": "runs.plain_errors",
+    "handlers": "training.handlers",
+    "training_step": "training.step",
+    "optimization": "training.optimization",
+    "transforms": "data.transforms",
+    "classes": "data.classes",
+    "mask_values": "data.mask_values",
+    "data": "data.items",
+    "check": "data.check",
+    "few_shot": "data.few_shot",
+    "demo": "data.preparing.demo",
+    "weights": "weights.state_dicts",
+    "cam": "pseudo_masks.cam",
+    "class_balance": "pseudo_masks.class_balance",
+    "refinement": "pseudo_masks.refinement",
+    "pseudo_masks": "pseudo_masks.writing",
+    "inference": "inference.images",
+    "slides.reading": "slides.reading.slide",
+    "slides.blending": "slides.segmenting.blending",
+    "slides.engine": "slides.segmenting.engine",
+    "slides.run": "slides.segmenting.run",
+    "slides.settings": "slides.segmenting.settings",
+    "metrics": "evaluation.metrics",
+    "scoring": "evaluation.scoring",
+    "cam_fitting": "evaluation.cam_fitting",
+    "report": "evaluation.report.report",
+    "data.RGBReader": "data.images.RGBReader",
+    "data.image_loading": "data.images.image_loading",
+    "data.ThreadedDataset": "data.batches.ThreadedDataset",
+    "data.ReadAheadDataLoader": "data.batches.ReadAheadDataLoader",
+    "data.SameSizeBatches": "data.batches.SameSizeBatches",
+    "data.same_size_loader": "data.batches.same_size_loader",
+    "transforms.BatchTransform": "training.augmentation.BatchTransform",
+    "transforms.RandomFlip": "training.augmentation.RandomFlip",
+    "transforms.RandomTranspose": "training.augmentation.RandomTranspose",
+    "transforms.RandomCutMix": "training.augmentation.RandomCutMix",
+    "transforms.RandomStain": "training.augmentation.RandomStain",
+    "transforms.RandomGaussianBlur": "training.augmentation.RandomGaussianBlur",
+    "transforms.PrepareBatch": "training.augmentation.PrepareBatch",
+    "cam.white_background": "data.background.white_background",
+    "cam.white_pixels": "data.background.white_pixels",
+    "cam.largest_channel": "data.label_maps.largest_channel",
+    "cam.require_channels": "data.label_maps.require_channels",
+    "cam.label_map": "data.label_maps.label_map",
+    "pseudo_masks.mask_paths": "data.mask_folder.mask_paths",
+    "pseudo_masks.write_manifest": "data.mask_folder.write_manifest",
+    "few_shot.write_comparison": "evaluation.comparison.write_comparison",
+    "run_folder.write_inference_config": "inference.config.write_inference_config",
+    "handlers.ResumeHandler": "training.checkpoints.ResumeHandler",
+    "handlers.BestModelHandler": "training.checkpoints.BestModelHandler",
+}
+
+
+def current_names(config: Any) -> Any:
+    """``config``, or a part of one, with today's name of whatever in ``scripts`` has moved; the log says so once."""
+    moved: dict[str, str] = {}
+    config = _renamed(config, moved)
+    if moved:
+        _say(tuple(sorted(moved.items())))
+    return config
+
+
+def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
+    """A parser of config files, merged from left to right, with today's names."""
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in paths] if isinstance(paths, (list, tuple)) else str(paths))
+    parser.set(current_names(parser.get()))
+    return parser
+
+
+def _renamed(value: Any, moved: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(child, moved) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_renamed(child, moved) for child in value]
+    return NAME.sub(lambda match: _current(match[0], match[1], moved), value) if isinstance(value, str) else value
+
+
+def _current(name: str, inside: str, moved: dict[str, str]) -> str:
+    module, _, last = inside.rpartition(".")
+    place = MOVED.get(inside) or (f"{MOVED[module]}.{last}" if module in MOVED else None)
+    if place is None:
+        return name
+    moved[name] = f"scripts.{place}"
+    return moved[name]
+
+
+@cache
+def _say(moved: tuple[tuple[str, str], ...]) -> None:
+    names = ", ".join(f"{old} (now {new})" for old, new in moved)
+    logger.warning(f"The configs name what has moved since they were written, and it is found: {names}.")
