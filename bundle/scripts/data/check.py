@@ -1,6 +1,6 @@
 """Find what is wrong with a data set before a training starts, and report what is in it.
 
-python -m scripts.data.check DATASET_DIR --dataset configs/dataset_x.json [--label-file FILE]
+python -m scripts check FOLDER --dataset NAME [--label-file FILE]
 """
 
 import logging
@@ -9,13 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import fire
 import numpy as np
 from ignite import distributed
 
 from ..errors import BundleError
 from ..files.foreign_files import open_image, unreadable
-from ..runs import plain_errors
 from .classes import Classes, read_overlay
 from .images import require_rgb
 from .items import find_images, labelled_images
@@ -110,7 +108,7 @@ def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Pa
         odd = next(path for path, size in sizes.items() if size != (width, height))
         problems.append(
             f"{odd} must be {width}x{height} like {count} of the {len(sizes)} training patches, got "
-            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts.data.preparing.prepare`."
+            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts prepare`."
         )
     return {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}, problems
 
@@ -199,7 +197,7 @@ def check_dataset(
     lines = problems[:SHOWN_PROBLEMS]
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(
-            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts.data.check {dataset_dir} …` lists all."
+            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts check {dataset_dir} …` lists all."
         )
     raise BundleError("\n".join(lines))
 
@@ -237,8 +235,3 @@ def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
         print("\n".join(problems))
         sys.exit(1)
     print("\n".join(format_report(report, classes.value_names)))
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(main)

@@ -192,7 +192,7 @@ def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
     if missing:
         raise BundleError(
             f"{path} must describe a data set, a JSON object with {', '.join(KEYS)}; {missing} are missing: "
-            "give configs/dataset_….json, or make one with `python -m scripts.data.new_dataset`."
+            "give configs/dataset_….json, or make one with `python -m scripts new-dataset`."
         )
     try:
         classes = Classes.of(overlay)

@@ -107,7 +107,7 @@ def draw_images(
     sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
     if len(set(sizes.values())) > 1:
         raise BundleError(
-            f"training images must be of one size, got {sizes}; cut patches with scripts.data.preparing.prepare."
+            f"training images must be of one size, got {sizes}; cut patches with `python -m scripts prepare`."
         )
     return drawn
 

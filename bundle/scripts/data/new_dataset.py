@@ -1,6 +1,6 @@
 """Describe a data set of your own, so that the bundle can train on it.
 
-python -m scripts.data.new_dataset NAME --dataset-dir DIR --class-names tumor,stroma,other [--nobackground] [--colors COLORS]
+python -m scripts new-dataset NAME --dataset-dir DIR --class-names tumor,stroma,other
 """
 
 import json
@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import fire
 import numpy as np
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
@@ -17,10 +16,8 @@ from skimage.color import rgb2lab
 from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.pictures import Palette
-from ..runs import plain_errors
 from .classes import require_class_names
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 WHITE, REST = (255, 255, 255), (239, 239, 239)  # colours of mask value 0: background, or a class "rest"
 OKABE_ITO = (  # told apart by colour-blind eyes too; Okabe and Ito, Color Universal Design (2008)
     (230, 159, 0),
@@ -104,7 +101,7 @@ def describe_dataset(
     require_colors(colors, count)
     color_of = {0: list(WHITE), **dict(zip(values, colors, strict=True))}
     return {
-        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by scripts.data.new_dataset.",
+        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by new-dataset.",
         "dataset_name": name,
         "dataset_dir": dataset_dir,
         "class_names": list(class_names),
@@ -120,36 +117,30 @@ def describe_dataset(
 
 def new_dataset(
     name: str,
-    *words: str,
     dataset_dir: str,
     class_names: Sequence[str],
     background: bool = True,
     colors: Palette | None = None,
     mpp: float | None = None,
+    config_dir: str | Path = "configs",
 ) -> Path:
-    """Write ``configs/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
+    """Write ``CONFIG_DIR/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
 
     Args:
         name: of the data set.
-        words: none; what follows a space in a list of class names comes to lie here.
         dataset_dir: its folder, in the layout of ``scripts.data.items``.
-        class_names: in the order of the labels, separated by commas.
-        background: whether pixels may belong to no class; ``--nobackground``: the last class is the rest.
-        colors: of the classes, e.g. ``[[205,51,51],[255,165,0]]``.
+        class_names: in the order of the labels.
+        background: whether pixels may belong to no class; if not, the last class is the rest.
+        colors: of the classes, e.g. ``[[205, 51, 51], [255, 165, 0]]``.
         mpp: micrometres per pixel of the patches, for a network that is to work on slides.
+        config_dir: where overlays are looked for by name.
 
     Raises:
-        BundleError: if there are ``words``, or names, colours or ``mpp`` do not fit.
+        BundleError: if names, colours or ``mpp`` do not fit.
         FileExistsError: if there is such a config already.
     """
-    if words:
-        raise BundleError(
-            f"`class_names` must be separated by commas, without spaces, got {list(words)} apart from them."
-        )
-    names = class_names.split(",") if isinstance(class_names, str) else class_names  # Fire splits the simple ones
-    class_names = [str(item).strip() for item in names]
-    overlay = describe_dataset(str(name), str(dataset_dir), class_names, background, colors, mpp)
-    path = CONFIG_DIR / f"dataset_{name}.json"
+    overlay = describe_dataset(name, str(dataset_dir), list(class_names), background, colors, mpp)
+    path = Path(config_dir) / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")
     lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in overlay.items()]
@@ -160,15 +151,10 @@ def new_dataset(
 
 def next_commands(path: Path) -> str:
     """What to type after the overlay ``path`` is written."""
-    dataset_dir = json.loads(path.read_text(encoding="utf-8"))["dataset_dir"]
-    files = ["configs/train.json", "configs/lite.json", f"configs/{path.name}"]
+    overlay = json.loads(path.read_text(encoding="utf-8"))
+    name, folder = shlex.quote(overlay["dataset_name"]), shlex.quote(overlay["dataset_dir"])
     return (
-        f"Wrote {path}. With patches in {dataset_dir}, next:\n"
-        f"python -m scripts.data.check {shlex.quote(dataset_dir)} --dataset configs/{path.name}\n"
-        f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
+        f"Wrote {path}. With patches in {folder}, next:\n"
+        f"python -m scripts check {folder} --dataset {name}\n"
+        f"python -m scripts train --dataset {name}"
     )
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(new_dataset, serialize=next_commands)

@@ -1,7 +1,6 @@
 """Train and score variants of the configs with several seeds, and put them side by side in one table.
 
-    python -m scripts.evaluation.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
-        [--settings "{'train#epochs': 3}"]
+    python -m scripts experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] ...
 
 A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
 ``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by
@@ -28,13 +27,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fire
 from tqdm import tqdm
 
 from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.foreign_files import read_json, read_tensors
-from ..runs import plain_errors
 from ..runs.devices import cpu_cores
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
 
@@ -236,8 +233,3 @@ def experiment(
     with atomic_path(folder / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return "\n".join([text, *failures])
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(experiment)

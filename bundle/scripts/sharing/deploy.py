@@ -1,6 +1,6 @@
 """Export the networks of a run or of an exported bundle to TorchScript, torch.export and ONNX, and check the files.
 
-    python -m scripts.sharing.deploy --bundle dist/esfan_histopathology_segmentation --output deployed/
+    python -m scripts deploy dist/esfan_histopathology_segmentation --output deployed
 
 writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image
 to class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``.
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import fire
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
@@ -21,7 +20,6 @@ from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.foreign_files import read_json
 from ..pseudo_masks.cam import combine_cams
-from ..runs import plain_errors
 from ..runs.old_names import read_configs
 from ..weights.state_dicts import load_weights
 from .dynamic_size import for_multiples_of_stride
@@ -177,8 +175,3 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
 def describe(differences: Mapping[str, float]) -> str:
     """A line for each file."""
     return "\n".join(f"{name}: differs by {value:.1e} at most" for name, value in differences.items())
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(deploy, serialize=describe)

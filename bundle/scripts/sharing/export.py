@@ -1,7 +1,7 @@
 """Make a bundle of its own, for MONAI's model zoo or a Hugging Face hub, from a run or from a file of weights.
 
-    python -m scripts.sharing.export --method esfan --weights RUN --output dist/
-    python -m scripts.sharing.export --method ibdr --weights FILE --dataset configs/dataset_luad.json --output dist/
+    python -m scripts export RUN
+    python -m scripts export --weights FILE --method ibdr --dataset luad
         [--preset lite] [--classifier FILE] [--repo-id OWNER/NAME]
 
 ``dist/{method}_histopathology_segmentation`` and the same as a zip hold merged configs, the scripts that these reach,
@@ -16,7 +16,6 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-import fire
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from monai.bundle import ConfigParser
 
@@ -25,7 +24,6 @@ from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
 from ..inference.config import write_inference_config
-from ..runs import plain_errors
 from ..runs.old_names import current_names
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record
 from ..weights.state_dicts import load_weights, save_weights
@@ -253,8 +251,3 @@ def export(
         with atomic_path(archive) as temporary:
             shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
     return folder
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(export, serialize=lambda folder: f"The bundle is in {folder} and {folder}.zip.")

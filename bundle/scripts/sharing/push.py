@@ -1,7 +1,7 @@
 """Put an exported bundle on a Hugging Face hub.
 
-    python -m scripts.sharing.push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME --dry-run
-    python -m scripts.sharing.push --bundle dist/esfan_histopathology_segmentation --repo-id OWNER/NAME
+    python -m scripts push dist/esfan_histopathology_segmentation --repo-id OWNER/NAME --dry-run
+    python -m scripts push dist/esfan_histopathology_segmentation --repo-id OWNER/NAME
 
 The first looks through the bundle and says what would be uploaded, without a network. The second wants to be logged in
 (``hf auth login``). The commit is tagged with the bundle's version, which is where ``large_files.yml`` points to.
@@ -9,14 +9,12 @@ The first looks through the bundle and says what would be uploaded, without a ne
 
 from pathlib import Path
 
-import fire
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from monai.bundle import ConfigParser
 
 from ..errors import BundleError
 from ..files.foreign_files import read_json
-from ..runs import plain_errors
 
 NEEDED = ("README.md", "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt")
 LEFT_OUT = ("eval/*", "data/*", "output/*", "predictions/*", "**/__pycache__/*")  # what using a bundle leaves in it
@@ -35,9 +33,7 @@ def require_bundle(bundle: Path, repo_id: str) -> str:
     validate_repo_id(repo_id)
     missing = [name for name in NEEDED if not (bundle / name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"`bundle` must be a folder that scripts.sharing.export made, got {bundle} without {missing}."
-        )
+        raise FileNotFoundError(f"`bundle` must be a folder that `export` made, got {bundle} without {missing}.")
     version = read_json(bundle / "configs" / "metadata.json")["version"]
     if ModelCard.load(bundle / "README.md").data.license is None:
         raise BundleError(f"{bundle / 'README.md'} must name a licence in its first lines; export the bundle again.")
@@ -78,8 +74,3 @@ def push(bundle: str, repo_id: str, dry_run: bool = False, private: bool = False
     )
     api.create_tag(repo_id, tag=version, repo_type="model", tag_message=message)
     return f"Uploaded: {commit.commit_url}, tag {version}."
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(push)

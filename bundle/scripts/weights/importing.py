@@ -1,20 +1,17 @@
 """Turn weights that others published into those of our networks, and change the format of files of weights.
 
-    python -m scripts.weights.importing import --source FILE --kind KIND --num-classes K --output models/x.pt
+    python -m scripts weights import --source FILE --kind KIND --num-classes K --output models/x.pt
 
 Kinds: ``esfan_stage1``, ``esfan_stage2``, ``ibdr_stage1`` and ``ibdr_stage2``, the authors' checkpoints, and
 ``resnet38d_imagenet``, ResNet38d's MXNet file, which needs no ``--num-classes``.
 
-    python -m scripts.weights.importing convert --source model.pt --output model.safetensors
+    python -m scripts weights convert --source model.pt --output model.safetensors
 """
 
 from pathlib import Path
 
-import fire
-
 from ..errors import BundleError
 from ..files.atomic import write_state_dict
-from ..runs import plain_errors
 from .mxnet_params import read_params
 from .published import CHECKPOINTS, from_checkpoint, from_imagenet
 from .state_dicts import read_checkpoint
@@ -75,8 +72,3 @@ def new_file(path: str | Path) -> Path:
     if path.exists():
         raise FileExistsError(f"`output` must be a new file, got {path}; remove it or give another name.")
     return path
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire({"import": import_weights, "convert": convert}, serialize=lambda path: f"The weights are in {path}.")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,13 +16,13 @@ from monai.bundle import ConfigParser
 
 from ..errors import BundleError
 from ..networks import ResNet38d
+from ..runs.run_folder import BUNDLE_ROOT
 
 logger = logging.getLogger(__name__)
 
 StateDict = Mapping[str, torch.Tensor]
 Renaming = Mapping[str, str]  # regular expression of the beginning of one of our names: the published beginning
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 STAGE_1 = {
     r"backbone\.(b[2-5])\.0\.": r"\1.",
     r"backbone\.(b[2-5])\.(\d)\.": r"\1_\2.",
@@ -88,7 +87,7 @@ CHECKPOINTS = {
 def expected_state(kind: str, num_classes: int) -> StateDict:
     """Names and shapes of a method's own network for ``num_classes`` classes, as tensors without values."""
     parser = ConfigParser()
-    parser.read_config([CONFIG_DIR / "train.json", CONFIG_DIR / CHECKPOINTS[kind].method])
+    parser.read_config([BUNDLE_ROOT / "configs" / "train.json", BUNDLE_ROOT / "configs" / CHECKPOINTS[kind].method])
     parser["num_classes"] = num_classes
     with torch.device("meta"):
         return parser.get_parsed_content(CHECKPOINTS[kind].definition).state_dict()

@@ -20,9 +20,10 @@ from torch import nn
 
 from scripts.errors import BundleError
 from scripts.runs.plain_errors import plain_cause
+from scripts.slides.reading.files import find_slides
 from scripts.slides.segmenting.blending import Segmenter
 from scripts.slides.segmenting.engine import SlideEngine
-from scripts.slides.segmenting.run import find_slides, segment_slides
+from scripts.slides.segmenting.run import segment_slides
 from scripts.slides.segmenting.strip_files import StripFiles
 
 CLASSES = some_classes(["red", "green"])

@@ -1,19 +1,17 @@
 """A data set of synthetic H&E patches, so that every stage runs, and is tested, without a download.
 
-python -m scripts.data.preparing.demo OUTPUT_DIR --seed 0 --stain lab_b
+python -m scripts demo OUTPUT_DIR --seed 0 --stain lab_b
 """
 
 import json
 from pathlib import Path
 
-import fire
 import numpy as np
 from PIL import Image
 
 from ...errors import BundleError
 from ...files.atomic import atomic_path
 from ...files.pictures import mask_picture
-from ...runs import plain_errors
 from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
 
 SPLITS = ("train", "val", "test")
@@ -124,8 +122,3 @@ def describe(folder: Path) -> str:
     settings = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     patches = ", ".join(f"{settings['counts'][f'{split}/img']} {split}" for split in SPLITS)
     return f"{folder}: {patches} patches of {settings['size_px']} px, seed {settings['seed']}, {settings['stain']}"
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(make_demo_data, serialize=describe)

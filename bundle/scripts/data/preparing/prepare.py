@@ -1,11 +1,9 @@
 """Make a data set in the published layout from images with masks: labelled patches to train, whole images to score.
 
-    python -m scripts.data.preparing.prepare --source DIR --output DIR --dataset configs/dataset_x.json
-        [--patch-size 128] [--stride 64] [--min-share 0.05] [--train-masks]
-        [--published-values] [--splits train,val,test]
+    python -m scripts prepare --source DIR --output DIR --dataset NAME [--patch-size 128] ...
 
 The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
-``"source"`` describes (see ``scripts.data.preparing.releases``); which of its images went to which split is in ``prepare.json``.
+``"source"`` describes (see ``releases``); which of its images went to which split is in ``prepare.json``.
 
 A training mask decides which classes a patch shows, and nothing else: it is not written (but with ``train_masks`` it
 is, cut like its image, for few-shot adaptation). ``min_share`` is the share of
@@ -18,7 +16,6 @@ shows which combinations there are to learn from; classes that always occur toge
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import fire
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -27,7 +24,6 @@ from ...errors import BundleError
 from ...files.atomic import atomic_path, remove_leftovers_of, write_json
 from ...files.foreign_files import open_image
 from ...files.pictures import Palette, mask_picture
-from ...runs import plain_errors
 from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
 from ..items import find_images, images_with_masks
@@ -292,8 +288,3 @@ def format_report(report: Mapping) -> str:
         ]
     lines += [f"{split}: {report[split]['images']} images with masks" for split in ("val", "test") if split in report]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(prepare, serialize=format_report)

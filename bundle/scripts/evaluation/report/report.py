@@ -1,6 +1,6 @@
 """A run's ``report.html``: what was set, how it learnt, what it scores and what that looks like, in one file.
 
-python -m scripts.evaluation.report.report RUN_FOLDER --dataset_dir WHERE_THE_DATA_ARE_NOW
+python -m scripts report RUN --dataset-dir WHERE_THE_DATA_ARE_NOW
 """
 
 import csv
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-import fire
 from ignite import distributed
 from monai.bundle import ConfigParser
 
@@ -21,7 +20,6 @@ from ...errors import BundleError
 from ...files.atomic import atomic_path
 from ...files.foreign_files import read_json
 from ...files.pictures import panels, write_png
-from ...runs import plain_errors
 from ...runs.old_names import read_configs
 from ...runs.run_folder import read_record
 from ...runs.stages import stage_parser
@@ -305,8 +303,3 @@ def _versions(record: Mapping[str, Any]) -> str:
     packages = dict.fromkeys(package for package, _ in pairs)
     rows = [(package, ", ".join(version for name, version in pairs if name == package)) for package in packages]
     return _table(["package", "version"], rows, "words") if rows else ""
-
-
-if __name__ == "__main__":
-    plain_errors.install()
-    fire.Fire(report, serialize=str)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tifffile import TiffFile
 
 from ...data.check import rgb_size
 from ...files.foreign_files import open_image
 from ...slides.reading.slide import MPP_TOLERANCE, Slide
-from ...slides.reading.tiff_levels import pyramid_levels
 from ...slides.segmenting.engine import SlideEngine
-from ...slides.segmenting.run import SUFFIXES
 from ...slides.segmenting.tiles import TileGrid
 from ..server.model import Segmentation, TissueModel
 
@@ -67,19 +64,6 @@ class MapStrips:
         rows, columns = (slice(*ends) for ends in (self.grid.strip_pixels(row), self.grid.band_pixels(band)))
         self.classes[rows, columns] = classes
         self.entropy_sum += int(entropy.sum(dtype=np.int64))
-
-
-def is_slide(path: str | Path) -> bool:
-    """Whether a file is a slide: of a scanner's format, or a TIFF that is tiled or has several levels."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".tif", ".tiff"):
-        return suffix in SUFFIXES
-    try:
-        with TiffFile(path) as tiff:
-            levels = pyramid_levels(tiff)
-            return len(levels) > 1 or levels[0].is_tiled
-    except Exception:  # a damaged file, or one of other colours: read, and refused, as a patch
-        return False
 
 
 def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -> ClassMap:

@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.random import Random
 
-from ..annotations.class_maps import is_slide
+from ...slides.reading.files import is_slide
 from .datastore import TissueDatastore
 from .errors import answer_in_words, answered
 from .infer import GEOJSON, TissueInferTask

@@ -15,9 +15,9 @@ from monailabel.datastore.local import LocalDatastore
 
 from ...data.check import rgb_size
 from ...data.items import IMAGE_SUFFIXES
+from ...slides.reading.files import SUFFIXES as SLIDE_SUFFIXES
+from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide
-from ...slides.segmenting.run import SUFFIXES as SLIDE_SUFFIXES
-from ..annotations.class_maps import is_slide
 from ..annotations.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..annotations.label_files import Annotation, label_suffix, read_label
 from .errors import answered

@@ -11,9 +11,10 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ...errors import BundleError
 from ...files.pictures import write_mask
+from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide
 from ..annotations import nifti
-from ..annotations.class_maps import ClassMap, is_slide, patch_map, picture_map, slide_map
+from ..annotations.class_maps import ClassMap, patch_map, picture_map, slide_map
 from ..annotations.outlines import place, server_json, trace, write_asap, write_dsa, write_geojson
 from .model import ModelStore, TissueModel, picture_size
 from .regions import asked_region, pixel_pair, require_area

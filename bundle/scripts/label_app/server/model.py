@@ -12,8 +12,9 @@ from ...data.classes import Classes
 from ...files.foreign_files import open_image
 from ...runs.devices import prepare_device, require_device
 from ...runs.old_names import read_configs
+from ...runs.run_folder import BUNDLE_ROOT
 from ...slides.segmenting.engine import SlideEngine
-from .options import BUNDLE_ROOT, Options
+from .options import Options
 from .versions import NEWEST, Versions
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError
-
-BUNDLE_ROOT = Path(__file__).resolve().parents[3]
+from ...runs.run_folder import BUNDLE_ROOT
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from monailabel.utils.others.generic import name_to_device
 from ...errors import BundleError
 from ...files.foreign_files import read_json
 from ...runs.devices import require_device
-from ...runs.run_folder import read_record
+from ...runs.run_folder import BUNDLE_ROOT, read_record
 from .datastore import TissueDatastore
 from .model import ModelStore
-from .options import BUNDLE_ROOT
 from .settings import BundleSettings
 from .training_set import AnnotatedImage, write_labelled_patches, write_masked_patches
 

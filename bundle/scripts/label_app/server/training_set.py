@@ -14,8 +14,8 @@ from ...errors import BundleError
 from ...files.atomic import write_json
 from ...files.foreign_files import open_image
 from ...files.pictures import write_mask, write_png
+from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide, SlideView
-from ..annotations.class_maps import is_slide
 from ..annotations.label_files import Annotation
 from .settings import BundleSettings
 

@@ -12,8 +12,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from ...errors import BundleError
+from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide, SlideView
-from ..annotations.class_maps import is_slide
 from .datastore import TissueDatastore
 from .model import ModelStore, TissueModel
 

@@ -5,7 +5,6 @@ import logging
 import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from glob import escape
@@ -19,50 +18,14 @@ from tqdm import tqdm
 from ...errors import BundleError
 from ...files.atomic import LEFTOVER, write_json
 from ...files.foreign_files import read_json
+from ..reading.files import find_slides, slide_name
 from ..reading.slide import BACKENDS, Slide
 from .engine import SlideEngine, SlidePlan
 from .strip_files import StripFiles
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
 PACKAGES = ("monai", "torch", "numpy", "scikit-image", "tifffile", "openslide-python", "openslide-bin")
-
-
-def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The slide files of a folder, or those that are given, with a name of its own each.
-
-    In a folder that is a file with a slide's suffix, or a sub-folder of DICOM files, of which the largest stands for
-    the series.
-
-    Raises:
-        FileNotFoundError: if there are none.
-        BundleError: if two slides have one name, as their results would have.
-    """
-    given = [slides] if isinstance(slides, (str, Path)) else list(slides)
-    found: list[Path] = []
-    for path in map(Path, given):
-        found += _slides_in(path) if path.is_dir() else [path]
-    if not found:
-        raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it holds none.")
-    twice = [name for name, count in Counter(map(slide_name, found)).items() if count > 1]
-    if twice:
-        raise BundleError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
-    return found
-
-
-def _slides_in(folder: Path) -> list[Path]:
-    entries = sorted(folder.iterdir())
-    series = [folder, *(entry for entry in entries if entry.is_dir())]
-    dicom = [max(files, key=lambda path: path.stat().st_size) for part in series if (files := list(part.glob("*.dcm")))]
-    return sorted([entry for entry in entries if entry.is_file() and entry.suffix.lower() in SUFFIXES] + dicom)
-
-
-def slide_name(path: Path) -> str:
-    """The name of a slide's results: the file's without its suffix, or for DICOM its folder's."""
-    if path.suffix.lower() == ".dcm":
-        return path.resolve().parent.name
-    return path.stem.removesuffix(".ome")
 
 
 def segment_slides(

@@ -1,0 +1,1 @@
+"""The command line, ``python -m scripts COMMAND``: light modules, so that help comes at once."""

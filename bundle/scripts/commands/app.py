@@ -1,0 +1,62 @@
+"""The commands together: their names, their order in the help, and how they end."""
+
+import sys
+
+import typer
+from typer import Context
+from typer.core import TyperCommand
+
+from . import data, results, sharing, training
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # what a command does not know itself
+
+
+class Command(TyperCommand):
+    """A command whose options may be spelled with underscores too, as MONAI's are."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """As Click's, with each option in its spelling here."""
+        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        spelled = []
+        for word in args:
+            name, sign, value = word.partition("=")
+            hyphens = name.replace("_", "-")
+            spelled.append(f"{hyphens}{sign}{value}" if hyphens in known else word)
+        return super().parse_args(ctx, spelled)
+
+
+app = typer.Typer(
+    help="Tissue masks from image-level labels: from labelled patches to a segmentation network, and what it makes of "
+    "new images and slides.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
+)
+weights = typer.Typer(help="Import published weights; change the format of files of weights.", no_args_is_help=True)
+
+for panel, commands in {
+    "Train": {"train": training.train, "adapt": training.adapt, "experiment": training.experiment},
+    "Use": {"segment": results.segment, "evaluate": results.evaluate, "report": results.report, "label": results.label},
+    "Data": {"new-dataset": data.new_dataset, "prepare": data.prepare, "check": data.check, "demo": data.demo},
+    "Share": {"export": sharing.export, "deploy": sharing.deploy, "push": sharing.push},
+}.items():
+    for name, function in commands.items():
+        passed_on = PASSED_ON if name in ("train", "adapt", "label") else {}
+        app.command(name, rich_help_panel=panel, cls=Command, context_settings=SETTINGS | passed_on)(function)
+weights.command("import", cls=Command, context_settings=SETTINGS)(sharing.import_weights)
+weights.command("convert", cls=Command, context_settings=SETTINGS)(sharing.convert)
+app.add_typer(weights, name="weights", rich_help_panel="Share")
+
+
+def main() -> None:
+    """Run the command of ``sys.argv``; mistakes in it end with status 2, all others with 1."""
+    sys.excepthook = _report
+    app()
+
+
+def _report(*error: object) -> None:
+    from ..runs import plain_errors  # which imports torch
+
+    plain_errors.report(*error)

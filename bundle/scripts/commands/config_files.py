@@ -1,0 +1,99 @@
+"""Which config files a training takes, from names and from a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..errors import BundleError
+from ..files.foreign_files import read_json
+from ..runs import options, plain_errors
+from ..runs.config_lists import config_list
+from ..runs.old_names import current_names, read_configs
+from ..runs.run_folder import BUNDLE_ROOT
+from .monai_run import MonaiRun
+
+NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that say how networks are built
+
+
+def start_training(
+    run_id: str,
+    words: Sequence[str],
+    dataset: str | None,
+    config: Sequence[Path],
+    settings: Mapping[str, Any],
+    method: str | None = None,
+    preset: str | None = None,
+    run: Path | None = None,
+    overlay: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Become ``monai.bundle run`` with the configs that a data set, a method and a preset name, or a run has.
+
+    Args:
+        run_id: what runs.
+        words: further options of the command line, ``--key value``, which set keys of the configs.
+        dataset, method, preset: names; those that are ``None`` are the run's, or the defaults.
+        config: further overlays.
+        settings: values by key; those that are ``None`` are left to the configs.
+        run: the finished run that is gone on from.
+        overlay: the bundle's own overlay that goes last.
+        dry_run: only show the command.
+    """
+    plain_errors.install()
+    settings = dict(settings)
+    if run is not None:
+        settings = {"source_dir": Path(run).resolve(), **settings}
+        dataset, method, preset = names_of_run(run, dataset, method, preset)
+    if dataset is None:
+        raise typer.BadParameter("give the name of a data set, or the file of its overlay.", param_hint="--dataset")
+    files = config_list(dataset, method or "esfan", preset or "lite", [path.resolve() for path in config])
+    if overlay is not None:
+        files = [*files, BUNDLE_ROOT / "configs" / overlay]
+    merged = read_configs(files).get()
+    require_known(words, merged)
+    if run is not None:
+        require_networks_of_run(run, merged)
+    for key in ("dataset_dir", "output_dir", "label_file"):
+        if settings.get(key) is not None:
+            settings[key] = Path(settings[key]).resolve()
+        elif key not in options.options(words) and Path.cwd() != BUNDLE_ROOT:
+            settings[key] = here(merged[key])
+    monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, words)
+    monai.show() if dry_run else monai.start()
+
+
+def names_of_run(run: Path, dataset: str | None, method: str | None, preset: str | None) -> tuple[str, str, str]:
+    """Data set, method and preset: what is given, or else a run's own."""
+    path = Path(run) / "configs" / "train.json"
+    if not path.is_file():
+        raise BundleError(f"`run` must be the folder of a finished run, got {run}; it has no configs/train.json.")
+    saved = read_json(path)
+    return dataset or saved["dataset_name"], method or saved["method_name"], preset or saved["preset"]
+
+
+def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
+    """Raise a ``BundleError`` unless the configs build the networks that a run has."""
+    saved = current_names(read_json(Path(run) / "configs" / "train.json"))
+    other = [key for key in NETWORKS if key in saved and saved[key] != merged.get(key)]
+    if other:
+        raise BundleError(
+            f"the configs must build the networks of {run}, but {other} differ; give the overlays that it was trained "
+            "with: --config FILE."
+        )
+
+
+def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
+    """End with status 2 if an option sets nothing, naming the nearest one."""
+    for name in options.unknown_options(words, merged):
+        near = options.nearest(name, merged)
+        hint = f"did you mean --{near}?" if near else "see --help, and the keys of the configs."
+        raise typer.BadParameter(f"no such option, and no key of the configs; {hint}", param_hint=f"--{name}")
+
+
+def here(value: Any) -> str | None:
+    """A config's expression for a folder in the bundle, ``$@bundle_root + '/data'``, for one in the working directory."""
+    if isinstance(value, str) and value.startswith("$@bundle_root + "):
+        return value.replace("@bundle_root", repr(str(Path.cwd())), 1)
+    return None

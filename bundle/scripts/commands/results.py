@@ -1,0 +1,151 @@
+"""Commands that use what was trained."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from .monai_run import MonaiRun
+from .training import Device, DryRun, Numbers
+
+Run = Annotated[Path, Argument(help="The folder of a finished run.")]
+
+
+class Kind(str, Enum):
+    """What is segmented."""
+
+    images = "images"
+    slides = "slides"
+
+
+class Scored(str, Enum):
+    """The network that is scored."""
+
+    segmenter = "segmenter"
+    classifier = "classifier"
+
+
+def segment(
+    source: Annotated[Path, Argument(help="An image, a slide, or a folder of either.", metavar="INPUT")],
+    run: Annotated[Path, Option(help="The folder of a finished run, or an exported bundle.")],
+    output_dir: Annotated[Path, Option(help="Where the results go.")] = Path("results"),
+    kind: Annotated[
+        Kind | None, Option("--as", help="What INPUT holds.", show_default="slides if there is one, or else images")
+    ] = None,
+    mpp: Annotated[
+        float | None, Option(min=0, help="Micrometres per pixel of slides whose files do not say it.")
+    ] = None,
+    model_mpp: Annotated[
+        float | None, Option(min=0, help="Micrometres per pixel of the patches trained on, if the run does not say it.")
+    ] = None,
+    overlap: Annotated[
+        float | None, Option(min=0, max=0.9, help="Of neighbouring tiles of slides.", show_default="0.5")
+    ] = None,
+    budget_gb: Annotated[
+        float | None, Option(min=0, help="Memory for a slide, in gigabytes.", show_default="2")
+    ] = None,
+    batch_size: Annotated[
+        int | None, Option(min=1, help="Tiles that go through the network together.", show_default="16")
+    ] = None,
+    mirror_averaging: Annotated[
+        bool | None, Option(help="Average over mirror images, at four times the time.", show_default="as in the run")
+    ] = None,
+    published_values: Annotated[
+        bool, Option("--published-values", help="Write masks of images in the data set's own values.")
+    ] = False,
+    device: Device = None,
+    precision: Numbers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Segment images or whole slides with a finished run.
+
+    Images: palette masks and overlays. Slides: annotations for QuPath, areas in mm2, class maps, overlays; what is
+    finished is kept if the command is repeated.
+    """
+    from ..slides.reading.files import holds_slides
+
+    slides = holds_slides(source) if kind is None else kind is Kind.slides
+    settings = {
+        "slides" if slides else "dataset_dir": source.resolve(),
+        "output_dir": output_dir.resolve(),
+        "eval_batch_size": batch_size,
+        "mirror_averaging": mirror_averaging,
+        "device": device,
+        "precision": precision and precision.value,
+    }
+    if slides:
+        settings |= {"mpp": mpp, "model_mpp": model_mpp, "overlap": overlap, "budget_gb": budget_gb}
+    else:
+        settings |= {"published_values": published_values or None}
+    config = "configs/inference_slides.json" if slides else "configs/inference.json"
+    _in_run(run, "run", [config], settings, dry_run)
+
+
+def evaluate(
+    run: Run,
+    stage: Annotated[Scored, Option(help="Which network, on val and test.")] = Scored.segmenter,
+    dataset_dir: Annotated[
+        Path | None,
+        Option(help="The data set's folder, if it is not where the run found it, or another with these classes."),
+    ] = None,
+    output_dir: Annotated[Path | None, Option(help="Where scores and pictures go.", show_default="the run")] = None,
+    device: Device = None,
+    precision: Numbers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a finished run's network again: IoU and Dice of each class, confusion matrices, pictures."""
+    place = output_dir and output_dir.resolve()
+    weights = {"segmenter_path": "models/model.pt", "classifier_path": "models/classifier/model.pt"} if place else {}
+    settings = {
+        "dataset_dir": dataset_dir and dataset_dir.resolve(),
+        "output_dir": place,
+        **{key: run.resolve() / path for key, path in weights.items()},
+        "device": device,
+        "precision": precision and precision.value,
+    }
+    run_id = "run" if stage is Scored.segmenter else "score_classifier"
+    _in_run(run, run_id, ["configs/train.json", "configs/evaluate.json"], settings, dry_run)
+
+
+def _in_run(run: Path, run_id: str, configs: list[str], settings: dict, dry_run: bool) -> None:
+    from ..errors import BundleError
+    from ..runs import plain_errors
+
+    plain_errors.install()
+    if not (run / "configs" / "inference.json").is_file():
+        raise BundleError(f"`run` must be the folder of a finished run, got {run}; it has no configs/inference.json.")
+    monai = MonaiRun(run.resolve(), run_id, configs, settings)
+    monai.show() if dry_run else monai.start()
+
+
+def report(
+    run: Run,
+    dataset_dir: Annotated[
+        Path | None, Option(help="The data set's folder, if it is not where the run found it.")
+    ] = None,
+) -> None:
+    """Write a run's report.html again: scores, best and worst images, curves, settings on one page."""
+    from ..evaluation.report.report import report as write_report
+
+    typer.echo(write_report(str(run), dataset_dir and str(dataset_dir)))
+
+
+def label(
+    context: typer.Context,
+    studies: Annotated[str, Option(help="Folder of the images and slides to annotate.")],
+    run: Annotated[Path | None, Option(help="The folder of the finished run that proposes outlines.")] = None,
+    port: Annotated[int, Option(min=1, max=65535)] = 8000,
+    host: Annotated[
+        str, Option(help="0.0.0.0 is reached from other machines; nobody is asked for a password.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve a run to MONAI Label's clients: QuPath, the Digital Slide Archive, 3D Slicer.
+
+    Takes any option of `monailabel start_server` too, for instance --conf largest_mpx 4. MONAI Label needs an
+    environment of its own: docs/label.md.
+    """
+    from ..label_app.start import start
+
+    start(run, ["--studies", studies, "--port", str(port), "--host", host, *context.args])

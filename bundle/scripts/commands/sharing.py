@@ -1,0 +1,104 @@
+"""Commands that bring weights in and bundles out."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from .training import Preset
+
+
+class Published(str, Enum):
+    """Files of weights that others published."""
+
+    esfan_stage1 = "esfan_stage1"
+    esfan_stage2 = "esfan_stage2"
+    ibdr_stage1 = "ibdr_stage1"
+    ibdr_stage2 = "ibdr_stage2"
+    resnet38d_imagenet = "resnet38d_imagenet"
+
+
+def import_weights(
+    source: Annotated[Path, Option(help="The published file; nothing in it is executed.")],
+    kind: Annotated[Published, Option(help="What it is: a checkpoint of the authors, or ResNet38d's MXNet file.")],
+    output: Annotated[Path, Option(help="The new file, .pt or .safetensors.")],
+    num_classes: Annotated[int | None, Option(min=1, help="Tissues that the authors' checkpoint knows.")] = None,
+) -> None:
+    """Turn published weights into those of our networks, strictly by name and shape."""
+    from ..weights.importing import import_weights as turn
+
+    typer.echo(f"The weights are in {turn(str(source), kind.value, str(output), num_classes)}.")
+
+
+def convert(
+    source: Annotated[Path, Option(help="A state dict, or a checkpoint that has one.")],
+    output: Annotated[Path, Option(help="The new file: .safetensors, or any other suffix for torch's format.")],
+) -> None:
+    """Write a file of weights in the other format."""
+    from ..weights.importing import convert as write
+
+    typer.echo(f"The weights are in {write(str(source), str(output))}.")
+
+
+def export(
+    run: Annotated[Path | None, Argument(help="The folder of a finished run.")] = None,
+    output: Annotated[Path, Option(help="Where the bundle's folder and zip go.")] = Path("dist"),
+    weights: Annotated[Path | None, Option(help="Without a run: a file of the segmentation network's weights.")] = None,
+    classifier: Annotated[Path | None, Option(help="With --weights: a file of the classifier's.")] = None,
+    method: Annotated[str | None, Option(help="With --weights: esfan, ibdr or your own.")] = None,
+    preset: Annotated[Preset | None, Option(help="With --weights: the networks.", show_default="paper")] = None,
+    dataset: Annotated[
+        str | None, Option(help="With --weights: the data set they were trained on.", show_default="luad")
+    ] = None,
+    repo_id: Annotated[
+        str | None, Option(help="OWNER/NAME of the hub's repository that will hold large files.")
+    ] = None,
+) -> None:
+    """Make a bundle for MONAI's model zoo or a Hugging Face hub: configs, code, weights, model card, tests."""
+    from ..runs.config_lists import overlay_file
+    from ..sharing.export import export as make
+    from .config_files import names_of_run
+
+    if (run is None) == (weights is None):
+        raise typer.BadParameter("give the folder of a run, or --weights.", param_hint="RUN")
+    if run is not None:
+        _, method, preset_name = names_of_run(run, None, method, preset and preset.value)
+    elif method is None:
+        raise typer.BadParameter("weights do not tell their method; give its name.", param_hint="--method")
+    else:
+        preset_name = preset.value if preset else "paper"
+    folder = make(
+        method,
+        str(run or weights),
+        str(output),
+        preset_name,
+        dataset and str(overlay_file("dataset", dataset)),
+        classifier and str(classifier),
+        repo_id,
+    )
+    typer.echo(f"The bundle is in {folder} and {folder}.zip.")
+
+
+def deploy(
+    bundle: Annotated[Path, Argument(help="The folder of a finished run, or an exported bundle.")],
+    output: Annotated[Path, Option(help="Where the files go.")] = Path("deployed"),
+) -> None:
+    """Write both networks as TorchScript, torch.export and ONNX, and compare each with the network."""
+    from ..sharing.deploy import deploy as write
+    from ..sharing.deploy import describe
+
+    typer.echo(describe(write(str(bundle), str(output))))
+
+
+def push(
+    bundle: Annotated[Path, Argument(help="An exported bundle's folder.")],
+    repo_id: Annotated[str, Option(help="OWNER/NAME of the hub's repository; made if it is not there.")],
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be uploaded.")] = False,
+    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload an exported bundle to a Hugging Face hub."""
+    from ..sharing.push import push as upload
+
+    typer.echo(upload(str(bundle), repo_id, dry_run, private))

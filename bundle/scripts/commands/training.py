@@ -1,0 +1,207 @@
+"""Commands that train."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+
+class Preset(str, Enum):
+    """Which networks."""
+
+    lite = "lite"
+    paper = "paper"
+
+
+class Stage(str, Enum):
+    """A stage of a training."""
+
+    train_classifier = "train_classifier"
+    generate_pseudo_masks = "generate_pseudo_masks"
+    train_segmenter = "train_segmenter"
+
+
+class Precision(str, Enum):
+    """Of the networks' numbers."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Dataset = Annotated[
+    str | None, Option(help="Name of a data set, whose overlay is configs/dataset_NAME.json, or a file.")
+]
+DatasetDir = Annotated[Path | None, Option(help="The data set's folder.", show_default="the overlay's, or data/NAME")]
+LabelFile = Annotated[Path | None, Option(help="Training labels as CSV or MONAI datalist, if file names have none.")]
+Method = Annotated[
+    str | None, Option(help="esfan, ibdr, or your own in configs/method_NAME.json.", show_default="esfan")
+]
+Networks = Annotated[
+    Preset | None, Option(help="Small networks, also for CPUs, or the papers', for a GPU.", show_default="lite")
+]
+Configs = Annotated[list[Path] | None, Option("--config", help="An overlay of yours; may be given several times.")]
+Epochs = Annotated[int | None, Option(min=1, help="Epochs of the segmentation network.")]
+BatchSize = Annotated[int | None, Option(min=1, help="Patches per step of the segmentation network.")]
+LearningRate = Annotated[float | None, Option(min=0, help="Learning rate of the segmentation network.")]
+Seed = Annotated[int, Option(min=0, help="Of all random numbers; the same seed gives the same run.")]
+Device = Annotated[
+    str | None, Option(help="For instance cpu or cuda:1.", show_default="cuda if there is one, or else cpu")
+]
+Numbers = Annotated[Precision | None, Option(help="Of the networks; auto is bfloat16 where the GPU has it.")]
+Redo = Annotated[Stage | None, Option(help="Do this stage and those after it again; old results go to previous/.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Only show MONAI's command.")]
+
+
+def train(
+    context: typer.Context,
+    dataset: Dataset = None,
+    method: Method = None,
+    preset: Networks = None,
+    stage: Annotated[Stage | None, Option(help="One stage alone.", show_default="all")] = None,
+    dataset_dir: DatasetDir = None,
+    label_file: LabelFile = None,
+    output_dir: Annotated[
+        Path | None, Option(help="The run's folder.", show_default="output/DATASET_METHOD_PRESET")
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    classifier_epochs: Annotated[int | None, Option(min=1, help="Epochs of the classifier.")] = None,
+    classifier_batch_size: Annotated[int | None, Option(min=1, help="Patches per step of the classifier.")] = None,
+    classifier_lr: Annotated[float | None, Option(min=0, help="Learning rate of the classifier.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    precision: Numbers = None,
+    redo: Redo = None,
+    second_round_of: Annotated[
+        Path | None,
+        Option(help="A finished run: where its segmentation network is sure, it mends the masks for a second round."),
+    ] = None,
+    config: Configs = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train on patches with image-level labels: classifier, pseudo masks, segmentation network.
+
+    Complete stages are kept: the same command goes on where an interrupted one stopped. Any other key of the configs
+    can be set too, for instance --threshold 0.4 or --train#optimizer#momentum 0.95.
+    """
+    from .config_files import start_training
+
+    run_id = stage.value if stage else "segmentation" if second_round_of else "training"
+    start_training(
+        run_id,
+        context.args,
+        run=second_round_of,
+        overlay="second_round.json" if second_round_of else None,
+        dataset=dataset,
+        method=method,
+        preset=preset and preset.value,
+        config=config or [],
+        dry_run=dry_run,
+        settings={
+            "dataset_dir": dataset_dir,
+            "label_file": label_file,
+            "output_dir": output_dir,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "classifier_epochs": classifier_epochs,
+            "classifier_batch_size": classifier_batch_size,
+            "classifier_lr": classifier_lr,
+            "seed": seed,
+            "device": device,
+            "precision": precision and precision.value,
+            "redo": redo and redo.value,
+        },
+    )
+
+
+def adapt(
+    context: typer.Context,
+    run: Annotated[Path, Argument(help="The folder of the finished run to adapt.")],
+    dataset: Dataset = None,
+    num_images: Annotated[int, Option(min=1, help="Labelled images of the new data set to train on.")] = 10,
+    pixel_masks: Annotated[
+        bool | None,
+        Option(
+            "--pixel-masks/--image-labels",
+            help="What the images' labels are.",
+            show_default="masks where there are any",
+        ),
+    ] = None,
+    freeze_encoder: Annotated[bool, Option("--freeze-encoder", help="Train the decoder alone.")] = False,
+    dataset_dir: DatasetDir = None,
+    label_file: LabelFile = None,
+    output_dir: Annotated[
+        Path | None, Option(help="The new run's folder.", show_default="in output/, named after what is adapted")
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    seed: Seed = 0,
+    device: Device = None,
+    precision: Numbers = None,
+    redo: Redo = None,
+    config: Configs = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Adapt a run's network to another laboratory's data with a few labelled images, and score it before and after.
+
+    Method and networks are the run's. Any other key of the configs can be set too.
+    """
+    from .config_files import start_training
+
+    start_training(
+        "adapt",
+        context.args,
+        run=run,
+        overlay="adapt.json",
+        dataset=dataset,
+        config=config or [],
+        dry_run=dry_run,
+        settings={
+            "num_images": num_images,
+            "pixel_masks": pixel_masks,
+            "freeze_encoder": freeze_encoder or None,
+            "dataset_dir": dataset_dir,
+            "label_file": label_file,
+            "output_dir": output_dir,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "seed": seed,
+            "device": device,
+            "precision": precision and precision.value,
+            "redo": redo and redo.value,
+        },
+    )
+
+
+def experiment(
+    plan: Annotated[Path, Argument(help="The plan: JSON with configs, settings and variants (docs/experiments.md).")],
+    output_dir: Annotated[Path, Option(help="Folder of the runs and of the table.")],
+    dataset: Annotated[str | None, Option(help="What {dataset} in the plan stands for, for instance glas.")] = None,
+    seeds: Annotated[str, Option(help="One or several, separated by commas.")] = "0",
+    only: Annotated[
+        str | None, Option(help="Names of variants to run, separated by commas.", show_default="all")
+    ] = None,
+    jobs: Annotated[int, Option(min=1, help="Runs at a time; each takes its share of the processor's cores.")] = 1,
+    settings: Annotated[
+        str | None, Option(help="Settings of all variants as JSON, for instance '{\"epochs\": 3}'.")
+    ] = None,
+) -> None:
+    """Train and score variants of the configs with several seeds, and put them side by side in one table."""
+    import ast
+
+    from ..evaluation.experiment import experiment as run_experiment
+
+    numbers = [int(seed) for seed in seeds.split(",")]
+    names = [name.strip() for name in only.split(",")] if only else None
+    typer.echo(
+        run_experiment(
+            str(plan), str(output_dir), dataset, numbers, names, jobs, ast.literal_eval(settings) if settings else None
+        )
+    )

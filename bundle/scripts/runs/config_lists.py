@@ -1,0 +1,62 @@
+"""The list of config files of a training, from the names of a data set, a method and a preset."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BundleError
+from .run_folder import BUNDLE_ROOT
+
+PRESETS = {"lite": ["lite.json"], "paper": []}
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+def config_list(
+    dataset: str | Path, method: str = "esfan", preset: str = "lite", more: Sequence[str | Path] = ()
+) -> list[Path]:
+    """Config files to be merged from left to right: ``train.json``, method, preset, data set, further overlays.
+
+    Args:
+        dataset: a name, whose overlay is ``configs/dataset_NAME.json`` in the working directory or in the bundle, or
+            the overlay's file.
+        method: likewise, of ``configs/method_NAME.json``.
+        preset: ``lite`` or ``paper``: the networks.
+        more: further overlays' files.
+
+    Raises:
+        BundleError: if there is no such data set, method, preset or file.
+    """
+    if preset not in PRESETS:
+        raise BundleError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
+    missing = [str(path) for path in more if not Path(path).is_file()]
+    if missing:
+        raise BundleError(f"`config` must name files that exist, got {', '.join(missing)}.")
+    presets = [CONFIGS / name for name in PRESETS[preset]]
+    overlays = [overlay_file("method", method), *presets, overlay_file("dataset", dataset)]
+    return [CONFIGS / "train.json", *overlays, *(Path(path).resolve() for path in more)]
+
+
+def overlay_file(kind: str, name: str | Path) -> Path:
+    """The overlay of a data set or a method, by name or by path.
+
+    Args:
+        kind: ``dataset`` or ``method``.
+        name: its name, or the overlay's file.
+
+    Raises:
+        BundleError: if there is none; with the nearest name.
+    """
+    if Path(name).suffix == ".json":
+        if not Path(name).is_file():
+            raise BundleError(f"`{kind}` must be a name or the file of an overlay, got {name}, which does not exist.")
+        return Path(name).resolve()
+    folders = [Path.cwd() / "configs", CONFIGS]
+    found = (folder / f"{kind}_{name}.json" for folder in folders)
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        files = (path for folder in folders for path in folder.glob(f"{kind}_*.json"))
+        names = sorted({path.stem.removeprefix(f"{kind}_") for path in files})
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "or the file of an overlay."
+        raise BundleError(f"`{kind}` must be one of {', '.join(names)}, got {str(name)!r}; {hint}")
+    return path.resolve()
