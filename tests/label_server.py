@@ -39,7 +39,7 @@ class LabelServer:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log, self.studies = Path(log), Path(studies)
-        start = ["scripts.label_app.start"] if bundle else ["monailabel.main", "start_server", "--host", "127.0.0.1"]
+        start = ["scripts", "label"] if bundle else ["monailabel.main", "start_server", "--host", "127.0.0.1"]
         command = [sys.executable, "-m", *start, "--app", app_dir, "--studies", studies, "--port", str(self.port)]
         for name, value in conf.items():
             command += ["--conf", name, str(value)]

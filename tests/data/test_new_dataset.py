@@ -1,15 +1,14 @@
-import ast
 import itertools
 import json
 import shlex
 from pathlib import Path
 
-import fire
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
+from typer.testing import CliRunner
 
-from scripts.data import new_dataset as command
+from scripts.commands.app import app
 from scripts.data.mask_values import lookup_table
 from scripts.data.new_dataset import describe_dataset, distinct_colors, new_dataset, next_commands
 
@@ -19,13 +18,15 @@ CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
 @pytest.fixture
 def configs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "CONFIG_DIR", tmp_path / "configs")
     return tmp_path / "configs"
 
 
 def run(arguments):
     """Give the command's result for what a person types."""
-    return json.loads(fire.Fire(new_dataset, shlex.split(arguments), serialize=lambda path: "").read_text())
+    words = shlex.split(arguments)
+    result = CliRunner().invoke(app, ["new-dataset", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(Path("configs", f"dataset_{words[0]}.json").read_text())
 
 
 def test_with_background_the_classes_are_1_to_k(configs):
@@ -39,7 +40,7 @@ def test_with_background_the_classes_are_1_to_k(configs):
 
 
 def test_without_background_the_last_class_is_0_as_in_glas(configs):
-    overlay = run("glands --dataset-dir glands --class-names gland,rest --nobackground")
+    overlay = run("glands --dataset-dir glands --class-names gland,rest --no-background")
     assert overlay["classifier_values"] == [1, 0] and overlay["segmenter_values"] == [0, 1]  # METHODS.md, section 5
     assert overlay["mask_values"] == {"0": 0, "1": 1}
     assert overlay["palette"] == [[239, 239, 239], [230, 159, 0]]
@@ -50,7 +51,7 @@ def test_without_background_the_last_class_is_0_as_in_glas(configs):
 def test_colors_belong_to_the_classes_in_their_order(configs):
     overlay = run("a --dataset-dir x --class-names p,q --colors [[1,2,3],[4,5,6]]")
     assert overlay["palette"] == [[255, 255, 255], [1, 2, 3], [4, 5, 6]]
-    overlay = run("b --dataset-dir x --class-names p,q --nobackground --colors [[1,2,3],[4,5,6]]")
+    overlay = run("b --dataset-dir x --class-names p,q --no-background --colors [[1,2,3],[4,5,6]]")
     assert overlay["palette"] == [[4, 5, 6], [1, 2, 3]]
 
 
@@ -99,11 +100,16 @@ def test_refuses_names_that_do_not_fit_a_file(configs, name):
 
 @pytest.mark.parametrize(
     ("class_names", "background"),
-    [("a,b,a", True), ("a,,b", True), ("a, ", True), ("", True), ([], True), ("a", False)],
+    [(["a", "b", "a"], True), (["a", "", "b"], True), (["a", ""], True), ([""], True), ([], True), (["a"], False)],
 )
 def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_names, background):
     with pytest.raises(ValueError, match="`class_names` must be [12] or more different names"):
         new_dataset("x", dataset_dir="x", class_names=class_names, background=background)
+
+
+def test_refuses_a_text_in_the_place_of_class_names(configs):
+    with pytest.raises(ValueError, match="`class_names` must be a list of names, got 'a,b'"):
+        new_dataset("x", dataset_dir="x", class_names="a,b")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_name
 )
 def test_refuses_colours_that_do_not_fit(configs, colors):
     with pytest.raises(ValueError, match="`colors` must be 2 RGB colours"):
-        new_dataset("x", dataset_dir="x", class_names="a,b", colors=colors)
+        new_dataset("x", dataset_dir="x", class_names=["a", "b"], colors=colors)
 
 
 def test_refuses_to_overwrite(configs):
@@ -123,18 +129,16 @@ def test_refuses_to_overwrite(configs):
 
 
 def test_classes_apart_by_spaces_are_refused(configs):
-    with pytest.raises(ValueError, match=r"`class_names` must be separated by commas, without spaces, got \['b'\] "):
-        fire.Fire(new_dataset, shlex.split("mine --dataset-dir x --class-names a b"), serialize=next_commands)
-    assert not (configs / "dataset_mine.json").exists()
+    result = CliRunner().invoke(app, shlex.split("new-dataset mine --dataset-dir x --class-names a b"))
+    assert result.exit_code == 2 and "unexpected extra argument" in result.output
+    assert not configs.exists()
 
 
-def test_prints_the_commands_that_follow(configs, capsys):
-    fire.Fire(new_dataset, shlex.split("2024 --dataset-dir x --class-names a,b"), serialize=next_commands)
-    wrote, check, train = capsys.readouterr().out.strip().splitlines()
-    path = configs / "dataset_2024.json"
-    assert wrote == f"Wrote {path}. With patches in {Path('x').resolve()}, next:" and path.is_file()
-    assert check == f"python -m scripts.data.check {Path('x').resolve()} --dataset configs/dataset_2024.json"
-    words = shlex.split(train)
-    assert words[:6] == ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
-    files = ["configs/train.json", "configs/lite.json", "configs/dataset_2024.json"]
-    assert ast.literal_eval(words[6]) == files
+def test_says_the_commands_that_follow(configs):
+    lines = next_commands(new_dataset("2024", "my data", ["a", "b"])).splitlines()
+    folder = shlex.quote(str(Path("my data").resolve()))
+    assert lines == [
+        f"Wrote configs/dataset_2024.json. With patches in {folder}, next:",
+        f"python -m scripts check {folder} --dataset 2024",
+        "python -m scripts train --dataset 2024",
+    ]

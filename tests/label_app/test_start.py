@@ -5,16 +5,16 @@ import pytest
 from conftest import BUNDLE
 from label_server import require_monailabel
 
-from scripts.label_app.start import command_line
+from scripts.label_app.start import APP, command_line
 
 
 @pytest.mark.parametrize(("given", "host"), [([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0"), (["-i", "x"], "x")])
 def test_the_host_is_the_one_asked_for(given, host):
     require_monailabel()
     code = (
-        "import sys, uvicorn; from monailabel.main import Main; from scripts.label_app.start import command_line;"
+        "import sys, uvicorn; from scripts.label_app.start import start;"
         "uvicorn.run = lambda *args, host, **options: print('host', host);"
-        "sys.argv[1:] = command_line(sys.argv[1:]); Main().run()"
+        "start(None, sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "--studies", str(BUNDLE), *given]
     result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
@@ -22,6 +22,6 @@ def test_the_host_is_the_one_asked_for(given, host):
 
 
 def test_the_app_is_this_one():
-    words = command_line(["--studies", "x"])
+    words = command_line(APP, ["--studies", "x"])
     assert words[:3] == ["start_server", "--app", str(BUNDLE / "scripts" / "label_app")]
     assert words[-2:] == ["--studies", "x"]

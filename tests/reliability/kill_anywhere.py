@@ -147,7 +147,8 @@ def commands(folder: Path) -> list[Command]:
     for path in sorted((source / "train").glob("*/*.png")):  # what is cut has no labels
         path.rename(path.with_name(re.sub(r"-\[.*\]", "", path.name)))
     prepare = [
-        "scripts.data.preparing.prepare",
+        "scripts",
+        "prepare",
         "--source",
         str(source),
         "--output",
@@ -167,7 +168,7 @@ def commands(folder: Path) -> list[Command]:
     tiles = [np.asarray(Image.open(path)) for path in sorted((source / "train" / "img").glob("*.png"))]
     write_slide(folder / "slide.tif", np.concatenate(tiles[:2], axis=1), 1.0)
     slides = [*bundle, "--config_file", "configs/inference_slides.json", "--slides", str(folder / "slide.tif")]
-    export = ["scripts.sharing.export", "--method", "esfan", "--preset", "lite", "--weights", str(folder / "trained")]
+    export = ["scripts", "export", str(folder / "trained")]
     return [
         Command("preparation", [*prepare, "--dataset", "configs/dataset_demo.json"], BUNDLE, stage_of_preparation, "."),
         train,

@@ -9,7 +9,6 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from test_bad_data import OVERLAY
 
-from scripts.data import new_dataset as new_dataset_module
 from scripts.data.check import main
 from scripts.data.new_dataset import new_dataset
 from scripts.data.preparing.prepare import prepare
@@ -37,7 +36,7 @@ OVERLAYS = table(
     ("UTF-16", text(json.dumps(OVERLAY).encode("utf-16")), FILE + " must be JSON in UTF-8", "correct it"),
     ("a key twice", text('{"palette": 1, "palette": 2}'), FILE + " must be JSON", "['palette'] stand there twice"),
     ("NaN", text('{"threshold": NaN}'), FILE + " must be JSON", "NaN is no number", "correct it"),
-    ("a list", text([1]), FILE + " must describe a data set", "new_dataset"),
+    ("a list", text([1]), FILE + " must describe a data set", "new-dataset"),
     ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "give"),
     ("names as text", overlay(class_names="tumor,stroma"), FILE + ": `class_names` must be a list", "'tumor,stroma'"),
     ("a name that is no text", overlay(class_names=["tumor", 3]), FILE + ": `class_names` must be a list of names"),
@@ -144,21 +143,18 @@ def test_a_missing_config_is_named(run_bundle, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["$open('victim', 'w')", "$import os", "@seed", "%train", "a#b"])
-def test_new_data_sets_have_no_class_that_is_code(folder, monkeypatch, name):
-    monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
+def test_new_data_sets_have_no_class_that_is_code(folder, name):
     message = stopped(new_dataset, "own", dataset_dir=str(folder), class_names=["tumor", name])
     assert "`class_names` must not begin with $, @ or %" in message and name in message
-    assert not (folder / "configs").exists()
+    assert not (folder / "here" / "configs").exists()
 
 
-def test_new_data_sets_have_no_folder_that_a_config_cannot_name(folder, monkeypatch):
-    monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
+def test_new_data_sets_have_no_folder_that_a_config_cannot_name(folder):
     message = stopped(new_dataset, "own", dataset_dir=str(folder / "a#1"), class_names=["tumor", "stroma"])
     assert "`dataset_dir` must have no # and no ::" in message and "a#1; rename the folder" in message
 
 
-def test_names_of_files_and_folders_are_no_code(folder, monkeypatch):
-    monkeypatch.setattr(new_dataset_module, "CONFIG_DIR", folder / "configs")
+def test_names_of_files_and_folders_are_no_code(folder):
     data = folder / "here" / CODE
     for name in (f"{CODE}[1 0].png", "@seed[0 1].png", "%seed[1 1].png"):
         for part in ("train/img", "val/img", "val/mask"):

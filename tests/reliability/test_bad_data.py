@@ -1,4 +1,4 @@
-"""Images, masks and labels that are not as they must be: ``scripts.data.check`` names each, before a training begins."""
+"""Images, masks and labels that are not as they must be: `check` names each, before a training begins."""
 
 import json
 
@@ -49,7 +49,7 @@ def dataset(tmp_path):
 
 
 def check(folder, label_file=None):
-    """What ``python -m scripts.data.check`` does; its list of problems as an error."""
+    """What ``python -m scripts check`` does; its list of problems as an error."""
     try:
         main(str(folder), str(folder.parent / "dataset_x.json"), label_file)
     except SystemExit as end:
@@ -88,7 +88,7 @@ IMAGES = table(
         write_picture(IMAGE + "png", size=(1, 1)),
         "a[1 0].png must be 8x8",
         "got 1x1",
-        "scripts.data.preparing.prepare",
+        "python -m scripts prepare",
     ),
     ("another size", write_picture(IMAGE + "png", size=(8, 9)), "a[1 0].png must be 8x8", "got 8x9", "of one size"),
     ("animation", write_pictures(IMAGE + "png"), "a[1 0].png must hold one picture", "got 3", "save each"),

@@ -90,7 +90,7 @@ def test_training_stops_and_goes_on_when_there_is_room(demo_dir, finished_run, o
 
 def test_preparation_leaves_nothing_half_done(few_shot_dir, on_small_disk):
     source = ["--source", str(few_shot_dir), "--output", "DISK/data", "--dataset", "configs/dataset_demo.json"]
-    arguments = ["scripts.data.preparing.prepare", *source, "--patch-size", "32", "--stride", "4"]
+    arguments = ["scripts", "prepare", *source, "--patch-size", "32", "--stride", "4"]
     code, stderr, after = on_small_disk(arguments, "200k")
     assert_stopped(code, stderr, "No space left on device", "disk/data")
     assert list(after.iterdir()) == []

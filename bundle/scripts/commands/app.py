@@ -52,11 +52,10 @@ app.add_typer(weights, name="weights", rich_help_panel="Share")
 
 def main() -> None:
     """Run the command of ``sys.argv``; mistakes in it end with status 2, all others with 1."""
-    sys.excepthook = _report
-    app()
+    try:
+        app()
+    except Exception:
+        from ..runs import plain_errors  # which imports torch
 
-
-def _report(*error: object) -> None:
-    from ..runs import plain_errors  # which imports torch
-
-    plain_errors.report(*error)
+        plain_errors.report(*sys.exc_info())
+        sys.exit(1)

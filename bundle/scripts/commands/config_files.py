@@ -59,7 +59,7 @@ def start_training(
         if settings.get(key) is not None:
             settings[key] = Path(settings[key]).resolve()
         elif key not in options.options(words) and Path.cwd() != BUNDLE_ROOT:
-            settings[key] = here(merged[key])
+            settings |= in_working_directory(key, merged[key])
     monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, words)
     monai.show() if dry_run else monai.start()
 
@@ -92,8 +92,15 @@ def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
         raise typer.BadParameter(f"no such option, and no key of the configs; {hint}", param_hint=f"--{name}")
 
 
-def here(value: Any) -> str | None:
-    """A config's expression for a folder in the bundle, ``$@bundle_root + '/data'``, for one in the working directory."""
+def in_working_directory(key: str, value: Any) -> dict[str, str]:
+    """Settings with which a folder that a config puts into the bundle is one in the working directory.
+
+    Args:
+        key: the folder's.
+        value: an expression such as ``$@bundle_root + '/data'``, or a component that has one as an argument.
+    """
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}
     if isinstance(value, str) and value.startswith("$@bundle_root + "):
-        return value.replace("@bundle_root", repr(str(Path.cwd())), 1)
-    return None
+        return {key: value.replace("@bundle_root", repr(str(Path.cwd())), 1)}
+    return {}

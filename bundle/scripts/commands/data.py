@@ -110,6 +110,9 @@ def demo(
     output_dir: Annotated[Path, Argument(help="The folder to make.")],
     seed: Annotated[int, Option(min=0)] = 0,
     size: Annotated[int, Option(min=32, help="Side of a patch in px.")] = 128,
+    num_train: Annotated[int, Option(min=1, help="Patches of train.")] = 360,
+    num_val: Annotated[int, Option(min=1, help="Images of val.")] = 60,
+    num_test: Annotated[int, Option(min=0, help="Images of test.")] = 60,
     stain: Annotated[Stain, Option(help="As from one laboratory or another.")] = Stain.lab_a,
     train_masks: Annotated[
         bool, Option("--train-masks", help="Write training masks too, for few-shot adaptation.")
@@ -118,4 +121,7 @@ def demo(
     """Draw synthetic H&E with labels and masks, to try everything on."""
     from ..data.preparing.demo import describe, make_demo_data
 
-    typer.echo(describe(make_demo_data(str(output_dir), seed, size, stain=stain.value, train_masks=train_masks)))
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+    typer.echo(
+        describe(make_demo_data(str(output_dir), seed, size, **counts, stain=stain.value, train_masks=train_masks))
+    )

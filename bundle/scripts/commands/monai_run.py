@@ -1,6 +1,7 @@
 """A run of MONAI's, as a command that people can read, copy and change."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ class MonaiRun:
     def show(self) -> None:
         """Print the command, for a shell."""
         place = "" if self.root.resolve() == Path.cwd() else f"cd {shlex.quote(str(self.root))} && "
-        typer.echo(f"{place}{shlex.join(['python', *self.command[1:]])}")
+        typer.echo(f"{place}python {' '.join(map(_quoted, self.command[1:]))}")
 
     def start(self) -> None:
         """Print the command and become it."""
@@ -55,6 +56,13 @@ class MonaiRun:
         sys.stdout.flush()
         os.chdir(self.root)
         os.execv(sys.executable, self.command)
+
+
+def _quoted(word: str) -> str:
+    """``word`` for a shell, in double quotes where those read better."""
+    if "'" not in word or "!" in word:
+        return shlex.quote(word)
+    return '"' + re.sub(r'(["$`\\])', r"\\\1", word) + '"'
 
 
 def as_monai_reads(value: Any) -> str:

@@ -186,22 +186,22 @@ def experiment(
     dataset: Annotated[str | None, Option(help="What {dataset} in the plan stands for, for instance glas.")] = None,
     seeds: Annotated[str, Option(help="One or several, separated by commas.")] = "0",
     only: Annotated[
-        str | None, Option(help="Names of variants to run, separated by commas.", show_default="all")
+        list[str] | None, Option(help="A variant to run; may be given several times.", show_default="all")
     ] = None,
     jobs: Annotated[int, Option(min=1, help="Runs at a time; each takes its share of the processor's cores.")] = 1,
-    settings: Annotated[
-        str | None, Option(help="Settings of all variants as JSON, for instance '{\"epochs\": 3}'.")
-    ] = None,
+    settings: Annotated[str | None, Option(help="Settings of all variants, for instance '{epochs: 3}' (YAML).")] = None,
 ) -> None:
     """Train and score variants of the configs with several seeds, and put them side by side in one table."""
-    import ast
+    import yaml
 
     from ..evaluation.experiment import experiment as run_experiment
 
-    numbers = [int(seed) for seed in seeds.split(",")]
-    names = [name.strip() for name in only.split(",")] if only else None
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; give whole numbers, separated by commas.", param_hint="--seeds") from error
     typer.echo(
         run_experiment(
-            str(plan), str(output_dir), dataset, numbers, names, jobs, ast.literal_eval(settings) if settings else None
+            str(plan), str(output_dir), dataset, numbers, only, jobs, yaml.safe_load(settings) if settings else None
         )
     )

@@ -41,8 +41,9 @@ def _require_different_stems(images: Sequence[Path], source: str | Path) -> None
 
 
 def image_items(folder: str | Path) -> list[dict[str, str]]:
-    """``{"image": path, "name": file name}`` for each image file of a folder."""
-    return [{"image": str(path), "name": path.name} for path in find_images(folder)]
+    """``{"image": path, "name": file name}`` for each image file of a folder, or for the one that is given."""
+    images = [Path(folder)] if Path(folder).is_file() else find_images(folder)
+    return [{"image": str(path), "name": path.name} for path in images]
 
 
 def labelled_images(

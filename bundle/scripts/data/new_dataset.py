@@ -45,6 +45,10 @@ def require_names(name: str, class_names: Sequence[str], background: bool) -> No
     """Raise a BundleError unless the data set's name fits a file name and the class names differ."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise BundleError(f"`name` must be made of letters, digits, '-' and '_', got {name!r}; it names a file.")
+    if isinstance(class_names, str):
+        raise BundleError(
+            f"`class_names` must be a list of names, got {class_names!r}; put each into quotes of its own."
+        )
     least = 1 if background else 2
     if len(class_names) < least or not all(class_names) or len(set(class_names)) < len(class_names):
         raise BundleError(
@@ -139,7 +143,7 @@ def new_dataset(
         BundleError: if names, colours or ``mpp`` do not fit.
         FileExistsError: if there is such a config already.
     """
-    overlay = describe_dataset(name, str(dataset_dir), list(class_names), background, colors, mpp)
+    overlay = describe_dataset(name, dataset_dir, class_names, background, colors, mpp)
     path = Path(config_dir) / f"dataset_{name}.json"
     if path.exists():
         raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")

@@ -140,8 +140,8 @@ def test_bad_settings_are_refused(tmp_path, arguments, message):
 
 def test_command_prints_one_line(tmp_path):
     folder = tmp_path / "demo"
-    counts = ["--num_train=2", "--num_val=1", "--num_test=0", "--size_px=32", "--seed=7", "--stain=lab_b"]
-    command = [sys.executable, "-m", "scripts.data.preparing.demo", str(folder), *counts]
+    counts = ["--num-train=2", "--num-val=1", "--num-test=0", "--size=32", "--seed=7", "--stain=lab_b"]
+    command = [sys.executable, "-m", "scripts", "demo", str(folder), *counts]
     bundle = Path(demo.__file__).parents[3]
     result = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
     assert result.stdout == f"{folder}: 2 train, 1 val, 0 test patches of 32 px, seed 7, lab_b\n"

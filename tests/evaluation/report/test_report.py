@@ -248,7 +248,7 @@ def test_the_command_writes_the_report_of_a_moved_run_again(finished_run, tmp_pa
     moved = tmp_path / "2024"  # a name that Fire takes for a number
     shutil.copytree(finished_run, moved)
     (moved / "report.html").unlink()
-    command = [sys.executable, "-m", "scripts.evaluation.report.report", "2024"]
+    command = [sys.executable, "-m", "scripts", "report", "2024"]
     result = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(moved)}, capture_output=True, text=True)
     assert result.stdout.strip() == str(moved / "report.html"), result.stderr
     assert (moved / "report.html").read_bytes() == (finished_run / "report.html").read_bytes()
