@@ -48,7 +48,7 @@ def _reached_modules(configs: Iterable[Path], root: Path) -> ModuleFinder:
 
 
 def _files_beside(path: Path) -> Iterator[Path]:
-    """Data files in a module's folder whose names are texts in it, such as a style sheet."""
+    """Data files in a module's folder whose names are texts in it, such as a template."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[\w-]+\.\w+", node.value):
             beside = path.parent / node.value
