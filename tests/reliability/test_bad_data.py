@@ -1,4 +1,4 @@
-"""Images, masks and labels that are not as they must be: ``scripts.data.check`` names each, before a training begins."""
+"""Images, masks and labels that are not as they must be: ``scripts.data.check`` names each before a training."""
 
 import json
 

@@ -110,7 +110,8 @@ def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Pa
         odd = next(path for path, size in sizes.items() if size != (width, height))
         problems.append(
             f"{odd} must be {width}x{height} like {count} of the {len(sizes)} training patches, got "
-            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts.data.preparing.prepare`."
+            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with "
+            "`python -m scripts.data.preparing.prepare`."
         )
     return {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}, problems
 

@@ -1,6 +1,7 @@
 """Describe a data set of your own, so that the bundle can train on it.
 
-python -m scripts.data.new_dataset NAME --dataset-dir DIR --class-names tumor,stroma,other [--nobackground] [--colors COLORS]
+python -m scripts.data.new_dataset NAME --dataset-dir DIR --class-names tumor,stroma,other [--nobackground]
+    [--colors COLORS]
 """
 
 import json
@@ -104,7 +105,8 @@ def describe_dataset(
     require_colors(colors, count)
     color_of = {0: list(WHITE), **dict(zip(values, colors, strict=True))}
     return {
-        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by scripts.data.new_dataset.",
+        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. "
+        "Made by scripts.data.new_dataset.",
         "dataset_name": name,
         "dataset_dir": dataset_dir,
         "class_names": list(class_names),

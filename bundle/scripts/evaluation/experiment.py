@@ -1,7 +1,7 @@
 """Train and score variants of the configs with several seeds, and put them side by side in one table.
 
-    python -m scripts.evaluation.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] [--jobs 2]
-        [--settings "{'train#epochs': 3}"]
+    python -m scripts.evaluation.experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--jobs 2]
+        [--only NAME,NAME] [--settings "{'train#epochs': 3}"]
 
 A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
 ``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by

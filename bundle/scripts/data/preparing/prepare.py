@@ -5,7 +5,8 @@
         [--published-values] [--splits train,val,test]
 
 The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
-``"source"`` describes (see ``scripts.data.preparing.releases``); which of its images went to which split is in ``prepare.json``.
+``"source"`` describes (see ``scripts.data.preparing.releases``); which of its images went to which split is in
+``prepare.json``.
 
 A training mask decides which classes a patch shows, and nothing else: it is not written (but with ``train_masks`` it
 is, cut like its image, for few-shot adaptation). ``min_share`` is the share of
