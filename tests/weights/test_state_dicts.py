@@ -264,14 +264,7 @@ def test_the_command_imports_the_imagenet_weights(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, dtype=np.float32) for name, shape in imagenet_names().items()}
     (tmp_path / "rna-a1.params").write_bytes(params_bytes(arrays))
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.weights.importing",
-        "import",
-        "--source",
-        str(tmp_path / "rna-a1.params"),
-    ]
+    command = [sys.executable, "-m", "scripts.weights.importing", "import", "--source", str(tmp_path / "rna-a1.params")]
     command += ["--kind", "resnet38d_imagenet", "--output", str(tmp_path / "ours.pt")]
     result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
     assert result.returncode == 0 and f"The weights are in {tmp_path / 'ours.pt'}" in result.stdout
