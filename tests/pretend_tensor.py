@@ -9,10 +9,9 @@ from pretend_backend import NAME, DeviceGenerator, note_wait, queue
 
 CPU = torch.device("cpu")
 DEVICE_TYPES = (NAME, "privateuseone")
-ALWAYS_WAIT = (
-    """_linalg_check_errors _local_scalar_dense _unique _unique2 allclose bincount equal is_nonzero masked_select
-nonzero unique_consecutive unique_dim unique_dim_consecutive""".split()
-)  # the host needs their result, or its size
+# the host needs the result of these, or its size
+ALWAYS_WAIT = """_linalg_check_errors _local_scalar_dense _unique _unique2 allclose bincount equal is_nonzero
+masked_select nonzero unique_consecutive unique_dim unique_dim_consecutive""".split()
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"}
 MADE_WHOLE = (  # torch composes these of an empty tensor and a change of its size
     *("arange.default", "arange.start", "arange.start_step", "linspace.default", "logspace.default", "range.default"),

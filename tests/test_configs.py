@@ -209,9 +209,10 @@ def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, d
     confusion = np.zeros((4, 4), dtype=int)
     ours = {1: 2, 2: 3, 0: 1, 9: 0} if published_values else {value: value for value in range(4)}
     for name in names:
-        with Image.open(tmp_path / "out" / "masks" / name) as pred, Image.open(
-            demo_dir / "val" / "mask" / name
-        ) as true:
+        with (
+            Image.open(tmp_path / "out" / "masks" / name) as pred,
+            Image.open(demo_dir / "val" / "mask" / name) as true,
+        ):
             pred = np.vectorize(ours.get)(np.asarray(pred))
             np.add.at(confusion, (np.asarray(true), pred), 1)
     recorded = json.loads((finished_run / "scores" / "segmenter_val.json").read_text())

@@ -24,12 +24,12 @@ import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from timing import autocast, best_precision, in_turn, precision_of, seconds  # noqa: E402
 
-from scripts.data.label_maps import label_map
+from scripts.data.label_maps import label_map  # noqa: E402
 from scripts.data.preparing.demo import make_demo_data  # noqa: E402
 from scripts.evaluation.metrics import confusion_matrix, summary  # noqa: E402
 from scripts.losses import AdaptiveNoiseAwareLoss, IntraInterClassLoss  # noqa: E402
 from scripts.networks import Autocast  # noqa: E402
-from scripts.pseudo_masks.cam import CAMSegmenter
+from scripts.pseudo_masks.cam import CAMSegmenter  # noqa: E402
 from scripts.runs.stages import stage_config  # noqa: E402
 
 METHODS = ("esfan", "ibdr")

@@ -57,7 +57,9 @@ def test_the_bundle_of_a_run_has_what_the_zoo_wants_and_no_overlays(exported_bun
     wanted = {"LICENSE", "CITATION.cff", "README.md", "docs/README.md", "docs/data_license.txt", "models/model.pt"}
     wanted |= {"models/classifier/model.pt", "unit_tests/test_esfan_histopathology_segmentation.py"}
     assert wanted <= files.keys() and "large_files.yml" not in files
-    assert "scripts/data/preparing/demo.py" in files and "scripts/evaluation/report/report.css" in files
+    assert "scripts/data/preparing/demo.py" in files
+    beside = ("report.css", "report.jinja", "chart.jinja")
+    assert {f"scripts/evaluation/report/{name}" for name in beside} <= files.keys()
     assert not any(name.startswith(("scripts/slides", "scripts/label_app", "scripts/sharing")) for name in files)
 
 

@@ -57,11 +57,12 @@ def test_packages_have_pips_names_and_installed_versions(root):
     import PIL
     import skimage
 
-    found = required_packages(config(root, x={"_target_": "skimage.draw.disk"}), [root / "scripts" / "b.py"])
-    assert found == {"numpy": numpy.__version__, "scikit-image": skimage.__version__}
-    assert required_packages([], [root / "scripts" / "parts" / "d.py"]) == {"pillow": PIL.__version__}
+    versions = {"numpy": numpy.__version__, "pillow": PIL.__version__, "scikit-image": skimage.__version__}
+    configs = config(root, x={"_target_": "skimage.draw.disk"}, y={"_target_": "scripts.b.f"})
+    assert required_packages(configs, root) == versions
+    assert required_packages(config(root, x="$scripts.parts.g()"), root) == {"pillow": PIL.__version__}
 
 
 def test_a_package_that_is_not_installed_is_an_error(root):
     with pytest.raises(BundleError, match=r"\['a_package_that_nobody_has'\] must be installed"):
-        required_packages([], [root / "scripts" / "c.py"])
+        required_packages(config(root, x={"_target_": "scripts.a.f"}), root)

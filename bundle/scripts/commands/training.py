@@ -189,10 +189,10 @@ def experiment(
         list[str] | None, Option(help="A variant to run; may be given several times.", show_default="all")
     ] = None,
     jobs: Annotated[int, Option(min=1, help="Runs at a time; each takes its share of the processor's cores.")] = 1,
-    settings: Annotated[str | None, Option(help="Settings of all variants, for instance '{epochs: 3}' (YAML).")] = None,
+    settings: Annotated[str | None, Option(help="Settings of all variants, as in \"{'epochs': 3}\".")] = None,
 ) -> None:
     """Train and score variants of the configs with several seeds, and put them side by side in one table."""
-    import yaml
+    from ast import literal_eval
 
     from ..evaluation.experiment import experiment as run_experiment
 
@@ -202,6 +202,6 @@ def experiment(
         raise typer.BadParameter(f"{error}; give whole numbers, separated by commas.", param_hint="--seeds") from error
     typer.echo(
         run_experiment(
-            str(plan), str(output_dir), dataset, numbers, only, jobs, yaml.safe_load(settings) if settings else None
+            str(plan), str(output_dir), dataset, numbers, only, jobs, literal_eval(settings) if settings else None
         )
     )

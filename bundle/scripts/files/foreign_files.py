@@ -57,7 +57,7 @@ def open_image(path: str | Path) -> Image.Image:
     """
     limit = limit_pixels()
     try:
-        image = Image.open(path)
+        image = Image.open(path)  # noqa: TID251
     except Image.DecompressionBombError as error:
         raise BundleError(
             f"{path} must have at most {limit:g} million pixels, got more: {error} If the file is meant to be so "
@@ -139,13 +139,13 @@ def read_tensors(path: str | Path) -> Any:
         )
     if path.suffix.lower() == ".safetensors":
         try:
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load_file(path)  # noqa: TID251
         except Exception as error:  # safetensors raises errors of its own, and torch others for types it has not
             raise BundleError(
                 f"{path} must be a safetensors file; it cannot be read: {error}. Download or save it again."
             ) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # torch raises errors of many types for foreign files, and advises to trust them
         raise BundleError(
             f"{path} must be a state dict written by torch.save; it cannot be read as one ({type(error).__name__}), "

@@ -86,7 +86,7 @@ def to_onnx(program: ExportedProgram, path: Path, output_names: Sequence[str]) -
 
 def load_torchscript(path: Path) -> Run:
     """Read a ``.ts`` file."""
-    module = torch.jit.load(str(path), map_location="cpu")
+    module = torch.jit.load(str(path), map_location="cpu")  # noqa: TID251, it was written just before
     return lambda image: _as_tuple(module(image))
 
 

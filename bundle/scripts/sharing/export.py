@@ -135,7 +135,7 @@ def write_metadata(folder: Path, facts: Facts) -> None:
     path = folder / "configs" / "metadata.json"
     metadata = read_json(path)
     configs = sorted((folder / "configs").glob("*.json"))
-    packages = required_packages(configs, sorted((folder / "scripts").rglob("*.py")))
+    packages = required_packages(configs, folder)
     metadata |= {key: packages.pop(name) for name, key in OWN_PINS.items()}
     metadata["required_packages_version"] = packages | {name: version(name) for name in COMMANDS_NEED}
     metadata |= facts.metadata()

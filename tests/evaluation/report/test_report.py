@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 from some_classes import some_classes
 from torch.utils.tensorboard import SummaryWriter
@@ -164,7 +165,7 @@ def test_what_files_and_people_name_is_text_and_no_markup(run_folder, dataset_di
     assert {tag for tag, _ in page.elements}.isdisjoint({"b", "script"})
     assert f"{NASTY} · esfan · lite" in page.texts  # in the heading and the title
     content = (run_folder / "report.html").read_text(encoding="utf-8")
-    assert "<b>" not in content and html.escape(NASTY) in content
+    assert "<b>" not in content and str(escape(NASTY)) in content
     attributes = [a for _, a in page.elements]
     assert all(a.get("src", "data:").startswith("data:") and "href" not in a for a in attributes)
 
@@ -178,6 +179,17 @@ def test_best_median_and_worst_images_are_shown(run_folder, dataset_dir):
         assert caption in text
     with Image.open(run_folder / "pictures" / "examples.png") as sheet:  # three rows of four pictures of 8x6 px
         assert sheet.height > 3 * 224 and sheet.width > 4 * 224
+
+
+def test_the_legend_names_every_colour(run_folder, dataset_dir):
+    write_report(run_folder, dataset_dir)
+    content = (run_folder / "report.html").read_text(encoding="utf-8")
+    legend = re.findall(r"rgb\(([\d,]+)\)\"></i>([^<]*)</li>", content)
+    assert [(colour, html.unescape(name)) for colour, name in legend] == [
+        ("255,255,255", "background (left clear)"),
+        ("200,0,0", NASTY),
+        ("0,100,0", "stroma"),
+    ]
 
 
 def test_without_a_score_there_is_no_image_to_show(run_folder, dataset_dir):

@@ -58,7 +58,8 @@ def test_colours_and_resolution_are_in_the_file(tmp_path):
         assert (1e4 * x[1] / x[0], 1e4 * y[1] / y[0]) == pytest.approx((0.25, 0.5)) and page.resolutionunit == 3
         root = ElementTree.fromstring(tiff.ome_metadata)
     pixels = root.find(".//{*}Pixels").attrib
-    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"]) == ("0.25", "0.5")
+    assert [pixels[f"PhysicalSize{key}"] for key in ("X", "XUnit", "Y", "YUnit")] == ["0.25", "µm", "0.5", "µm"]
+    assert root.find(".//{*}Channel").attrib["Name"] == root.find("{*}Image").attrib["Name"]
     assert root.find("{*}Image").attrib["Name"] == 'slide "7" & co'
 
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from .templates import render
 
 WIDTH, HEIGHT = 360, 220  # of a chart, in the units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 38  # margins around the axes
@@ -78,22 +78,20 @@ def chart(name: str, points: Sequence[Point], x_name: str, smoothed: bool = Fals
         share = (min(value, y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    def path(values: np.ndarray, kind: str) -> str:
+    def corners(values: np.ndarray) -> str:
         every = math.ceil(len(values) / MANY)
-        corners = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x[::every], values[::every], strict=True))
-        return f"<polyline class={quoteattr(kind)} points={quoteattr(corners)}/>"
+        return " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(x[::every], values[::every], strict=True))
 
-    parts = [
-        f'<line class="grid" x1="{LEFT:d}" x2="{WIDTH - RIGHT:d}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in y_ticks
-    ]
-    parts += [f'<text class="y" x="{LEFT - 6:d}" y="{up(t) + 4:.1f}">{t:g}</text>' for t in y_ticks]
-    shown = [t for t in x_ticks if x[0] <= t <= x[-1] and t == int(t)]
-    parts += [f'<text class="x" x="{across(t):.1f}" y="{HEIGHT - BOTTOM + 16:d}">{t:g}</text>' for t in shown]
-    parts += [f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6:d}">{escape(x_name)}</text>']
-    parts += [path(y, "raw")] * smoothed + [path(line, "line")]
-    if y.max() > y_ticks[-1]:
-        parts += [f'<text class="y" x="{WIDTH - RIGHT:d}" y="{TOP + 12:d}">highest: {y.max():.3g}</text>']
-    if len(x) <= FEW:
-        parts += [f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="2.5"/>' for a, b in zip(x, line, strict=True)]
-    label = f"{name} by {x_name}: {y[0]:.3g} at {x[0]:g}, {y[-1]:.3g} at {x[-1]:g}"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label={quoteattr(label)}>{"".join(parts)}</svg>'
+    drawn = {"raw": y, "line": line} if smoothed else {"line": y}
+    return render(
+        "chart.jinja",
+        label=f"{name} by {x_name}: {y[0]:.3g} at {x[0]:g}, {y[-1]:.3g} at {x[-1]:g}",
+        size=(WIDTH, HEIGHT),
+        axes={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        rows=[(up(t), f"{t:g}") for t in y_ticks],
+        columns=[(across(t), f"{t:g}") for t in x_ticks if x[0] <= t <= x[-1] and t == int(t)],
+        x_name=x_name,
+        curves={kind: corners(values) for kind, values in drawn.items()},
+        highest=y.max() if y.max() > y_ticks[-1] else None,
+        circles=[(across(a), up(b)) for a, b in zip(x, line, strict=True)] if len(x) <= FEW else [],
+    )

@@ -2,10 +2,9 @@
 
 import base64
 from collections.abc import Mapping
-from html import escape
 from io import BytesIO
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -73,21 +72,10 @@ class ValExamples:
         }
 
 
-def picture_tag(picture: Image.Image, text: str) -> str:
-    """``picture``, made smaller if its longest side is over 320 px, as an HTML element that holds its own data."""
+def embedded(picture: Image.Image) -> dict[str, Any]:
+    """``src``, ``width`` and ``height`` of an HTML picture that holds its own data, of at most 320 px a side."""
     picture, buffer = picture.copy(), BytesIO()
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     picture.save(buffer, format="JPEG", quality=90)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" width={picture.width} height={picture.height} alt={quoteattr(text)}>'
-    )
-
-
-def legend(classes: Classes) -> str:
-    """The name of each mask value beside its colour, as an HTML list."""
-    items = ""
-    for value, (name, colour) in enumerate(classes.legend):
-        swatch = f'<i style="background:rgb({",".join(map(str, colour))})"></i>'
-        items += f"<li>{swatch}{escape(name)}{' (left clear)' * (value == 0)}</li>"
-    return f'<ul class="legend">{items}</ul>\n'
+    return {"src": f"data:image/jpeg;base64,{data}", "width": picture.width, "height": picture.height}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryFile
-from xml.sax.saxutils import quoteattr
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -119,7 +119,8 @@ class PyramidWriter:
             colormap = np.zeros((3, 256), dtype=np.uint16)
             colormap[:, : len(palette)] = np.asarray(palette, dtype=np.uint16).T * 257
         big = sum(sum(level.sizes) for level in self.levels) > BIG_BYTES
-        with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=big, byteorder="<") as tiff:
+        options = {"bigtiff": big, "byteorder": "<", "ome": True}
+        with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, **options) as tiff:
             for index, level in enumerate(self.levels):
                 scale = 1e4 / 2**index  # pixels per centimetre, per micrometre of a pixel of the first level
                 tiff.write(
@@ -134,23 +135,21 @@ class PyramidWriter:
                     subfiletype=int(index > 0),
                     resolution=(scale / mpp[1], scale / mpp[0]),
                     resolutionunit="CENTIMETER",
-                    description=ome_xml(name, level.shape, mpp).encode() if index == 0 else None,
-                    metadata=None,
+                    metadata=ome_metadata(name, level.shape, mpp) if index == 0 else None,
                     software=False,
                 )
 
 
-def ome_xml(name: str, shape: Sequence[int], mpp: Sequence[float]) -> str:
-    """The description of an image with one channel of bytes, after the OME schema of June 2016."""
-    identity = uuid.uuid5(NAMESPACE, f"{name} {tuple(shape)} {tuple(mpp)}")
-    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<OME xmlns={quoteattr(schema)} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-        f'xsi:schemaLocation="{schema} {schema}/ome.xsd" UUID="urn:uuid:{identity}">'
-        f'<Image ID="Image:0" Name={quoteattr(name)}>'
-        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" BigEndian="false" Interleaved="false" '
-        f'SizeX="{shape[1]:d}" SizeY="{shape[0]:d}" SizeC="1" SizeZ="1" SizeT="1" '
-        f'PhysicalSizeX="{mpp[1]:.10g}" PhysicalSizeY="{mpp[0]:.10g}">'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
-    )
+def ome_metadata(name: str, shape: Sequence[int], mpp: Sequence[float]) -> dict[str, Any]:
+    """What tifffile writes as OME-XML of an image with one channel, the same for the same image."""
+    return {
+        "UUID": str(uuid.uuid5(NAMESPACE, f"{name} {tuple(shape)} {tuple(mpp)}")),  # tifffile's is new each time
+        "Creator": "scripts.slides",  # tifffile's has its version
+        "Name": name,
+        "axes": "YX",
+        "PhysicalSizeX": f"{mpp[1]:.10g}",
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": f"{mpp[0]:.10g}",
+        "PhysicalSizeYUnit": "µm",
+        "Channel": {"Name": name},
+    }
