@@ -95,6 +95,13 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
         ("train.json", "--cudnn_benchmark=false", "got the text 'false'; give --cudnn_benchmark False."),
         ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
         ("inference.json", "--mirror_averaging=Yes", "got the text 'Yes'; give --mirror_averaging True."),
+        ("train.json", "--dataset_dir=2024_06_16", "--dataset_dir must be text, but MONAI's command line takes what"),
+        (
+            "train.json",
+            "--dataset_name=1e3",
+            "for the value 1000.0; put it into two pairs of quotes, --dataset_name '\"…\"'",
+        ),
+        ("inference.json", "--segmenter_path=12", "--segmenter_path must be text"),
     ],
 )
 def test_a_mistyped_option_stops_the_command(tmp_path, config, option, sentence):

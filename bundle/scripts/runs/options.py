@@ -65,6 +65,11 @@ def _require_options(config: Mapping[str, Any]) -> None:
             raise BundleError(
                 f"--{name} must be a value as Python writes it, got the text {value!r}; give --{name} {meant}."
             )
+        if _is_text(name, config) and not isinstance(value, (str, Mapping, type(None))):
+            raise BundleError(
+                f"--{name} must be text, but MONAI's command line takes what was given for the value {value!r}; put it "
+                f"into two pairs of quotes, --{name} '\"…\"', or use `python -m scripts train`, which keeps it."
+            )
 
 
 def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
@@ -124,6 +129,13 @@ def _require_read(name: str, config: Mapping[str, Any]) -> None:
                     f"--{name} must be read by the configs, but an overlay has fixed what it sets, {key}, to "
                     f"{_at(config, key)!r}; give --{key}."
                 )
+
+
+def _is_text(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a key is a name or a path."""
+    usual = (_at(content, name) for content in _merged(config))
+    plain = any(isinstance(value, str) and value[:1] not in ("", "$", "@", "%") for value in usual)
+    return plain or name.endswith(("_dir", "_file", "_path", "_weights", "_name"))
 
 
 def texts_as_numbers(config: Mapping[str, Any]) -> dict[str, float]:
