@@ -15,7 +15,7 @@ COUNTS = {
     "labels in tables": len(TABLES) + 1,  # no such file
     "labels in datalists": len(DATALISTS),
     "data sets' overlays, classes, thresholds": len(OVERLAYS),
-    "releases (`source`), plans of `scripts.evaluation.experiment`": len(SECTIONS) + len(PLANS),
+    "releases (`source`), plans of `experiment`": len(SECTIONS) + len(PLANS),
     "weights of `torch.save`": len(TORCH),
     "weights as safetensors": len(SAFE),
     "MXNet's `.params`": len(PARAMS),

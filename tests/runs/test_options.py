@@ -8,7 +8,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from scripts.errors import BundleError
-from scripts.runs.options import keys_of, nearest, require_known_options, texts_as_numbers, unknown_options
+from scripts.runs.options import require_known_options, unknown_options
+from scripts.runs.settings import at, keys_of, nearest, texts_as_numbers, usual_values
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
@@ -115,21 +116,45 @@ def test_a_mistyped_option_stops_the_command(tmp_path, config, option, sentence)
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"epochs": 1.5}, "`epochs` must be a whole number, got 1.5; the bundle's own configs have 20 there"),
+        ({"epochs": 1.5}, "`epochs` must be a whole number, got 1.5; configs/train.json has 20."),
         ({"train": {"epochs": 1.5}}, "`train#epochs` must be a whole number, got 1.5"),  # @epochs there
         ({"seed": True}, "`seed` must be a whole number, got True"),
         ({"amp": "flase"}, "`amp` must be True or False, got 'flase'"),
         ({"lr": "fast"}, "`lr` must be a number, got 'fast'"),
         ({"epoch": 3}, "epoch must be a key of the configs, and is none; did you mean epochs?"),
         ({"classification": {"epoch": 3}}, "classification#epoch must be .* did you mean classification#epochs?"),
+        ({"train#optimizer": {"weigth_decay": 0.1}}, "train#optimizer#weigth_decay must .* train#optimizer#weight_d"),
+        ({"classifier_def#fusion": {"reducton": 4}}, "classifier_def#fusion#reducton must be a key of the configs"),
+        ({"num_images": 5}, "num_images must be read by the configs; add configs/adapt.json, which reads it."),
+        ({"slides": "/tmp/x"}, "slides must be read by the configs; add configs/inference_slides.json"),
+        ({"epochs": 0}, "`epochs` must be 1 or more, got 0; see configs/train.json."),
+        ({"classifier_lr": -0.1}, "`classifier_lr` must be 0 or more, got -0.1"),
+        ({"train#accumulation_steps": 0}, "`train#accumulation_steps` must be 1 or more, got 0"),
     ],
 )
 def test_settings_are_checked_from_python_too(settings, sentence):
     parser = ConfigParser(copy.deepcopy(TRAIN))
-    for key in keys_of(settings):
-        if not isinstance(value := ConfigParser(settings)[key], dict):
-            parser[key] = value
+    for section, values in settings.items():
+        for key, value in values.items() if isinstance(values, dict) else [(None, values)]:
+            parser[section if key is None else f"{section}#{key}"] = value
     with pytest.raises(BundleError, match=sentence):
+        require_known_options(parser.get())
+
+
+def test_a_section_that_lost_its_parts_is_refused():
+    with pytest.raises(BundleError, match="classifier_def must have a `_target_`, got .* as classifier_def#fusion."):
+        require_known_options(TRAIN | {"classifier_def": {"fusion": {"reduction": 4}}})
+
+
+def test_flat_keys_of_overlays_count_as_nested_ones():
+    overlay = {"cam_segmenter#flips": True, "a": {"b#c": [{"d": 1}]}}
+    assert at(overlay, "cam_segmenter#flips") is True and at(overlay, "a#b#c#0#d") == 1 and at(overlay, "a#c") is None
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("train.json", "lite.json")])
+    usual = usual_values(parser.get())
+    assert type(usual["cam_segmenter#flips"]) is bool and type(usual["segmenter_def#divisor"]) is int
+    parser["cam_segmenter#flips"] = "Flase"
+    with pytest.raises(BundleError, match="`cam_segmenter#flips` must be True or False, got 'Flase'; configs"):
         require_known_options(parser.get())
 
 

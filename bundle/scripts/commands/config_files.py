@@ -12,6 +12,7 @@ from ..runs import options, plain_errors
 from ..runs.config_lists import PRESETS, config_list
 from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT
+from ..runs.settings import nearest
 from .monai_run import MonaiRun
 
 NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that say how networks are built
@@ -88,7 +89,7 @@ def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
 def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
     """End with status 2 if an option sets nothing, naming the nearest one."""
     for name in options.unknown_options(words, merged):
-        near = options.nearest(name, merged)
+        near = nearest(name, merged)
         hint = f"did you mean --{near}?" if near else "see --help, and the keys of the configs."
         raise typer.BadParameter(f"no such option, and no key of the configs; {hint}", param_hint=f"--{name}")
 

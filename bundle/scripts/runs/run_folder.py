@@ -86,7 +86,13 @@ class RunFolder:
         if self.path != BUNDLE_ROOT:
             for folder in ("configs", "scripts"):
                 ignored = shutil.ignore_patterns(
-                    "__pycache__", "train.json", "inference.json", "metadata.json", "dataset_*.json", *SERVER_FOLDERS
+                    ".*",
+                    "__pycache__",
+                    "train.json",
+                    "inference.json",
+                    "metadata.json",
+                    "dataset_*.json",
+                    *SERVER_FOLDERS,
                 )
                 shutil.copytree(BUNDLE_ROOT / folder, self.path / folder, ignore=ignored, dirs_exist_ok=True)
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))

@@ -16,8 +16,9 @@ from ..errors import BundleError
 from . import plain_errors
 from .devices import description, prepare_device, seed_everything
 from .old_names import current_names
-from .options import require_known_options, texts_as_numbers
+from .options import require_known_options
 from .run_folder import RunFolder
+from .settings import texts_as_numbers
 
 logger = logging.getLogger(__name__)
 

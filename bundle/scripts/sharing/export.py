@@ -33,7 +33,7 @@ from .reachable import reached_files, required_packages
 PRESETS = {"paper": [], "lite": ["lite.json"]}
 COPIED_CONFIGS = ("evaluate.json", "multi_gpu_train.json", "logging.conf")
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-COMMANDS_NEED = ("jsonschema",)  # for MONAI's verify_metadata
+COMMANDS_NEED = ("fire", "jsonschema")  # for MONAI's run and verify_metadata
 LARGE_BYTES = 25_000_000  # what the zoo takes
 
 

@@ -6,8 +6,9 @@ from PIL import Image
 from some_classes import some_classes
 from synthetic_slide import write_slide
 
-from scripts.label_app.annotations.class_maps import ClassMap, is_slide, patch_map, picture_map, slide_map
+from scripts.label_app.annotations.class_maps import ClassMap, patch_map, picture_map, slide_map
 from scripts.label_app.server.model import Segmentation
+from scripts.slides.reading.files import is_slide
 from scripts.slides.reading.slide import Slide
 from scripts.slides.segmenting.blending import Segmenter
 from scripts.slides.segmenting.engine import SlideEngine

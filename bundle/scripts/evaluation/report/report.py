@@ -94,7 +94,7 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
         run_folder: ``output_dir`` of the run.
         dataset_dir: the data set's folder, if it is not where the run found it.
     """
-    run_folder = Path(str(run_folder))  # Fire reads a folder named 2024 as a number
+    run_folder = Path(run_folder)
     config = run_folder / "configs" / "train.json"
     if dataset_dir is None and config.is_file():
         dataset_dir = read_json(config)["dataset_dir"]

@@ -1,0 +1,208 @@
+"""Merged settings that MONAI would take in silence: keys that nothing knows, wrong types, impossible numbers."""
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import run
+from monai.bundle.config_item import ComponentLocator
+
+from ..errors import BundleError
+from ..files.foreign_files import read_json
+from .run_folder import BUNDLE_ROOT
+
+TRAIN = BUNDLE_ROOT / "configs" / "train.json"
+SEE_KEYS = "the README lists those often wanted, configs/train.json has them all."
+COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images)$")
+
+
+def require_known_settings(config: Mapping[str, Any]) -> None:
+    """Refuse settings that nothing knows or reads, also in sections and components, and sections that lost parts."""
+    train = own_configs()[TRAIN]
+    known = _known_keys(config)
+    for name, value in config.items():
+        if name in train and isinstance(value, Mapping):
+            _require_known_parts(name, value, config, known)
+        if name not in known and not isinstance(value, Mapping):
+            near = difflib.get_close_matches(name, train, n=1, cutoff=0.8)
+            if near:
+                raise BundleError(f"{name} must be a key of the configs, and is none; did you mean {near[0]}?")
+            others = [path.name for path, content in own_configs().items() if name in content]
+            if others:
+                raise BundleError(f"{name} must be read by the configs; add configs/{others[0]}, which reads it.")
+
+
+def _known_keys(config: Mapping[str, Any]) -> set[str]:
+    """The keys of the bundle's own configs that are merged, and what ``config`` reads itself."""
+    known = {key for content in merged_of(config) for key in keys_of(content)} | references(config)
+    for stage in config.get("stages", {}).values():  # what one section may set, those that are laid on it may too
+        for below, above in stage.get("sections", {}).items():
+            known |= {above + key.removeprefix(below) for key in known if key.startswith(f"{below}#")}
+            known |= {below + key.removeprefix(above) for key in known if key.startswith(f"{above}#")}
+    return known
+
+
+def _require_known_parts(section: str, value: Mapping[str, Any], config: Mapping[str, Any], known: set[str]) -> None:
+    """Check the settings of a section or a component, and of those in it."""
+    usual = [found for content in merged_of(config) if isinstance(found := at(content, section), Mapping)]
+    if "_target_" not in value and usual and all("_target_" in found for found in usual):
+        raise BundleError(
+            f"{section} must have a `_target_`, got {dict(value)}, which takes the place of the whole section; set "
+            f"what is in it by its whole key, such as {section}#{next(iter(value), 'key')}."
+        )
+    is_section = bool(usual) and all(name.isidentifier() for found in usual for name in found)
+    for name, child in value.items():
+        key = f"{section}#{name}"
+        if name.startswith("_"):
+            continue
+        takes = name in arguments_of(value, name) if "_target_" in value else isinstance(child, Mapping)
+        if key not in known and is_section and not takes:
+            near = nearest(key, config)
+            hint = f"did you mean {near}?" if near else SEE_KEYS
+            raise BundleError(f"{key} must be a key of the configs, and is none; {hint}")
+        if isinstance(child, Mapping):
+            _require_known_parts(key, child, config, known)
+
+
+def texts_as_numbers(config: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that YAML takes as text, such as ``1e-4``, by key, where the bundle's own configs have a number."""
+    usual, found = usual_values(config), {}
+    for key in keys_of(config):
+        if isinstance(value := at(config, key), str) and type(usual.get(key)) is float:
+            try:
+                found[key] = float(value)
+            except ValueError:  # an expression, or a mistake
+                pass
+    return found
+
+
+def require_own_types(config: Mapping[str, Any]) -> None:
+    """Refuse numbers and truth values that have other types than in the bundle's own configs."""
+    rules = {bool: "True or False", int: "a whole number", float: "a number"}
+    for key, usual in usual_values(config).items():
+        value, kind = at(config, key), type(usual)
+        is_found_later = at(value, "_target_") is not None or isinstance(value, str) and value[:1] in ("$", "@", "%")
+        if value is None or is_found_later or type(value) is kind or (kind is float and type(value) is int):
+            continue
+        raise BundleError(f"`{key}` must be {rules[kind]}, got {value!r}; {_source(config, key)} has {usual!r}.")
+
+
+def usual_values(config: Mapping[str, Any]) -> dict[str, bool | int | float]:
+    """The numbers and truth values of the bundle's own configs that are merged, by key."""
+    found: dict[str, Any] = {}
+    for content in merged_of(config):
+        for key in keys_of(content):
+            if type(value := _settled(content, key)) in (bool, int, float):
+                found.setdefault(key, value)
+    return found
+
+
+def _settled(config: Mapping[str, Any], key: str) -> Any:
+    """What stands in a config under a key, references to other keys followed."""
+    value = at(config, key)
+    while isinstance(value, str) and re.fullmatch(r"@[\w#]+", value):
+        value = at(config, value[1:])
+    return value
+
+
+@cache
+def own_configs() -> dict[Path, dict[str, Any]]:
+    """The bundle's own configs by their paths, train.json first."""
+    return {path: read_json(path) for path in (TRAIN, *sorted((set(TRAIN.parent.glob("*.json")) - {TRAIN})))}
+
+
+def merged_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bundle's own configs that ``config`` was merged of: those all of whose keys it has."""
+    return [
+        content
+        for content in own_configs().values()
+        if all(key.partition("#")[0].lstrip("+") in config for key in content)
+    ]
+
+
+def references(config: Mapping[str, Any]) -> set[str]:
+    """The keys that a config refers to."""
+    return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own sign
+
+
+def keys_of(config: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a config on all levels, in MONAI's spelling: ``"train#optimizer#lr"``, ``"train#handlers#0"``."""
+    children = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for name, child in children:
+        for end in (index for index, letter in enumerate(str(name)) if letter == "#"):  # "train#lr" has "train" too
+            yield f"{prefix}{str(name)[:end]}".lstrip("+")
+        yield f"{prefix}{name}".lstrip("+")
+        yield from keys_of(child, f"{prefix}{name}#")
+
+
+def nearest(name: str, config: Mapping[str, Any]) -> str | None:
+    """The known option that is most like an unknown one: of the same section, if there is such a section."""
+    section, _, _ = name.rpartition("#")
+    parent = at(config, section) if section else config
+    if isinstance(parent, Mapping):
+        last = name.rpartition("#")[2]
+        siblings = {key for key in (*parent, *arguments_of(parent)) if key != last and not key.startswith("_")}
+        near = difflib.get_close_matches(last, siblings | (set() if section else parameters_of_run()), n=1)
+        return f"{section}#{near[0]}" if near and section else near[0] if near else None
+    near = difflib.get_close_matches(name, keys_of(config), n=1)
+    return near[0] if near else None
+
+
+def arguments_of(component: Mapping[str, Any], wanted: str = "") -> set[str]:
+    """The arguments that a component's ``_target_`` takes, ``wanted`` among them if it takes any."""
+    name = component.get("_target_")
+    target = locate(name) if isinstance(name, str) and "." in name else None
+    if target is None and isinstance(name, str):
+        target = locate(found) if isinstance(found := _locator().get_component_module_name(name), str) else None
+        target = getattr(target, name, None)
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # nothing that tells its arguments
+        return {wanted} if isinstance(name, str) else set()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return {parameter.name for parameter in parameters} | ({wanted} if takes_any else set())
+
+
+def at(config: Any, key: str) -> Any:
+    """What stands in a config under a key such as ``"train#handlers#0"``, nested or flat; ``None`` if nothing."""
+    if isinstance(config, list):
+        first, _, rest = key.partition("#")
+        inside = config[int(first)] if first.isdecimal() and int(first) < len(config) else None
+        return at(inside, rest) if rest else inside
+    if not isinstance(config, Mapping):
+        return None
+    if key in config:
+        return config[key]
+    ends = [index for index, letter in enumerate(key) if letter == "#"]
+    found = (at(config[key[:end]], key[end + 1 :]) for end in reversed(ends) if key[:end] in config)
+    return next((value for value in found if value is not None), None)
+
+
+def parameters_of_run() -> set[str]:
+    """What MONAI's command itself takes."""
+    return {name for name in inspect.signature(run).parameters if name != "override"}
+
+
+def require_possible_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse counts below 1 and negative learning rates, before anything is trained."""
+    for key in usual_values(config):
+        value, least = at(config, key), 1 if COUNT.search(key) else 0
+        if (least or re.search(r"(?:^|_|#)lr$", key)) and type(value) in (int, float) and not value >= least:
+            raise BundleError(f"`{key}` must be {least} or more, got {value!r}; see {_source(config, key)}.")
+
+
+def _source(config: Mapping[str, Any], key: str) -> str:
+    """The bundle's own config that sets a key."""
+    own = [path for path, content in own_configs().items() if content in merged_of(config)]
+    return next(f"configs/{path.name}" for path in own if at(own_configs()[path], key) is not None)
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()  # which looks through all of MONAI once
