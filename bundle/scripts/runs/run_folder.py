@@ -30,6 +30,7 @@ OLD_STAGES = {"run": "train_segmenter"}  # what records of earlier versions call
 NOTHING = object()  # the value of a key that is not there
 SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before anything is made
+MADE = ("train.json", "inference.json", "metadata.json", "dataset_*.json")  # configs that a run has of its own, or none
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
