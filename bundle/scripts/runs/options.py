@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -46,6 +46,19 @@ def require_known_options(config: Mapping[str, Any]) -> None:
         _require_options(config)
     _require_known_settings(config)
     _require_own_types(config)
+
+
+def require_known_keys(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Refuse settings that are no keys of ``config``, the merged one, and that nothing in it would read.
+
+    Raises:
+        BundleError: for the first one; with the nearest key.
+    """
+    present = set(keys_of(config))
+    for name in unknown_options([f"--{name}" for name in names if name not in present], config):
+        near = nearest(name, config)
+        hint = f"did you mean {near!r}?" if near else "see the configs."
+        raise BundleError(f"{name!r} must be a key of the configs, and is none; {hint}")
 
 
 def _require_options(config: Mapping[str, Any]) -> None:
