@@ -67,13 +67,11 @@ def require_finished(run: str | Path) -> Path:
     """
     folder = Path(run).resolve()
     if not folder.is_dir():
-        raise BundleError(
-            f"`run` must be the folder of a finished run, got {run}, which is none; train one, or correct it."
-        )
+        raise BundleError(f"`run` must be the folder of a finished run, got {run}, which is no folder; correct it.")
     if (folder / "run.json").is_file() and not RunFolder(folder).is_complete("train_segmenter"):
         raise BundleError(
-            f"`run` must be the folder of a finished run, got {run}, whose stage train_segmenter is not complete; repeat "
-            "the command that trains it, and it goes on."
+            f"`run` must be the folder of a finished run, got {run}, whose stage train_segmenter is not complete; "
+            "repeat what trains it, and it goes on."
         )
     missing = [name for name in ("configs/inference.json", "models/model.pt") if not (folder / name).is_file()]
     if missing:
@@ -165,8 +163,8 @@ class Segmenter:
         sizes = [() if slide else image_size(source) for source, slide in zip(sources, slides, strict=True)]
         if mpp is not None and not any(slides):
             raise BundleError(
-                f"`mpp` must be left out where there are no slides, got {mpp}; images are taken at the resolution of the "
-                f"training patches, {self.model_mpp or 'unknown'} um per pixel: bring them to it before."
+                f"`mpp` must be left out where there are no slides, got {mpp}; images are taken at the resolution of "
+                f"the training patches, {self.model_mpp or 'unknown'} um per pixel: bring them to it before."
             )
         batches = batches_of_one_size(sizes, self._batch_size)
         return self._in_order(sources, {index: batch for batch in batches for index in batch}, slides, mpp)
@@ -193,9 +191,7 @@ class Segmenter:
         with torch.autocast(self.device.type, enabled=self._amp):
             logits = self._inferer(images, self.network)  # (B, K, H, W)
         return [
-            self._prediction(
-                source, item["image"], self._postprocessing({**item, "image": image, "pred": scores}), scores
-            )
+            self._prediction(source, {**item, "image": image}, scores)
             for source, item, image, scores in zip(sources, items, images, logits, strict=True)
         ]
 
@@ -206,18 +202,16 @@ class Segmenter:
         pixels = torch.from_numpy(np.array(source)).permute(2, 0, 1)
         return self._preprocessing({"image": pixels, "name": "the image"}, start=AFTER_LOADING)
 
-    def _prediction(
-        self, source: Source, image: torch.Tensor, item: dict[str, Any], logits: torch.Tensor
-    ) -> Prediction:
+    def _prediction(self, source: Source, item: dict[str, Any], logits: torch.Tensor) -> Prediction:
         """The prediction of an image.
 
         Args:
             source: where it came from.
-            image: (3, H, W) in [0, 1].
-            item: what the postprocessing made: ``pred``, (1, H, W) in our values.
+            item: has ``image``, (3, H, W) in [0, 1].
             logits: (K, H, W).
         """
-        mask, prob = item["pred"][0].cpu().numpy(), logits.float().softmax(dim=0)
+        mask = self._postprocessing({**item, "pred": logits})["pred"][0].cpu().numpy()
+        prob = logits.float().softmax(dim=0)
         entropy = (torch.special.entr(prob).sum(dim=0) / np.log(max(2, len(prob)))).clamp(0, 1).cpu().numpy()
         if self.classes.background:
             entropy[mask == 0] = 0
@@ -228,7 +222,7 @@ class Segmenter:
             probabilities=prob.cpu().numpy(),
             classes=self.classes,
             areas=areas_of(counted(mask), self.classes, mpp),
-            image=uint8_image(image),
+            image=uint8_image(item["image"]),
             mpp=mpp,
             path=Path(source) if isinstance(source, (str, Path)) else None,
         )

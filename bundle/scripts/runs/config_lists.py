@@ -1,8 +1,9 @@
 """The list of config files of a training, from the names of a data set, a method and a preset."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import BundleError
 from .run_folder import BUNDLE_ROOT
@@ -60,3 +61,17 @@ def overlay_file(kind: str, name: str | Path) -> Path:
         hint = f"did you mean {near[0]!r}?" if near else "or the file of an overlay."
         raise BundleError(f"`{kind}` must be one of {', '.join(names)}, got {str(name)!r}; {hint}")
     return path.resolve()
+
+
+def in_working_directory(key: str, value: Any) -> dict[str, str]:
+    """Settings with which a folder that a config puts into the bundle is one in the working directory.
+
+    Args:
+        key: the folder's.
+        value: an expression such as ``$@bundle_root + '/data'``, or a component that has one as an argument.
+    """
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}
+    if isinstance(value, str) and value.startswith("$@bundle_root + "):
+        return {key: value.replace("@bundle_root", repr(str(Path.cwd())), 1)}
+    return {}
