@@ -1,3 +1,4 @@
+import doctest
 import shutil
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import monai.bundle
 import pytest
 from conftest import BUNDLE, TINY
 
+import scripts.runs.train
 from scripts.errors import BundleError
 from scripts.runs.run_folder import read_record
 from scripts.runs.train import train
@@ -67,6 +69,11 @@ def test_errors_of_the_run_come_out_alone_and_leave_python_as_it_was(tmp_path, m
     with pytest.raises(BundleError, match="`seed` must be a whole number, got 'one'"):
         train("glas", device="cpu", seed="one")
     assert sys.excepthook is before
+
+
+def test_the_example_in_the_docstring_is_true():
+    result = doctest.testmod(scripts.runs.train, optionflags=doctest.ELLIPSIS)
+    assert result.attempted == 1 and result.failed == 0
 
 
 @pytest.mark.e2e

@@ -31,7 +31,6 @@ from ..slides.segmenting.strip_files import MapStrips
 from .prediction import Prediction, areas_of, counted
 from .sources import Source, image_size, sources_in
 
-AFTER_LOADING = len(image_loading())  # the step of the preprocessing that takes bytes
 LARGEST_MASK_MPX = 128.0  # of a slide, beyond which every second pixel is kept, every fourth, ...
 
 
@@ -200,7 +199,7 @@ class Segmenter:
         if isinstance(source, (str, Path)):
             return self._preprocessing({"image": str(source), "name": Path(source).name})
         pixels = torch.from_numpy(np.array(source)).permute(2, 0, 1)
-        return self._preprocessing({"image": pixels, "name": "the image"}, start=AFTER_LOADING)
+        return self._preprocessing({"image": pixels, "name": "the image"}, start=len(image_loading()))
 
     def _prediction(self, source: Source, item: dict[str, Any], logits: torch.Tensor) -> Prediction:
         """The prediction of an image.

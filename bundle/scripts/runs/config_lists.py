@@ -49,7 +49,9 @@ def overlay_file(kind: str, name: str | Path) -> Path:
     """
     if Path(name).suffix == ".json":
         if not Path(name).is_file():
-            raise BundleError(f"`{kind}`: {name} must be a JSON file; it does not exist. Give a name or an overlay's file.")
+            raise BundleError(
+                f"`{kind}`: {name} must be a JSON file; it does not exist. Give a name or an overlay's file."
+            )
         return Path(name).resolve()
     folders = [Path.cwd() / "configs", CONFIGS]
     found = (folder / f"{kind}_{name}.json" for folder in folders)
