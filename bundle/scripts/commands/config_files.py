@@ -9,7 +9,7 @@ import typer
 from ..errors import BundleError
 from ..files.foreign_files import read_json
 from ..runs import options, plain_errors
-from ..runs.config_lists import config_list, in_working_directory
+from ..runs.config_lists import PRESETS, config_list, in_working_directory
 from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT
 from .monai_run import MonaiRun
@@ -46,6 +46,7 @@ def start_training(
     if run is not None:
         settings = {"source_dir": Path(run).resolve(), **settings}
         dataset, method, preset = names_of_run(run, dataset, method, preset)
+        preset = preset if preset in PRESETS else "paper"  # of people's own, --config gives the overlay
     if dataset is None:
         raise typer.BadParameter("give the name of a data set, or the file of its overlay.", param_hint="--dataset")
     files = config_list(dataset, method or "esfan", preset or "lite", [path.resolve() for path in config])
@@ -79,8 +80,8 @@ def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
     other = [key for key in NETWORKS if key in saved and saved[key] != merged.get(key)]
     if other:
         raise BundleError(
-            f"the configs must build the networks of {run}, but {other} differ; give the overlays that it was trained "
-            "with: --config FILE."
+            f"the configs must build the networks of {run}, but {other} differ; give what it was trained "
+            "with: --method, --preset, --config FILE."
         )
 
 

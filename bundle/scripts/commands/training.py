@@ -123,6 +123,8 @@ def adapt(
     context: typer.Context,
     run: Annotated[Path, Argument(help="The folder of the finished run to adapt.")],
     dataset: Dataset = None,
+    method: Annotated[str | None, Option(help="The method, if the run does not tell.")] = None,
+    preset: Annotated[Preset | None, Option(help="The networks, if the run does not tell.")] = None,
     num_images: Annotated[int, Option(min=1, help="Labelled images of the new data set to train on.")] = 10,
     pixel_masks: Annotated[
         bool | None,
@@ -150,7 +152,8 @@ def adapt(
 ) -> None:
     """Adapt a run's network to another laboratory's data with a few labelled images, and score it before and after.
 
-    Method and networks are the run's. Any other key of the configs can be set too.
+    Method and networks are the run's; overlays of your own must be given again, as --config.
+    Any other key of the configs can be set too.
     """
     from .config_files import start_training
 
@@ -160,6 +163,8 @@ def adapt(
         run=run,
         overlay="adapt.json",
         dataset=dataset,
+        method=method,
+        preset=preset and preset.value,
         config=config or [],
         dry_run=dry_run,
         settings={

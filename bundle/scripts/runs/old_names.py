@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 2
 NAME = re.compile(r"\bscripts\.(\w+(?:\.\w+)*)")
 MOVED = {  # modules, and what of a module went elsewhere
     "devices": "runs.devices",
@@ -105,5 +106,6 @@ def _current(name: str, inside: str, moved: dict[str, str]) -> str:
 
 @cache
 def _say(moved: tuple[tuple[str, str], ...]) -> None:
-    names = ", ".join(f"{old} (now {new})" for old, new in moved)
-    logger.warning(f"The configs name what has moved since they were written, and it is found: {names}.")
+    shown = ", ".join(f"{old} is now {new}" for old, new in moved[:SHOWN])
+    more = f", and {len(moved) - SHOWN} more like that" if len(moved) > SHOWN else ""
+    logger.warning(f"The configs were written by an earlier version, whose names are understood: {shown}{more}.")

@@ -67,12 +67,17 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     if not RunFolder(run).is_complete("train_segmenter"):
         raise BundleError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
     config = current_names(read_json(run / "configs" / "train.json"))
+    if "stages" not in config:
+        raise BundleError(
+            f"`weights` must be a run whose configs today's code can train with, got {run}, which an earlier version "
+            f"made; give its file, {run / 'models' / 'model.pt'}, with --method, --preset and --dataset."
+        )
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")
             raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
     overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
-    defaults = default_config(method, preset, overlay if overlay.is_file() else None)
+    defaults = default_config(method, preset if preset in PRESETS else "paper", overlay if overlay.is_file() else None)
     patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
     classifier = run / "models" / "classifier" / "model.pt"
     weights = run / "models" / "model.pt"

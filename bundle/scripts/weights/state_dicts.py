@@ -16,6 +16,7 @@ from ..files.atomic import write_state_dict
 from ..files.foreign_files import read_tensors
 
 StateDict = Mapping[str, torch.Tensor]
+SHOWN_NAMES = 10
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -103,12 +104,17 @@ def _require_match(expected: StateDict, state: StateDict, source: str, unexpecte
     ]
     if missing or misshaped or unexpected:
         raise BundleError(
-            f"{source} must fit the network; missing names: {missing}; wrong shapes: {misshaped}; unexpected names: "
-            f"{list(unexpected)}. Give the configs with which it was trained, or other weights."
+            f"{source} must fit the network; missing names: {_first(missing)}; wrong shapes: {_first(misshaped)}; "
+            f"unexpected names: {_first(unexpected)}. Give the configs with which it was trained, or other weights."
         )
     spoiled = [name for name in expected if not torch.isfinite(state[name]).all()]
     if spoiled:
         raise BundleError(f"{source} must hold finite numbers; {spoiled[:5]} have NaN or infinity: train it again.")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{list(names[:SHOWN_NAMES])}{more}"
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
