@@ -1,6 +1,5 @@
 import doctest
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -253,6 +252,5 @@ def test_the_examples_in_the_docstrings_are_true(finished_run, segmenter, image)
 
 def test_runs_of_earlier_versions_open(tmp_path, image):
     shutil.unpack_archive(BUNDLE.parent / "tests" / "stored_runs" / "small_run.zip", tmp_path)
-    logging.getLogger("scripts.runs.old_names").setLevel(logging.ERROR)
     found = load(tmp_path, "cpu").predict(np.asarray(Image.open(image)))
     assert found.mask.shape == (64, 64) and found.classes.value_names[0] == "background"
