@@ -143,6 +143,8 @@ def test_legends_take_as_many_lines_as_they_need():
     assert tops == sorted(tops) and len(set(tops)) >= 3 and all(bottom < sheet.height for *_, bottom in boxes)
     assert all(one[0] < other[0] for one, other in zip(boxes, boxes[1:]) if one[1] == other[1])
     assert with_legend(picture, []).size == picture.size
+    narrow = with_legend(picture.resize((20, 40)), list(zip(names, colours)))  # as wide as the longest name
+    assert narrow.width > 100 and (np.asarray(narrow)[:40, 20:] == 255).all() and box_of(narrow, colours[0])[0] < 20
 
 
 def test_confusion_leaves_out_the_true_classes_that_are_not_scored():

@@ -103,13 +103,14 @@ def panels(
 def with_legend(picture: Image.Image, legend: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
     """``picture`` above the names in ``legend``, each after its colour, in as many lines as they take."""
     font, places, left, line = ImageFont.load_default(size=14), [], GAP_PX, 0
-    for name, _ in legend:
-        width = 36 + round(font.getlength(name))
-        if left > GAP_PX and left + width > picture.width:
+    widths = [36 + round(font.getlength(name)) for name, _ in legend]
+    across = max([picture.width, *(GAP_PX + width for width in widths)])
+    for width in widths:
+        if left > GAP_PX and left + width > across:
             left, line = GAP_PX, line + 1
         places.append((left, picture.height + line * LINE_PX))
         left += width
-    sheet = Image.new("RGB", (picture.width, picture.height + LINE_PX * (line + 1) * bool(legend)), "white")
+    sheet = Image.new("RGB", (across, picture.height + LINE_PX * (line + 1) * bool(legend)), "white")
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
     for (name, colour), (left, top) in zip(legend, places, strict=True):
