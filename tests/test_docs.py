@@ -1,6 +1,7 @@
 import ast
 import re
 import shlex
+import shutil
 
 import pytest
 from conftest import BUNDLE
@@ -58,12 +59,17 @@ def test_the_commands_of_the_pages_have_their_arguments(words):
     command.make_context(command.name, words)  # which refuses what it does not know
 
 
-def test_the_examples_of_the_api_page_run_as_they_stand(tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_api_page_run_as_they_stand(finished_run, demo_dir, tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(BUNDLE / "configs")
+    shutil.copytree(demo_dir, tmp_path / "demo")
+    shutil.copytree(finished_run, tmp_path / "output" / "demo_esfan_lite")  # the run that the page's training makes
     monkeypatch.chdir(tmp_path)
     page = (BUNDLE / "docs" / "api.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(examples) == page.count("```python") >= 5
     exec(compile("\n".join(examples), "api.md", "exec"), {})
-    mean_iou, dice = map(float, capsys.readouterr().out.split())
+    lines = [line for line in capsys.readouterr().out.splitlines() if "INFO" not in line]
+    shares = [line.split() for line in lines if line.startswith("demo-test-")]
+    assert [name for name, _ in shares] == ["demo-test-0000.png", "demo-test-0001.png"]
+    mean_iou, dice = map(float, lines[-1].split())
     assert mean_iou == pytest.approx(0.14, abs=0.01) and dice == pytest.approx(0.25, abs=0.02)  # of random masks

@@ -89,5 +89,5 @@ def segment_as_the_label_app(run, image, path):
     from scripts.label_app.server.model import ModelStore
     from scripts.label_app.server.options import Options
 
-    result = ModelStore(Options(bundle=Path(run), device=f"{NAME}:0")).get().segment_file(image)
+    result = ModelStore(Options(bundle=Path(run), device=f"{NAME}:0")).get().predict(image)
     np.savez(path, mask=result.mask, entropy=result.entropy)

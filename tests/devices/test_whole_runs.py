@@ -180,7 +180,7 @@ def test_the_label_apps_network_says_what_it_says_on_the_cpu(device_process, dev
     run, image = device_runs("esfan"), min((demo_dir / "val" / "img").iterdir())
     files = {"run": run, "image": image, "path": tmp_path / "result.npz"}
     device_process.call("device_tasks.segment_as_the_label_app", **files)
-    cpus = ModelStore(Options(bundle=run, device="cpu")).get().segment_file(image)
+    cpus = ModelStore(Options(bundle=run, device="cpu")).get().predict(image)
     with np.load(tmp_path / "result.npz") as ours:
         assert (ours["mask"] == cpus.mask).mean() >= 0.99
         assert np.allclose(ours["entropy"], cpus.entropy, atol=1e-3)

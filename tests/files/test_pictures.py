@@ -7,9 +7,11 @@ from scripts.files.pictures import (
     confusion_picture,
     heat_map,
     mask_picture,
+    outlined,
     overlay,
     panels,
     uint8_image,
+    with_legend,
     write_mask,
     write_png,
 )
@@ -56,6 +58,20 @@ def test_overlay_mixes_colours_and_leaves_value_0_clear(opacity):
     for y, x, c in np.ndindex(4, 5, 3):
         mixed = (1 - opacity) * image[y, x, c] + opacity * PALETTE[mask[y, x]][c]
         assert laid[y, x, c] == pytest.approx(image[y, x, c] if mask[y, x] == 0 else mixed, abs=0.51)
+
+
+def test_outlines_are_in_full_colour_around_a_tint():
+    image, mask = np.full((20, 30, 3), 100, dtype=np.uint8), np.zeros((20, 30), dtype=np.uint8)
+    mask[4:16, 5:15], mask[4:16, 15:25] = 1, 3
+    found = np.asarray(outlined(image, mask, PALETTE))
+    assert np.array_equal(found[mask == 0], image[mask == 0])
+    for value, columns in ((1, slice(5, 15)), (3, slice(15, 25))):
+        region = found[4:16, columns]
+        line = (region == PALETTE[value]).all(axis=2)
+        assert (
+            line[:2].all() and line[-2:].all() and line[:, :2].all() and line[:, -2:].all() and line.sum() == 120 - 48
+        )
+        assert np.abs(region[2:-2, 2:-2] - (0.75 * 100 + 0.25 * np.array(PALETTE[value]))).max() <= 0.51
 
 
 def test_uint8_image_undoes_the_scaling_to_0_to_1():
@@ -115,6 +131,20 @@ def test_panels_name_the_colours():
     assert green[1] > plain.height and green[1] == blue[1] and green[2] < blue[0]
     names = np.asarray(sheet)[plain.height :].min(axis=(0, 2)) < 128  # columns with dark text
     assert names[green[2] + 2 : blue[0] - 2].any() and names[blue[2] + 2 :].any()
+
+
+def test_legends_take_as_many_lines_as_they_need():
+    picture, names = Image.new("RGB", (150, 40), (255, 0, 0)), ["tumor epithelium", "necrosis", "lymphocyte", "glass"]
+    colours = [(1, 200, 3), (4, 5, 250), (7, 90, 8), (200, 201, 9)]
+    sheet = with_legend(picture, list(zip(names, colours)))
+    assert np.array_equal(np.asarray(sheet)[:40], np.asarray(picture)) and sheet.width == 150
+    boxes = [box_of(sheet, colour) for colour in colours]
+    tops = [top for _, top, _, _ in boxes]
+    assert tops == sorted(tops) and len(set(tops)) >= 3 and all(bottom < sheet.height for *_, bottom in boxes)
+    assert all(one[0] < other[0] for one, other in zip(boxes, boxes[1:]) if one[1] == other[1])
+    assert with_legend(picture, []).size == picture.size
+    narrow = with_legend(picture.resize((20, 40)), list(zip(names, colours)))  # as wide as the longest name
+    assert narrow.width > 100 and (np.asarray(narrow)[:40, 20:] == 255).all() and box_of(narrow, colours[0])[0] < 20
 
 
 def test_confusion_leaves_out_the_true_classes_that_are_not_scored():

@@ -8,7 +8,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from scripts.errors import BundleError
-from scripts.runs.options import require_known_options, unknown_options
+from scripts.runs.options import require_known_keys, require_known_options, unknown_options
 from scripts.runs.settings import at, keys_of, nearest, texts_as_numbers, usual_values
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -30,6 +30,15 @@ def test_keys_of_configs_and_parameters_of_the_command_are_known(arguments):
 def test_a_key_of_ones_own_is_known_where_it_is_used():
     assert unknown_options(["--mine", "3"], TRAIN | {"mine": 3}) == ["mine"]
     assert unknown_options(["--mine", "3"], TRAIN | {"mine": 3, "threshold": "$@mine / 10"}) == []
+
+
+def test_settings_from_python_are_keys_of_the_config():
+    require_known_keys(["seed", "train#lr", "stages#train_segmenter#steps", "mine"], TRAIN | {"mine": 1})
+    for name, near in (("sede", "'seed'"), ("train#trainer#max_epoch", "'train#trainer#max_epochs'")):
+        with pytest.raises(BundleError, match=f"^'{name}' must be a key .* is none; did you mean {near}?"):
+            require_known_keys(["seed", name], TRAIN)
+    with pytest.raises(BundleError, match="'qqqq' must be .*; the README lists"):
+        require_known_keys(["qqqq"], TRAIN)
 
 
 def with_option(name, value=1):

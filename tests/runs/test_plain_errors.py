@@ -12,7 +12,8 @@ from PIL import Image
 from scripts.data.items import find_images
 from scripts.data.labels import parse_label
 from scripts.data.mask_values import load_mask, lookup_table
-from scripts.runs.plain_errors import causes, install, plain_cause, report
+from scripts.errors import BundleError
+from scripts.runs.plain_errors import causes, install, plain_cause, plainly, report
 from scripts.training.augmentation import PrepareBatch
 
 NAMELESS = "'x.png' must carry 2 labels such as '[1 0]' in its name, got []; rename it, or give the labels in a CSV"
@@ -63,6 +64,23 @@ def test_missing_files_are_told_in_plain_words_whoever_misses_them(capsys, tmp_p
     assert reported(error, capsys) == (
         f"\nStopped: {path} must be a folder of images; it does not exist. Check `dataset_dir`.\n"
     )
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_errors_within_come_out_without_those_around_them(levels):
+    def read():
+        try:
+            int("x")
+        except ValueError as error:
+            raise BundleError("`n` must be a number, got 'x'.") from error
+
+    with pytest.raises(BundleError, match="`n` must be") as caught, plainly():
+        wrapped(read, levels)
+    assert [type(error) for error in causes(caught.value)] == [BundleError, ValueError]
+    with pytest.raises(FileNotFoundError), plainly():
+        wrapped(lambda: open("missing"), levels)
+    with pytest.raises(RuntimeError if levels else ZeroDivisionError), plainly():
+        wrapped(lambda: 1 / 0, levels)
 
 
 def broken_transform(image, label):

@@ -77,9 +77,7 @@ def test_changed_settings_are_named_and_nothing_is_written(tmp_path):
     train = TEMPLATE["train"] | {"accumulation_steps": 4}
     changed = config_with(threshold=0.5, seed=1, num_workers=3, train=train)
     named = "extra: 1 there, nothing here; seed: 0 there, 1 here; threshold: 0.3 there, 0.5 here; "
-    with pytest.raises(
-        ValueError, match=f"configs/train.json: {named}train#accumulation_steps: 1 there, 4 here. Choose"
-    ):
+    with pytest.raises(ValueError, match=f"configs/train.json: {named}train#accumulation_steps: 1 there, 4 here. Give"):
         RunFolder(tmp_path).open(changed, tmp_path / "data")
     assert files(tmp_path) == before
 

@@ -12,7 +12,7 @@ from conftest import BUNDLE, LITE, TINY
 from PIL import Image
 
 from scripts.runs.plain_errors import plain_cause
-from scripts.runs.stages import merged_config
+from scripts.runs.stages import merged_config, stage_settings
 from scripts.weights.state_dicts import read_state_dict
 
 STAGES = ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
@@ -92,7 +92,7 @@ def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", finished_run, **{**TINY, "seed": 1})
-    assert "differ from its configs/train.json: seed: 0 there, 1 here. Choose" in str(error.value.__cause__)
+    assert "differ from its configs/train.json: seed: 0 there, 1 here. Give" in str(error.value.__cause__)
 
 
 def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_run, run_bundle, tmp_path):
@@ -111,6 +111,44 @@ def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_r
     assert (finished_run / "models" / "classifier" / "model.pt").read_bytes() == (
         output_dir / "models" / "classifier" / "model.pt"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"classifier_def#freeze_batch_norm": False},
+            "classifier_def#freeze_batch_norm` must stay true, with which train_c",
+        ),
+        (
+            {"seed": 3},
+            "`seed` must stay 0, with which train_classifier was done, got 3; take --redo train_classifier, or",
+        ),
+        (
+            {"cam_segmenter#threshold": 0.4},
+            "which generate_pseudo_masks was done, got 0.4; take --redo generate_pseudo_ma",
+        ),
+    ],
+)
+def test_a_stage_alone_is_not_done_again_with_what_others_were_done_otherwise(
+    finished_run, run_bundle, tmp_path, settings, sentence
+):
+    output_dir = tmp_path / "run"
+    shutil.copytree(finished_run, output_dir)
+    before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("training", output_dir, **{**TINY, **settings}, redo="train_segmenter")
+    assert sentence in str(plain_cause(error.value))
+    assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
+
+
+def test_the_settings_of_a_stage_are_what_its_steps_refer_to():
+    config = read_json(BUNDLE / "configs" / "train.json")
+    classifier, masks, segmenter = (stage_settings(config, stage) for stage in STAGES)
+    assert {"classifier_def", "classifier_lr", "seed"} <= set(classifier) and "epochs" not in classifier
+    assert "classifier_def" not in segmenter and {"segmenter_def", "epochs", "lr", "mask_values"} <= set(segmenter)
+    assert {"threshold", "level_weights", "mask_dir"} <= set(masks) and "lr" not in masks
+    assert not any("num_workers" in one or "dataset_dir" in one for one in (classifier, masks, segmenter))
 
 
 def test_bad_data_stops_with_one_clear_message_before_any_training(demo_dir, tmp_path):

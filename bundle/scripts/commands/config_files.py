@@ -9,7 +9,7 @@ import typer
 from ..errors import BundleError
 from ..files.foreign_files import read_json
 from ..runs import options, plain_errors
-from ..runs.config_lists import PRESETS, config_list
+from ..runs.config_lists import PRESETS, config_list, in_working_directory
 from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT
 from ..runs.settings import nearest
@@ -92,17 +92,3 @@ def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
         near = nearest(name, merged)
         hint = f"did you mean --{near}?" if near else "see --help, and the keys of the configs."
         raise typer.BadParameter(f"no such option, and no key of the configs; {hint}", param_hint=f"--{name}")
-
-
-def in_working_directory(key: str, value: Any) -> dict[str, str]:
-    """Settings with which a folder that a config puts into the bundle is one in the working directory.
-
-    Args:
-        key: the folder's.
-        value: an expression such as ``$@bundle_root + '/data'``, or a component that has one as an argument.
-    """
-    if isinstance(value, Mapping):
-        return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}
-    if isinstance(value, str) and value.startswith("$@bundle_root + "):
-        return {key: value.replace("@bundle_root", repr(str(Path.cwd())), 1)}
-    return {}

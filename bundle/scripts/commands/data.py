@@ -90,12 +90,11 @@ def prepare(
     """Cut images with masks into labelled patches to train on, and whole images to score by."""
     from ..data.preparing.prepare import format_report
     from ..data.preparing.prepare import prepare as cut
-    from ..runs.config_lists import overlay_file
 
     result = cut(
         str(source),
         str(output),
-        str(overlay_file("dataset", dataset)),
+        dataset,
         patch_size,
         stride,
         min_share,

@@ -103,23 +103,31 @@ class SameSizeBatches(Sampler[list[int]]):
     """
 
     def __init__(self, items: Sequence[Mapping[str, Any]], batch_size: int) -> None:
-        if batch_size < 1:
-            raise BundleError(f"`batch_size` must be at least 1, got {batch_size}.")
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, item in enumerate(items):
+        sizes = []
+        for item in items:
             with open_image(item["image"]) as image:
-                by_size.setdefault(image.size, []).append(index)
-        self.batches = [
-            indices[start : start + batch_size]
-            for indices in by_size.values()
-            for start in range(0, len(indices), batch_size)
-        ]
+                sizes.append(image.size)
+        self.batches = batches_of_one_size(sizes, batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def batches_of_one_size(sizes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:
+    """The indices of ``sizes`` in batches of up to ``batch_size`` equal ones, sizes in the order they first come in."""
+    if batch_size < 1:
+        raise BundleError(f"`batch_size` must be at least 1, got {batch_size}.")
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(index)
+    return [
+        indices[start : start + batch_size]
+        for indices in by_size.values()
+        for start in range(0, len(indices), batch_size)
+    ]
 
 
 def same_size_loader(dataset: Dataset, batch_size: int, **settings: Any) -> ReadAheadDataLoader:

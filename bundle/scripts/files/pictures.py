@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
+from skimage.segmentation import find_boundaries
 
 from ..errors import BundleError
 from .atomic import atomic_path
 
 Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, for each mask value
+GAP_PX, LINE_PX = 6, 22  # between pictures on a sheet; of a line of text
 
 
 def write_png(path: str | Path, picture: Image.Image) -> None:
@@ -50,6 +53,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: floa
     return Image.fromarray(np.stack([table[:, c].ravel()[row + image[..., c]] for c in range(3)], axis=-1))
 
 
+def outlined(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Image.Image:
+    """``image``, (H, W, 3) uint8, with the regions of ``mask``, (H, W), tinted and outlined; value 0 is left clear."""
+    picture = np.array(overlay(image, mask, palette, opacity=0.25))
+    edges = binary_dilation(find_boundaries(mask, mode="inner")) & (mask > 0)
+    picture[edges] = np.asarray(palette, dtype=np.uint8)[mask[edges]]
+    return Image.fromarray(picture)
+
+
 def uint8_image(image: torch.Tensor) -> np.ndarray:
     """``image``, (3, H, W) float in [0, 1], as (H, W, 3) uint8."""
     return (image.detach().cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
@@ -70,15 +81,14 @@ def panels(
 ) -> Image.Image:
     """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``.
 
-    Below them stand the names in ``legend``, as far as they fit, each after its colour.
+    Below them stand the names in ``legend``, each after its colour.
     """
-    gap, header = 6, 22
-    footer = header * bool(legend)
+    gap, header = GAP_PX, LINE_PX
     scaled = [
         [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in row] for row in rows
     ]
     widths = [max(row[column].width for row in scaled) for column in range(len(titles))]
-    size = (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled) + footer)
+    size = (sum(widths) + gap * (len(widths) + 1), header + (height + gap) * len(scaled))
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     left = gap
@@ -87,11 +97,25 @@ def panels(
         for index, row in enumerate(scaled):
             sheet.paste(row[column], (left, header + index * (height + gap)))
         left += width + gap
-    left, top = gap, sheet.height - footer
-    for name, colour in legend:
+    return with_legend(sheet, legend)
+
+
+def with_legend(picture: Image.Image, legend: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
+    """``picture`` above the names in ``legend``, each after its colour, in as many lines as they take."""
+    font, places, left, line = ImageFont.load_default(size=14), [], GAP_PX, 0
+    widths = [36 + round(font.getlength(name)) for name, _ in legend]
+    across = max([picture.width, *(GAP_PX + width for width in widths)])
+    for width in widths:
+        if left > GAP_PX and left + width > across:
+            left, line = GAP_PX, line + 1
+        places.append((left, picture.height + line * LINE_PX))
+        left += width
+    sheet = Image.new("RGB", (across, picture.height + LINE_PX * (line + 1) * bool(legend)), "white")
+    sheet.paste(picture)
+    draw = ImageDraw.Draw(sheet)
+    for (name, colour), (left, top) in zip(legend, places, strict=True):
         draw.rectangle((left, top + 3, left + 14, top + 15), fill=tuple(colour), outline="gray")
         draw.text((left + 20, top), name, fill="black", font=font)
-        left += 36 + round(draw.textlength(name, font=font))
     return sheet
 
 

@@ -1,8 +1,9 @@
 """The list of config files of a training, from the names of a data set, a method and a preset."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import BundleError
 from .run_folder import BUNDLE_ROOT
@@ -48,7 +49,9 @@ def overlay_file(kind: str, name: str | Path) -> Path:
     """
     if Path(name).suffix == ".json":
         if not Path(name).is_file():
-            raise BundleError(f"`{kind}` must be a name or the file of an overlay, got {name}, which does not exist.")
+            raise BundleError(
+                f"`{kind}`: {name} must be a JSON file; it does not exist. Give a name or an overlay's file."
+            )
         return Path(name).resolve()
     folders = [Path.cwd() / "configs", CONFIGS]
     found = (folder / f"{kind}_{name}.json" for folder in folders)
@@ -60,3 +63,17 @@ def overlay_file(kind: str, name: str | Path) -> Path:
         hint = f"did you mean {near[0]!r}?" if near else "or the file of an overlay."
         raise BundleError(f"`{kind}` must be one of {', '.join(names)}, got {str(name)!r}; {hint}")
     return path.resolve()
+
+
+def in_working_directory(key: str, value: Any) -> dict[str, str]:
+    """Settings with which a folder that a config puts into the bundle is one in the working directory.
+
+    Args:
+        key: the folder's.
+        value: an expression such as ``$@bundle_root + '/data'``, or a component that has one as an argument.
+    """
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}
+    if isinstance(value, str) and value.startswith("$@bundle_root + "):
+        return {key: value.replace("@bundle_root", repr(str(Path.cwd())), 1)}
+    return {}

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ def require_known_options(config: Mapping[str, Any]) -> None:
     require_known_settings(config)
     require_own_types(config)
     require_possible_numbers(config)
+
+
+def require_known_keys(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Refuse settings that are no keys of ``config``, the merged one, and that nothing in it would read.
+
+    Raises:
+        BundleError: for the first one; with the nearest key.
+    """
+    present = set(keys_of(config))
+    for name in unknown_options([f"--{name}" for name in names if name not in present], config):
+        near = nearest(name, config)
+        hint = f"did you mean {near!r}?" if near else SEE_KEYS
+        raise BundleError(f"{name!r} must be a key of the configs, and is none; {hint}")
 
 
 def _require_options(config: Mapping[str, Any]) -> None:

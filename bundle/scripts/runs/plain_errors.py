@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -46,6 +47,18 @@ def plain_cause(error: BaseException) -> BaseException | None:
     *_, root = causes(error)
     own = (cause for cause in causes(error) if isinstance(cause, BundleError))
     return next(own, root if isinstance(root, OSError) else None)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Let the error that matters come out of what is done within, without those that MONAI puts around it."""
+    try:
+        yield
+    except Exception as error:
+        plain = plain_cause(error)
+        if plain is None or plain is error:
+            raise
+        raise plain from plain.__cause__
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -98,24 +98,30 @@ class RunFolder:
                 shutil.copytree(BUNDLE_ROOT / folder, self.path / folder, ignore=ignored, dirs_exist_ok=True)
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
 
+    def saved_config(self) -> dict[str, Any]:
+        """The merged config that the folder keeps; an empty one if there is none yet."""
+        path = self.path / "configs" / "train.json"
+        return current_names(read_json(path)) if path.exists() else {}
+
     def require_same_settings(self, config: Mapping[str, Any]) -> None:
         """Raise a ``BundleError`` if the folder has a run with other settings than the merged ``config``.
 
         A run that stopped before it had made anything does not count.
         """
-        path = self.path / "configs" / "train.json"
         made = (file for file in self.path.rglob("*") if file.relative_to(self.path).parts[0] not in BEGUN)
-        if not path.exists() or not any(file.is_file() for file in made):
+        old = self.saved_config()
+        if not old or not any(file.is_file() for file in made):
             return
         free = config["run_settings"]["free"]
-        old, new = current_names(read_json(path)), portable(config, "", None)
+        new = portable(config, "", None)
         changed = list(differences(*({k: v for k, v in one.items() if k not in free} for one in (old, new))))
         if changed:
             shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])
             more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
             raise BundleError(
                 f"`output_dir` {self.path} must be new or hold a run with the same settings, but these differ from its "
-                f"configs/train.json: {shown}{more}. Choose another --output_dir, or do its stages again with --redo."
+                f"configs/train.json: {shown}{more}. Give the old values, choose another --output_dir, or give "
+                "--redo with the first stage that they concern."
             )
 
     @contextmanager

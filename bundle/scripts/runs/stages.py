@@ -17,8 +17,8 @@ from . import plain_errors
 from .devices import description, prepare_device, seed_everything
 from .old_names import current_names
 from .options import require_known_options
-from .run_folder import RunFolder
-from .settings import texts_as_numbers
+from .run_folder import RunFolder, differences, portable
+from .settings import at, references, texts_as_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,8 @@ def run_stages(
     folder = RunFolder(output_dir)
     if redo is None and not any(_continues(config, stage) for stage in stages):
         folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
+    if redo is not None:
+        _require_kept_stages_unchanged(redo, config, folder)
     first_again = len(stages) if redo is None else list(stages).index(redo)
     again = {stage: position >= first_again for position, stage in enumerate(stages)}
     complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
@@ -141,6 +143,37 @@ def run_stages(
             logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
         else:
             _run_stage(stage, config, folder, again[stage])
+
+
+def _require_kept_stages_unchanged(redo: str, config: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raise a ``BundleError`` if a setting has changed that a stage before the one that is done again was done with."""
+    names = list(folder.stages)
+    old, new = folder.saved_config(), portable(config, "", None)
+    if redo not in names or "stages" not in old:  # of an earlier version
+        return
+    for stage in (name for name in names[: names.index(redo)] if name in config["stages"]):
+        before, now = (stage_settings(one, stage) for one in (old, new))
+        changed = next(differences(before, now), None)
+        if changed is not None:
+            key, there, here = changed
+            raise BundleError(
+                f"`{key}` must stay {there}, with which {stage} was done, got {here}; take --redo {stage}, or another "
+                "--output_dir."
+            )
+
+
+def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """What a stage's steps refer to, directly or through one another, by key; without what may change at any time."""
+    config = stage_config(config, stage)
+    free = config["run_settings"]["free"]
+    found: dict[str, Any] = {}
+    waiting = references(config["stages"][stage]["steps"])
+    while waiting:
+        key = waiting.pop()
+        if key not in found and key.partition("#")[0] not in free:
+            found[key] = at(config, key)
+            waiting |= references(found[key])
+    return found
 
 
 def _continues(config: Mapping[str, Any], stage: str) -> bool:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tifffile
@@ -7,7 +9,6 @@ from some_classes import some_classes
 from synthetic_slide import write_slide
 
 from scripts.label_app.annotations.class_maps import ClassMap, patch_map, picture_map, slide_map
-from scripts.label_app.server.model import Segmentation
 from scripts.slides.reading.files import is_slide
 from scripts.slides.reading.slide import Slide
 from scripts.slides.segmenting.blending import Segmenter
@@ -73,10 +74,10 @@ def test_masks_are_nearest_pixels():
 
 def test_patches_are_cut_to_the_region():
     mask, entropy = np.arange(20, dtype=np.uint8).reshape(4, 5), np.linspace(0, 1, 20).reshape(4, 5)
-    part = patch_map(Segmentation(mask, entropy), (1, 2, 2, 3))
+    part = patch_map(SimpleNamespace(mask=mask, entropy=entropy), (1, 2, 2, 3))
     assert part.mask().tolist() == [[7, 8, 9], [12, 13, 14]] and part.origin == (1, 2)
     assert part.uncertainty == pytest.approx(np.mean([7, 8, 9, 12, 13, 14]) / 19)
-    assert patch_map(Segmentation(mask, entropy), None).uncertainty == pytest.approx(0.5)
+    assert patch_map(SimpleNamespace(mask=mask, entropy=entropy), None).uncertainty == pytest.approx(0.5)
 
 
 class FakeModel:
@@ -84,12 +85,11 @@ class FakeModel:
 
     model_mpp = 1.0
 
-    def segment_pixels(self, pixels):
+    def predict(self, source):
+        pixels = source if isinstance(source, np.ndarray) else np.asarray(Image.open(source))
         self.seen = pixels.shape[:2]
-        return Segmentation(np.where(pixels[..., 0] > 130, 1, 2).astype(np.uint8), np.zeros(pixels.shape[:2]))
-
-    def segment_file(self, path):
-        return self.segment_pixels(np.asarray(Image.open(path)))
+        mask = np.where(pixels[..., 0] > 130, 1, 2).astype(np.uint8)
+        return SimpleNamespace(mask=mask, entropy=np.zeros(mask.shape))
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,13 @@ def test_float32_is_exact_on_a_gpu_as_in_the_bundle_s_own_runs(run, monkeypatch)
 def test_masks_and_entropy_are_the_networks(run, demo_dir, one_thread):
     model = ModelStore(Options(bundle=run, device="cpu")).get()
     for path in sorted((demo_dir / "val" / "img").glob("*.png")):
-        result = model.segment_file(path)
+        result = model.predict(path)
         mask, entropy = expected(run, path)
         tissue = result.mask > 0
         assert tissue.any() and (result.mask[tissue] == mask[tissue]).mean() > 0.999  # but for ties
         assert np.allclose(result.entropy[tissue], entropy[tissue], atol=1e-3)
         assert not result.entropy[~tissue].any()
-        again = model.segment_pixels(np.asarray(Image.open(path)))
+        again = model.predict(np.asarray(Image.open(path)))
         assert np.array_equal(again.mask, result.mask) and np.array_equal(again.entropy, result.entropy)
 
 
@@ -70,11 +70,11 @@ def test_files_that_are_no_images_are_refused(run, tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match="must be a readable image"):
-        model.segment_file(tmp_path / "x.png")
+        model.predict(tmp_path / "x.png")
     with pytest.raises(ValueError, match="x.png must be a readable image"):
         picture_size(tmp_path / "x.png")
     with pytest.raises(ValueError, match="8-bit RGB"):
-        model.segment_file(tmp_path / "grey.png")
+        model.predict(tmp_path / "grey.png")
     assert picture_size(tmp_path / "grey.png") == (8, 8)
 
 

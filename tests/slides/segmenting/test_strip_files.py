@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from scripts.slides.segmenting.strip_files import StripFiles
+from scripts.slides.segmenting.strip_files import MapStrips, StripFiles
+from scripts.slides.segmenting.tiles import TileGrid
 
 
 def test_strips_come_back(tmp_path):
@@ -24,3 +25,20 @@ def test_damaged_strips_are_named(tmp_path, change):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{path} must be a whole strip: .* Remove it, and repeat the command."):
         strips.read(0, 5)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 7])
+def test_strips_in_memory_make_up_the_maps_or_every_so_many_th_pixel_of_them(step):
+    grid = TileGrid(75, 101, tile_px=16, step_px=8, band_cells=5)
+    classes, entropy = np.random.default_rng(0).integers(0, 256, (2, grid.height, grid.width), dtype=np.uint8)
+    strips, bands = MapStrips(grid, outside=9, step=step), range(len(grid.bands))
+    assert len(bands) > 1 and strips.finished() == set()
+    for band, row in [(band, row) for band in bands for row in range(grid.rows)][1:]:
+        place = tuple(slice(*ends) for ends in (grid.strip_pixels(row), grid.band_pixels(band)))
+        strips.write(band, row, classes[place], entropy[place])
+    left_out = tuple(slice(*ends) for ends in (grid.strip_pixels(0), grid.band_pixels(0)))
+    count = classes.size - classes[left_out].size
+    classes[left_out], entropy[left_out] = 9, 0
+    assert np.array_equal(strips.classes, classes[::step, ::step])
+    assert np.array_equal(strips.entropy, entropy[::step, ::step])
+    assert strips.counter.counts.sum() == count  # all pixels that were written, whatever is kept

@@ -24,6 +24,7 @@ from ...errors import BundleError
 from ...files.atomic import atomic_path, remove_leftovers_of, write_json
 from ...files.foreign_files import open_image
 from ...files.pictures import Palette, mask_picture
+from ...runs.config_lists import overlay_file
 from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
 from ..items import find_images, images_with_masks
@@ -226,7 +227,8 @@ def prepare(
         source: has ``{train,val,test}/{img,mask}``, image and mask of the same name, of which val and test may be
             missing; or is a release, images and masks in one folder, as the overlay's ``source`` describes it.
         output: the folder to make.
-        dataset: the data set's overlay; its section ``source`` (see ``Release``) says how to read ``source``.
+        dataset: the data set's name or its overlay's file (see ``runs.config_lists``), whose section ``source`` (see
+            ``Release``) says how to read ``source``.
         patch_size: side of a training patch in px; default: the overlay's ``source``, or else 128.
         stride: distance of neighbouring patches in px, up to ``patch_size``; default: the overlay's ``source``, or half
             of a ``patch_size`` that is given.
@@ -246,7 +248,7 @@ def prepare(
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
-    overlay, classes = read_overlay(dataset)
+    overlay, classes = read_overlay(overlay_file("dataset", dataset))
     release = read_release(overlay)
     if patch_size is None:
         patch_size, stride = release.patch_size, release.stride if stride is None else stride

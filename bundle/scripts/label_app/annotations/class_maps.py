@@ -9,10 +9,11 @@ from PIL import Image
 
 from ...data.check import rgb_size
 from ...files.foreign_files import open_image
+from ...inference.prediction import Prediction
+from ...inference.segmenter import Segmenter
 from ...slides.reading.slide import MPP_TOLERANCE, Slide
 from ...slides.segmenting.engine import SlideEngine
-from ...slides.segmenting.tiles import TileGrid
-from ..server.model import Segmentation, TissueModel
+from ...slides.segmenting.strip_files import MapStrips
 
 
 @dataclass(frozen=True)
@@ -42,30 +43,6 @@ class ClassMap:
         return self.values[np.ix_(rows, columns)]
 
 
-class MapStrips:
-    """Takes the place of ``StripFiles`` where a slide's maps fit into memory.
-
-    Args:
-        grid: how the slide is cut.
-        outside: class map value where nothing is written.
-    """
-
-    def __init__(self, grid: TileGrid, outside: int) -> None:
-        self.grid = grid
-        self.classes = np.full((grid.height, grid.width), outside, dtype=np.uint8)
-        self.entropy_sum = 0
-
-    def finished(self) -> set[tuple[int, int]]:
-        """None: each map is computed from its beginning."""
-        return set()
-
-    def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
-        """Put a strip's class map, (h, w) uint8, in its place, and sum up its entropy, (h, w) uint8."""
-        rows, columns = (slice(*ends) for ends in (self.grid.strip_pixels(row), self.grid.band_pixels(band)))
-        self.classes[rows, columns] = classes
-        self.entropy_sum += int(entropy.sum(dtype=np.int64))
-
-
 def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -> ClassMap:
     """Segment a region of a slide, or all of it, as the bundle's own slide engine does.
 
@@ -77,12 +54,12 @@ def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -
     plan = engine.plan(slide, region)
     strips = MapStrips(plan.grid, engine.segmenter.classes.outside)
     engine.compute(plan, strips)
-    uncertainty = strips.entropy_sum / (255 * strips.classes.size)
+    uncertainty = float(strips.entropy.mean(dtype=np.float64)) / 255
     size = slide.level_sizes[0] if region is None else region[2:]
     return ClassMap(strips.classes, uncertainty, plan.view.scale, plan.view.origin, tuple(size))
 
 
-def patch_map(result: Segmentation, region: Sequence[int] | None) -> ClassMap:
+def patch_map(result: Prediction, region: Sequence[int] | None) -> ClassMap:
     """The class map of a patch, or of a region of it, given as top, left, height and width in pixels."""
     top, left, height, width = region or (0, 0, *result.mask.shape)
     window = (slice(top, top + height), slice(left, left + width))
@@ -90,7 +67,7 @@ def patch_map(result: Segmentation, region: Sequence[int] | None) -> ClassMap:
     return ClassMap(result.mask[window], uncertainty, (1.0, 1.0), (top, left), (height, width))
 
 
-def picture_map(model: TissueModel, path: str | Path, mpp: float | None, origin: tuple[int, int]) -> ClassMap:
+def picture_map(model: Segmenter, path: str | Path, mpp: float | None, origin: tuple[int, int]) -> ClassMap:
     """The class map of a picture that a client cut from a slide, brought to the network's resolution.
 
     Args:
@@ -102,12 +79,12 @@ def picture_map(model: TissueModel, path: str | Path, mpp: float | None, origin:
     rgb_size(path)
     factor = 1.0 if mpp is None or model.model_mpp is None else model.model_mpp / mpp
     if abs(factor - 1) <= MPP_TOLERANCE:
-        result = model.segment_file(path)
+        result = model.predict(path)
         return ClassMap(result.mask, float(result.entropy.mean()), (1.0, 1.0), origin, result.mask.shape)
     with open_image(path) as picture:
         width, height = (max(1, round(side / factor)) for side in picture.size)
         means = Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR
         size, pixels = picture.size[::-1], np.asarray(picture.resize((width, height), means))
-    result = model.segment_pixels(pixels)
+    result = model.predict(pixels)
     scale = (size[0] / height, size[1] / width)
     return ClassMap(result.mask, float(result.entropy.mean()), scale, origin, size)

@@ -11,12 +11,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ...errors import BundleError
 from ...files.pictures import write_mask
+from ...inference.segmenter import Segmenter
 from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide
 from ..annotations import nifti
 from ..annotations.class_maps import ClassMap, patch_map, picture_map, slide_map
 from ..annotations.outlines import place, server_json, trace, write_asap, write_dsa, write_geojson
-from .model import ModelStore, TissueModel, picture_size
+from .model import ModelStore, picture_size
 from .regions import asked_region, pixel_pair, require_area
 from .versions import NEWEST
 
@@ -107,7 +108,7 @@ class TissueInferTask(InferTask):
             write_geojson(path, polygons, class_map, model.classes, Path(request["image"]).stem)
         return str(path), answer
 
-    def _segment(self, request: Mapping[str, Any], as_mask: bool = False) -> tuple[TissueModel, ClassMap]:
+    def _segment(self, request: Mapping[str, Any], as_mask: bool = False) -> tuple[Segmenter, ClassMap]:
         """The network that is asked for, and its class map of the image or region.
 
         Args:
@@ -130,7 +131,7 @@ class TissueInferTask(InferTask):
             left, top = pixel_pair(request.get("location"), "location")
             return model, picture_map(model, path, options.stated_mpp, (top, left))
         region = asked_region(request, [picture_size(path)])
-        return model, patch_map(model.segment_file(path), region)
+        return model, patch_map(model.predict(path), region)
 
     def _facts(self, request: Mapping[str, Any], class_map: ClassMap, begun: float) -> dict[str, Any]:
         """What an answer says of itself."""

@@ -12,10 +12,11 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from ...errors import BundleError
+from ...inference.segmenter import Segmenter
 from ...slides.reading.files import is_slide
 from ...slides.reading.slide import Slide, SlideView
 from .datastore import TissueDatastore
-from .model import ModelStore, TissueModel
+from .model import ModelStore
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ class UncertaintyScores:
         model = self.store.get()
         if is_slide(path):
             return self._score_slide(model, Slide(path, self.store.options.stated_mpp))
-        result = model.segment_file(path)
+        result = model.predict(path)
         height, width = result.mask.shape
         return {"entropy": float(result.entropy.mean()), "bbox": [0, 0, width, height]}
 
-    def _score_slide(self, model: TissueModel, slide: Slide) -> dict[str, Any]:
+    def _score_slide(self, model: Segmenter, slide: Slide) -> dict[str, Any]:
         """The most uncertain of some tiles with tissue."""
         plan = model.engine.plan(slide)
         grid, cells = plan.grid, np.argwhere(plan.blender.cells)
@@ -89,7 +90,7 @@ class UncertaintyScores:
                 for start, step in zip(corner, plan.view.scale, strict=True)
             )
             view = SlideView(slide, model.engine.model_mpp, (top, left, bottom - top, right - left))
-            entropy = float(model.segment_pixels(view.read()).entropy.mean())
+            entropy = float(model.predict(view.read()).entropy.mean())
             if entropy > best["entropy"]:
                 best = {"entropy": entropy, "bbox": [left, top, right - left, bottom - top]}
         return best

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...data.classes import Classes
-from ...files.pictures import overlay, write_mask, write_png
+from ...data.classes import WHITE, Classes
+from ...files.pictures import Palette, overlay, write_mask, write_png
 from ..outlines.geojson import GeoJSONWriter
 from ..outlines.polygons import PolygonTracer
 from ..reading.slide import SlideView
@@ -110,6 +110,15 @@ def clear_overlay(picture: np.ndarray, values: np.ndarray, classes: Classes) -> 
         values: class map values, (h, w) uint8.
         classes: what they mean.
     """
-    shifted = np.zeros(256, dtype=np.uint8)  # 0 is what `overlay` leaves clear
+    return overlay(picture, *clear_values(values, classes))
+
+
+def clear_values(values: np.ndarray, classes: Classes) -> tuple[np.ndarray, Palette]:
+    """Class map values as pictures have them: 0 for what is no class and is left clear, 1, 2, ... for the tissues.
+
+    Returns:
+        The values, of the shape of ``values``, and the colour of each.
+    """
+    shifted = np.zeros(256, dtype=np.uint8)
     shifted[classes.tissues] = np.arange(1, len(classes.tissues) + 1)
-    return overlay(picture, shifted[values], [[255, 255, 255], *[classes.colors[value] for value in classes.tissues]])
+    return shifted[values], [WHITE, *(classes.colors[value] for value in classes.tissues)]

@@ -1,4 +1,4 @@
-"""Finished strips of a slide's maps as small files, so that a run that was cut short goes on where it was."""
+"""Finished strips of a slide's maps: as small files, so that a run that was cut short goes on, or in memory."""
 
 import struct
 import zlib
@@ -9,6 +9,8 @@ import numpy as np
 
 from ...errors import BundleError
 from ...files.atomic import atomic_path
+from ..outputs.areas import AreaCounter
+from .tiles import TileGrid
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, bytes of the class map, bytes of the entropy
 MARK = b"HSB1"
@@ -58,3 +60,37 @@ class StripFiles:
         """Band and row of each strip that is there."""
         names = (path.stem for path in self.folder.glob("band*_row*.strip"))
         return {(int(name[4:8]), int(name[12:])) for name in names}
+
+
+class MapStrips:
+    """Takes the place of ``StripFiles`` where a slide's maps are wanted in memory.
+
+    Args:
+        grid: how the slide is cut.
+        outside: class map value where nothing is written.
+        step: keep every ``step``-th pixel of the maps, beginning with the first.
+
+    Attributes:
+        classes, entropy: the maps, (H, W) uint8.
+        counter: all pixels that were written, by value and entropy.
+    """
+
+    def __init__(self, grid: TileGrid, outside: int, step: int = 1) -> None:
+        self.grid = grid
+        self.step = step
+        shape = [-(-side // step) for side in (grid.height, grid.width)]
+        self.classes = np.full(shape, outside, dtype=np.uint8)
+        self.entropy = np.zeros(shape, dtype=np.uint8)
+        self.counter = AreaCounter()
+
+    def finished(self) -> set[tuple[int, int]]:
+        """None: each map is computed from its beginning."""
+        return set()
+
+    def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
+        """Put a strip's two maps, (h, w) uint8, in their place."""
+        self.counter.add(classes, entropy)
+        ends = self.grid.strip_pixels(row), self.grid.band_pixels(band)
+        place = tuple(slice(-(-start // self.step), -(-stop // self.step)) for start, stop in ends)
+        kept = tuple(slice(-start % self.step, None, self.step) for start, _ in ends)
+        self.classes[place], self.entropy[place] = classes[kept], entropy[kept]

@@ -1,0 +1,70 @@
+"""Train in this process, from Python."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+
+from .config_lists import config_list, in_working_directory
+from .old_names import read_configs
+from .options import require_known_keys
+from .plain_errors import plainly
+from .run_folder import BUNDLE_ROOT
+
+PLACES = ("dataset_dir", "output_dir", "label_file")
+
+
+def train(
+    dataset: str | Path,
+    method: str = "esfan",
+    preset: str = "lite",
+    output_dir: str | Path | None = None,
+    config: Sequence[str | Path] = (),
+    **settings: Any,
+) -> Path:
+    """Train on patches with image-level labels: classifier, pseudo masks, segmentation network.
+
+    Complete stages are kept: the same call goes on where an interrupted one stopped. Data and runs are in the working
+    directory, in ``data`` and ``output``, unless ``dataset_dir`` and ``output_dir`` say otherwise.
+
+    Args:
+        dataset: name of a data set, whose overlay is ``configs/dataset_NAME.json`` in the working directory or in the
+            bundle, or the overlay's file.
+        method: ``esfan``, ``ibdr``, or likewise one of your own.
+        preset: ``lite`` or ``paper``: the networks.
+        output_dir: the run's folder; default: ``output/DATASET_METHOD_PRESET``.
+        config: overlays of yours.
+        settings: other values for keys of the configs, such as ``epochs=3``, ``dataset_dir="…"`` or
+            ``**{"train#optimizer#weight_decay": 0}``.
+
+    Returns:
+        The run's folder, which ``load`` opens.
+
+    Raises:
+        BundleError: if there is no such data set, method, preset or setting, or the data cannot be learnt from.
+
+    >>> train("dmeo")
+    Traceback (most recent call last):
+    scripts.errors.BundleError: `dataset` must be one of ..., got 'dmeo'; did you mean 'demo'?
+    """
+    files = config_list(dataset, method, preset, config)
+    parser = read_configs(files)
+    require_known_keys(settings, parser.get())
+    if output_dir is not None:
+        settings["output_dir"] = output_dir
+    for key in PLACES:
+        if settings.get(key) is not None:
+            settings[key] = str(Path(settings[key]).resolve())
+        else:
+            settings |= in_working_directory(key, parser[key])
+    parser.update({"bundle_root": str(BUNDLE_ROOT), **settings})
+    folder = Path(parser.get_parsed_content("output_dir"))
+    report = sys.excepthook  # which the configs replace by that of commands
+    try:
+        with plainly():
+            monai.bundle.run("training", config_file=list(map(str, files)), bundle_root=str(BUNDLE_ROOT), **settings)
+    finally:
+        sys.excepthook = report
+    return folder
