@@ -189,6 +189,7 @@ def test_every_property_that_monai_asks_for_is_there(in_bundle, finished_run, de
     assert inference.check_properties() == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("published_values", [False, True])
 def test_run_folder_is_a_bundle_that_segments_a_folder_of_images(finished_run, demo_dir, tmp_path, published_values):
     bundle = tmp_path / "bundle"
@@ -232,6 +233,7 @@ def test_masks_of_any_folder_are_gated_by_predicted_labels(finished_run, run_bun
     assert confusion.tolist() == scores["protocols"]["with_background"]["confusion"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("class_names", [["tumor", "rest"], ["tumor", "stroma", "lymphocytes", "rest"]], ids=len)
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
 def test_each_method_runs_end_to_end_on_two_and_four_classes(run_bundle, few_shot_dir, tmp_path, method, class_names):
@@ -335,6 +337,7 @@ def test_without_val_the_last_weights_are_kept(finished_run, run_bundle, few_sho
     assert "was not scored on val" in report and "<h3>test, after the adaptation: 2 images</h3>" in report
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
 def test_paper_networks_train_two_steps_per_stage(run_bundle, tmp_path, method):
     settings = {"classifier_epochs": 1, "epochs": 1, "backbone_weights": "$None", "encoder_weights": "$None"}
@@ -361,6 +364,7 @@ def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):
     assert "resnet38d_imagenet.pt must be the pretrained weights of 'backbone'" in str(plain_cause(error.value))
 
 
+@pytest.mark.e2e
 def test_two_processes_train_one_model(demo_dir, tmp_path):
     settings = {**TINY, "classifier_batch_size": 2, "batch_size": 2, "classifier_epochs": 1}
     settings |= {"epochs": 1, "dataset_dir": demo_dir, "output_dir": tmp_path, "device": "$torch.device('cpu')"}
@@ -393,6 +397,7 @@ def masks_of_processes(finished_run, demo_dir, output_dir, number):
     return {path.name: path.read_bytes() for path in (output_dir / "pseudo_masks").iterdir()}
 
 
+@pytest.mark.e2e
 def test_two_processes_write_the_masks_of_one_to_the_byte(finished_run, demo_dir, tmp_path):
     one, two = (masks_of_processes(finished_run, demo_dir, tmp_path / str(number), number) for number in (1, 2))
     assert len(one) == 9 and "manifest.json" in one  # 8 masks
@@ -406,6 +411,7 @@ def monai_command(*arguments):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.e2e
 def test_network_shapes_pass_monais_check():
     files = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
     monai_command("verify_net_in_out", "network_def", *files)

@@ -172,6 +172,7 @@ def test_evaluate_and_segment_work_in_the_run_s_folder(finished_run, monkeypatch
     assert options["--slides"] == f"{tmp_path}/images"
 
 
+@pytest.mark.e2e
 def test_a_training_by_name_in_a_folder_whose_name_looks_like_a_number(demo_dir, tmp_path):
     settings = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
     words = [
@@ -192,6 +193,7 @@ def test_a_training_by_name_in_a_folder_whose_name_looks_like_a_number(demo_dir,
     assert result.stdout.startswith(f"cd {BUNDLE} && python -m monai.bundle run train_classifier --config_file ")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("source", ["folder", "file"])
 def test_images_are_segmented_from_anywhere(finished_run, demo_dir, tmp_path, source):
     images = sorted((demo_dir / "val" / "img").iterdir())

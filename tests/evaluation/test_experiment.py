@@ -78,6 +78,7 @@ def test_variants_that_are_like_others_have_their_settings_too(tmp_path):
     assert read_plan(path, "other")["classes"] is None
 
 
+@pytest.mark.e2e
 def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "2")
     settings = TINY | {"dataset_dir": str(demo_dir), "device": "cpu"}

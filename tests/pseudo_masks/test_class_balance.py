@@ -110,6 +110,7 @@ def test_refuses_strengths_of_another_classifier():
         CAMSegmenter(LoudRed(), (0.5, 0.5), 0.5, class_strengths=[[1.0] * 3] * 2)(torch.rand(1, 3, 4, 4))
 
 
+@pytest.mark.e2e
 def test_a_run_keeps_its_classifiers_strengths_and_measures_a_new_classifiers_anew(run_bundle, tmp_path):
     balanced = {"cam_segmenter#class_strengths": "@class_strengths"}
     for _ in range(2):

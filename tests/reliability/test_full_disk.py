@@ -70,6 +70,7 @@ def training(demo_dir, output_dir, **settings):
     return command + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
+@pytest.mark.e2e
 def test_training_stops_and_goes_on_when_there_is_room(demo_dir, finished_run, on_small_disk, tmp_path):
     arguments = training(demo_dir, "DISK", redo="train_segmenter")
     code, stderr, after = on_small_disk(arguments, "150m", before=finished_run)
@@ -88,6 +89,7 @@ def test_training_stops_and_goes_on_when_there_is_room(demo_dir, finished_run, o
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
+@pytest.mark.e2e
 def test_preparation_leaves_nothing_half_done(few_shot_dir, on_small_disk):
     source = ["--source", str(few_shot_dir), "--output", "DISK/data", "--dataset", "configs/dataset_demo.json"]
     arguments = ["scripts", "prepare", *source, "--patch-size", "32", "--stride", "4"]
@@ -96,6 +98,7 @@ def test_preparation_leaves_nothing_half_done(few_shot_dir, on_small_disk):
     assert list(after.iterdir()) == []
 
 
+@pytest.mark.e2e
 def test_masks_are_whole_or_missing(finished_run, demo_dir, on_small_disk):
     images = ["--dataset_dir", str(demo_dir / "val" / "img"), "--output_dir", "DISK/results", "--device", "cpu"]
     arguments = ["monai.bundle", "run", "--config_file", "configs/inference.json", *images]
@@ -106,6 +109,7 @@ def test_masks_are_whole_or_missing(finished_run, demo_dir, on_small_disk):
     assert list(after.rglob("*.partial-*")) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("run", ["training", "inference"])
 def test_a_read_only_folder_is_named(finished_run, demo_dir, on_small_disk, run):
     arguments = training(demo_dir, "DISK/new")

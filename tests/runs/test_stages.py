@@ -178,6 +178,7 @@ def kill_when(command, condition, log):
     return killed
 
 
+@pytest.mark.e2e
 def test_killed_training_resumes_to_the_same_weights(demo_dir, finished_run, tmp_path):
     output_dir = tmp_path / "run"
     command = training_command(demo_dir, output_dir)
@@ -254,6 +255,7 @@ def test_an_option_of_what_a_stage_replaces_is_known_in_all_stages(demo_dir, tmp
     assert result.returncode == 0, result.stderr[-1000:]
 
 
+@pytest.mark.e2e
 def test_numbers_that_yaml_takes_as_text_are_read_by_every_run(finished_run, run_bundle, tmp_path):
     (tmp_path / "mine.yaml").write_text("threshold: 2e-1\nlr: 1e-4\n")
     shutil.copytree(finished_run / "models", tmp_path / "models")

@@ -66,11 +66,13 @@ def check_every_format(network, folder, outputs):
     assert largest_difference(network, load_onnx(folder / "a.onnx"), SIZES) <= 1e-4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
 def test_stage_2_keeps_its_outputs_in_every_format(segmenters, method, tmp_path):
     check_every_format(segmenters[method], tmp_path, ["pred"])
 
 
+@pytest.mark.e2e
 def test_stage_1_keeps_its_outputs_in_every_format(stage_1, tmp_path):
     check_every_format(stage_1, tmp_path, ["cam", "prob"])
 
@@ -110,6 +112,7 @@ def files(bundle):
     return {"config_file": config, "meta_file": meta, "ckpt_file": str(bundle / "models" / "model.pt")}
 
 
+@pytest.mark.e2e
 def test_monai_s_own_exports_give_the_network_s_outputs(bundle_path, tmp_path):
     network = networks(bundle_path)["segmenter"]
     ckpt_export("network_def", str(tmp_path / "model.ts"), **files(bundle_path))

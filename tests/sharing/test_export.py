@@ -191,6 +191,7 @@ def test_settings_that_an_old_run_has_not_are_the_defaults():
 # --- it stands alone
 
 
+@pytest.mark.e2e
 def test_it_segments_images_from_any_folder_with_nothing_of_this_repository(exported_bundle, demo_dir, tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(exported_bundle, bundle)
@@ -203,6 +204,7 @@ def test_it_segments_images_from_any_folder_with_nothing_of_this_repository(expo
     assert len(list((tmp_path / "elsewhere" / "masks" / "masks").iterdir())) == 3
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("fixture", ["exported_bundle", "exported_file"])
 def test_its_unit_test_trains_scores_and_segments(request, fixture, tmp_path):
     bundle = request.getfixturevalue(fixture)

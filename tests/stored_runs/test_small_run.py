@@ -51,6 +51,7 @@ def commands(tmp_path, *words):
     return result.stdout + result.stderr
 
 
+@pytest.mark.e2e
 def test_it_segments_with_its_own_code(small_run, few_shot_dir, tmp_path):
     images = few_shot_dir / "val" / "img"
     commands(tmp_path, "segment", images, "--run", small_run, "--output-dir", "masks", "--device", "cpu")

@@ -1,5 +1,4 @@
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -13,7 +12,9 @@ from monai.bundle import ConfigParser
 from mxnet_files import params_bytes
 from test_published import SHAPES, imagenet_names
 from torch import nn
+from typer.testing import CliRunner
 
+from scripts.commands.app import app
 from scripts.errors import BundleError
 from scripts.files.atomic import write_state_dict
 from scripts.networks import ResNet38d, TimmBackbone
@@ -264,10 +265,9 @@ def test_the_command_imports_the_imagenet_weights(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {name: rng.random(shape, dtype=np.float32) for name, shape in imagenet_names().items()}
     (tmp_path / "rna-a1.params").write_bytes(params_bytes(arrays))
-    command = [sys.executable, "-m", "scripts", "weights", "import", "--source", str(tmp_path / "rna-a1.params")]
-    command += ["--kind", "resnet38d_imagenet", "--output", str(tmp_path / "ours.pt")]
-    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
-    assert result.returncode == 0 and f"The weights are in {tmp_path / 'ours.pt'}" in result.stdout
+    words = ["weights", "import", "--source", str(tmp_path / "rna-a1.params"), "--kind", "resnet38d_imagenet"]
+    result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "ours.pt")], catch_exceptions=False)
+    assert result.exit_code == 0 and f"The weights are in {tmp_path / 'ours.pt'}" in result.output
     part = nn.ModuleDict({"backbone": ResNet38d()})
     load_backbone(part, "backbone", tmp_path / "ours.pt")
     assert (part["backbone"].b4[3].conv_branch2a.weight.detach().numpy() == arrays["arg:res4b3_branch2a_weight"]).all()
@@ -341,15 +341,14 @@ def test_weights_come_back_bit_for_bit_in_each_format(tmp_path, suffix):
 def test_the_command_converts_to_safetensors_and_back(tmp_path):
     save_weights(network(), tmp_path / "a.pt")
     for source, output in (("a.pt", "b.safetensors"), ("b.safetensors", "c.pt")):
-        command = [sys.executable, "-m", "scripts", "weights", "convert"]
-        command += ["--source", str(tmp_path / source), "--output", str(tmp_path / output)]
-        result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
-        assert result.returncode == 0 and f"The weights are in {tmp_path / output}" in result.stdout
+        words = ["weights", "convert", "--source", str(tmp_path / source), "--output", str(tmp_path / output)]
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0 and f"The weights are in {tmp_path / output}" in result.output
     state = read_state_dict(tmp_path / "a.pt")
     assert all(same(read_state_dict(tmp_path / name), state) for name in ("b.safetensors", "c.pt"))
     load_weights(network(), tmp_path / "b.safetensors")
-    result = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("\nStopped: `output` must be a new file, got")
+    with pytest.raises(FileExistsError, match="`output` must be a new file, got"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_imports_and_trainings_write_the_format_that_the_suffix_says(tmp_path, checkpoint):

@@ -194,6 +194,7 @@ def test_data_sets_without_background_have_a_value_for_outside(run_bundle, slide
     assert rows["tissue"]["pixels"] == (classes < 2).sum() > 10000
 
 
+@pytest.mark.e2e
 def test_errors_are_plain_words_and_an_exit_status(finished_run, slides, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", *CONFIG, "--slides", str(slides)]
     result = subprocess.run(
@@ -227,6 +228,7 @@ def command_of(finished_run, slides, output_dir, processes=1):
     }
 
 
+@pytest.mark.e2e
 def test_two_processes_write_what_one_writes(finished_run, slides, tmp_path):
     for number in (1, 2):
         command, settings = command_of(finished_run, slides, tmp_path / str(number), number)
