@@ -1,7 +1,6 @@
 """Options of the command line that MONAI would take in silence: those that set nothing, or not what was meant."""
 
 import ast
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from .settings import (
     nearest,
     own_configs,
     parameters_of_run,
+    read_by,
     references,
     require_known_settings,
     require_own_types,
@@ -103,8 +103,7 @@ def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list
         arguments: of the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
         config: the merged config, with what the options set.
     """
-    read = set(re.findall(r"configs/(\w+\.json)", json.dumps({key: config[key] for key in config if key != "_desc_"})))
-    contents = [*merged_of(config), *(content for path, content in own_configs().items() if path.name in read)]
+    contents = [*merged_of(config), *read_by(config)]
     contents += [ConfigParser.load_config_file(str(path)) for path in _config_files(arguments) if path.is_file()]
     known = {key for content in contents for key in keys_of(content)} | parameters_of_run() | references(config)
     return [name for name in options(arguments) if name not in known and not _is_argument(name, config)]

@@ -40,7 +40,8 @@ def require_known_settings(config: Mapping[str, Any]) -> None:
 
 def _known_keys(config: Mapping[str, Any]) -> set[str]:
     """The keys of the bundle's own configs that are merged, and what ``config`` reads itself."""
-    known = {key for content in merged_of(config) for key in keys_of(content)} | references(config)
+    own = [*merged_of(config), *read_by(config)]
+    known = {key for content in own for key in keys_of(content)} | references(config)
     for stage in config.get("stages", {}).values():  # what one section may set, those that are laid on it may too
         for below, above in stage.get("sections", {}).items():
             known |= {above + key.removeprefix(below) for key in known if key.startswith(f"{below}#")}
@@ -124,6 +125,13 @@ def merged_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         for content in own_configs().values()
         if all(key.partition("#")[0].lstrip("+") in config for key in content)
     ]
+
+
+def read_by(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bundle's own configs that ``config`` names, since it reads them itself."""
+    text = json.dumps({key: value for key, value in config.items() if key != "_desc_"}, default=str)
+    names = set(re.findall(r"configs/(\w+\.json)", text))
+    return [content for path, content in own_configs().items() if path.name in names]
 
 
 def references(config: Mapping[str, Any]) -> set[str]:
