@@ -11,7 +11,12 @@ from typer.main import get_command
 
 from scripts.commands.app import app
 
-PAGES = [BUNDLE.parent / "README.md", BUNDLE / "docs" / "README.md", BUNDLE / "models" / "README.md"]
+PAGES = [
+    BUNDLE.parent / "README.md",
+    BUNDLE.parent / "CONTRIBUTING.md",
+    BUNDLE / "docs" / "README.md",
+    BUNDLE / "models" / "README.md",
+]
 
 
 def commands(start):
