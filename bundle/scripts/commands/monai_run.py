@@ -66,7 +66,7 @@ def _quoted(word: str) -> str:
 
 
 def as_monai_reads(value: Any) -> str:
-    """Format ``value`` so that MONAI's command line (Fire) reads it back, quoting strings that look like other types."""
+    """Format ``value`` so that MONAI's command line (Fire) reads it back; strings that look like numbers are quoted."""
     from fire.parser import DefaultParseValue
 
     text = str(value)

@@ -41,7 +41,7 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np.ndarray:
-    """The mask of an 8-bit RGB image, (H, W) uint8, once both are checked to be readable and to match (``load_mask``)."""
+    """The mask of an 8-bit RGB image, (H, W) uint8, after checking that both are readable and match (``load_mask``)."""
     width, height = rgb_size(image)
     return load_mask(mask, table, (height, width))
 

@@ -47,7 +47,7 @@ class Classes:
             values = getattr(self, key)
             if not isinstance(values, (list, tuple)) or not all(type(value) is int and value >= 0 for value in values):
                 raise BundleError(
-                    f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; give one mask value per class."
+                    f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; list one per class."
                 )
         if sorted({0, *self.classifier_values}) != list(range(1 + max(self.classifier_values, default=0))) or not (
             len(set(self.classifier_values)) == len(self.classifier_values) == len(self.class_names)

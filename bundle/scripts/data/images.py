@@ -45,7 +45,7 @@ class RGBReader(PILReader):
         return super().read(data, **kwargs)
 
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
-        """The pixels, uint8, and the metadata. (Checked here since, if ``read`` fails, MONAI tries its other readers.)"""
+        """The pixels, uint8, and the metadata. (Checks belong here: if ``read`` fails, MONAI tries other readers.)"""
         require_rgb(img)
         try:
             return super().get_data(img)

@@ -40,7 +40,7 @@ def _require_different_stems(images: Sequence[Path], source: str | Path) -> None
     twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twice:
         raise BundleError(
-            f"{source} must have only one image per name, ignoring suffixes, but has several of {twice[:5]}; rename them."
+            f"{source} must have only one image per name, ignoring suffixes, but repeats {twice[:5]}; rename them."
         )
 
 

@@ -38,7 +38,7 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
             )
         if type(ours) is not int or not 0 <= ours <= 255:
             raise BundleError(
-                f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; use the value of a class."
+                f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; use a class's value."
             )
         if (table[low : high + 1] >= 0).any():
             raise BundleError(

@@ -131,7 +131,7 @@ class RunFolder:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Run a stage within this context: it is timed, logged to ``run.log``, and recorded as complete unless it fails.
+        """Run a stage within this context: time it, log it to ``run.log``, and record it as complete unless it fails.
 
         Args:
             stage: the stage's name.

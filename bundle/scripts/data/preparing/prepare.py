@@ -187,7 +187,7 @@ def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int,
     if misread:
         raise BundleError(
             f"`mask_values` must map each of our values to itself, but maps {misread}; set `published_values`, or "
-            "move `mask_values` into the overlay's `source` and map each value to itself instead."
+            "move these to the overlay's `source` and write `mask_values` that map each value to itself."
         )
     return {ours: ours for ours in written}
 

@@ -105,7 +105,7 @@ def group_of(name: str, group: str | None) -> str:
 
 
 def take_last(groups: list[list[str]], images: float, keep: int) -> list[str]:
-    """Remove the last groups, as many as get closest to ``images`` names and at least one, but leave ``keep`` groups."""
+    """Remove the last groups, at least one and as many as get closest to ``images`` names; leave ``keep`` groups."""
     taken = list(accumulate(map(len, reversed(groups))))[: len(groups) - keep]
     count = 1 + min(range(len(taken)), key=lambda index: round(abs(taken[index] - images), 6))
     last = [name for members in groups[-count:] for name in members]
