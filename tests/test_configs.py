@@ -304,7 +304,7 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
     run_bundle("adapt", tmp_path, configs, **settings)
     with pytest.raises(RuntimeError) as error:
         run_bundle("adapt", tmp_path, configs, **settings | {"freeze_encoder": True})
-    assert "configs/train.json: freeze_encoder: false there, true here. Choose" in str(plain_cause(error.value))
+    assert "configs/train.json: freeze_encoder: was false, now true. Restore" in str(plain_cause(error.value))
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
 
 

@@ -59,7 +59,7 @@ def test_reads_labels_in_every_published_spelling(name, label):
     ],
 )
 def test_refuses_names_without_a_label_of_the_right_length(name, found):
-    with pytest.raises(ValueError, match=rf"must carry 3 labels such as '\[1 0 .\]' in its name, got {found}; rename"):
+    with pytest.raises(ValueError, match=rf"must have 3 labels such as '\[1 0 .\]' in its name, got {found}; rename"):
         parse_label(name, 3)
 
 
@@ -160,7 +160,7 @@ def test_refuses_paths_outside_the_folder(tmp_path, name):
     (tmp_path / "train/img/link.png").symlink_to(tmp_path / "train/secret.png")
     name = name.format(folder=tmp_path / "train")
     path = write_csv(tmp_path, f"image,tumor,stroma,necrosis\n{name},0,1,0\n")
-    with pytest.raises(ValueError, match="must lie inside .*img; it does not"):
+    with pytest.raises(ValueError, match="must be inside .*img, but is not"):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 
@@ -189,7 +189,7 @@ def test_finds_images_by_suffix_in_order(tmp_path):
 
 def test_refuses_folders_without_images(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(FileNotFoundError, match="must hold images .* it holds none"):
+    with pytest.raises(FileNotFoundError, match="must contain images .* but has none"):
         find_images(tmp_path)
     with pytest.raises(FileNotFoundError, match="missing must be a folder of images; it does not exist"):
         find_images(tmp_path / "missing")
@@ -294,7 +294,7 @@ def test_refuses_images_that_are_not_rgb(tmp_path, mode):
     write_image_of_mode(tmp_path / "a.tif", mode)
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == mode
-        with pytest.raises(ValueError, match=f"a.tif must be an 8-bit RGB image, got {mode}; save it as one"):
+        with pytest.raises(ValueError, match=f"a.tif must be an 8-bit RGB image, got {mode}; convert it with"):
             require_rgb(image)
 
 
@@ -377,7 +377,7 @@ def test_any_name_gives_a_label_of_its_digits_or_an_error_with_the_name(name, nu
     try:
         label = parse_label(name, num_classes)
     except ValueError as error:
-        assert str(error).startswith(f"{name!r} must carry {num_classes} labels")
+        assert str(error).startswith(f"{name!r} must have {num_classes} labels")
     else:
         inside = re.sub("[ ,]", "", name[name.rindex("[", 0, name.rindex("]")) : name.rindex("]")])
         assert len(label) == num_classes and set(label) <= {0, 1}

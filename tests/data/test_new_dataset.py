@@ -138,7 +138,7 @@ def test_says_the_commands_that_follow(configs):
     lines = next_commands(new_dataset("2024", "my data", ["a", "b"])).splitlines()
     folder = shlex.quote(str(Path("my data").resolve()))
     assert lines == [
-        f"Wrote configs/dataset_2024.json. With patches in {folder}, next:",
+        f"Wrote configs/dataset_2024.json. Once the patches are in {folder}, run:",
         f"python -m scripts check {folder} --dataset 2024",
         "python -m scripts train --dataset 2024",
     ]

@@ -97,7 +97,7 @@ IMAGES = table(
     ("folder", lambda data: (data / TRAIN / "d[1 0].png").mkdir(), "d[1 0].png must be a readable image", "replace"),
     ("dead link", lambda data: (data / TRAIN / "d[1 0].png").symlink_to("x"), "d[1 0].png must be a readable", "repl"),
     ("one name twice", write_picture(TRAIN + "a[1 0].jpg"), "img must have one image of a name", "'a[1 0]'"),
-    ("none", both(*[remove(TRAIN + name) for name in PATCHES]), "train/img must hold images", "it holds none"),
+    ("none", both(*[remove(TRAIN + name) for name in PATCHES]), "train/img must contain images", "has none"),
     ("in val", write_bytes("val/img/v.png", b"no image"), "val/img/v.png must be a readable image", "replace the file"),
 )
 MASK = f"{MASKS}v.png"
@@ -117,16 +117,16 @@ BAD_MASKS = table(
     ("pixels missing", write_bytes(MASK, png(4, 2, 0)), "v.png must be a readable image", "replace the file"),
 )
 NAMES = table(
-    ("no label", write_picture(f"{TRAIN}d.png"), "'d.png' must carry 2 labels", "got []", "rename it"),
-    ("too few digits", write_picture(f"{TRAIN}d[1].png"), "'d[1].png' must carry 2 labels", "got [1]", "rename it"),
-    ("too many digits", write_picture(f"{TRAIN}d[101].png"), "must carry 2 labels", "got [1, 0, 1]", "rename it"),
-    ("a digit of 2", write_picture(f"{TRAIN}d[1 2].png"), "'d[1 2].png' must carry 2 labels", "got []", "rename it"),
+    ("no label", write_picture(f"{TRAIN}d.png"), "'d.png' must have 2 labels", "got []", "rename it"),
+    ("too few digits", write_picture(f"{TRAIN}d[1].png"), "'d[1].png' must have 2 labels", "got [1]", "rename it"),
+    ("too many digits", write_picture(f"{TRAIN}d[101].png"), "must have 2 labels", "got [1, 0, 1]", "rename it"),
+    ("a digit of 2", write_picture(f"{TRAIN}d[1 2].png"), "'d[1 2].png' must have 2 labels", "got []", "rename it"),
     ("no such class", both(*[remove(TRAIN + n) for n in PATCHES[1:]]), "show every class", "'stroma'", "add patches"),
     (
         "no class at all",
         both(*[remove(TRAIN + name) for name in PATCHES], write_picture(f"{TRAIN}d[0 0].png")),
         "must show every class in at least one patch, got none with 'tumor'",
-        "take it out of `class_names`",
+        "remove it from `class_names`",
     ),
 )
 
@@ -169,17 +169,17 @@ TABLES = table(
     ("a cell too many", rows("a[1 0].png,1,0,1"), "labels.csv: row 2 must have 3 cells", "'1', '0', '1'"),
     ("an image twice", rows("a[1 0].png,1,0", "a[1 0].png,1,0"), LABELS + "label each image once", "a[1 0]"),
     ("an unknown image", rows("x.png,1,0"), "labels.csv names 'x.png'", "does not exist"),
-    ("an image left out", "image,tumor,stroma\na[1 0].png,1,0\n", "must label every image", "2 are not there", "add"),
+    ("an image left out", "image,tumor,stroma\na[1 0].png,1,0\n", "must label every image", "2 are missing", "add"),
     ("a column missing", rows(head="image,tumor,other"), LABELS + "have the columns", "['stroma'] are missing"),
     ("a column twice", rows(head="image,tumor,stroma,tumor"), LABELS + "have each column once", "'tumor'", "remove"),
     ("semicolons", rows(head="image;tumor;stroma"), LABELS + "have the columns", "are missing"),
-    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it as one"),
-    ("UTF-16", rows().encode("utf-16"), LABELS + "be a CSV table in UTF-8", "save it as one"),
-    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table in UTF-8", "save it as one"),
+    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
+    ("UTF-16", rows().encode("utf-16"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
+    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table in UTF-8", "save it in that format"),
     ("a cell without end", "image,tumor,stroma\n" + "x" * 200_000, LABELS + "be a CSV table in UTF-8", "save it"),
     ("no rows", "image,tumor,stroma\n", LABELS + "label at least one image", "it has none"),
     ("nothing", "", LABELS + "have the columns", "are missing"),
-    ("a way out", rows("../../../secret.png,1,0"), "'../../../secret.png' must lie inside", "train/img; it does not"),
+    ("a way out", rows("../../../secret.png,1,0"), "'../../../secret.png' must be inside", "train/img, but is not"),
 )
 JSON = "labels.json must be JSON"
 DATALISTS = table(
@@ -196,9 +196,9 @@ DATALISTS = table(
     ("-1", items([1, -1]), "the label of 'a[1 0].png' must be 2 numbers, 0 or 1", "got [1, -1]"),
     ("text", items("10"), "the label of 'a[1 0].png' must be 2 numbers, 0 or 1", "got 10"),
     ("an image twice", items([1, 0], [0, 1]), "labels.json must label each image once", "a[1 0].png"),
-    ("a way out", items(image="../img/../../../secret.png"), "must lie inside", "train/img; it does not"),
-    ("an absolute path", items(image="/etc/hostname"), "'/etc/hostname' must lie inside", "train/img; it does not"),
-    ("a link out", items(image="link.png"), "'link.png' must lie inside", "train/img; it does not"),
+    ("a way out", items(image="../img/../../../secret.png"), "must be inside", "train/img, but is not"),
+    ("an absolute path", items(image="/etc/hostname"), "'/etc/hostname' must be inside", "train/img, but is not"),
+    ("a link out", items(image="link.png"), "'link.png' must be inside", "train/img, but is not"),
     ("a folder", items(image=""), "labels.json names ''", "does not exist"),
 )
 

@@ -78,17 +78,40 @@ TORCH = table(
     ("no bytes", write_bytes("model.pt", b""), READ, "download the file again"),
     ("text", write_bytes("model.pt", b"version https://git-lfs.github.com/spec/v1"), READ, "download the file again"),
     ("cut short", both(save("model.pt", STATE), shortened("model.pt", 0.6)), READ, "download the file again"),
-    ("a tensor", save("model.pt", torch.zeros(3)), "model.pt must hold a bare state dict", "got Tensor"),
-    ("a number in it", save("model.pt", STATE | {"epoch": 3}), "model.pt must hold a bare state dict"),
-    ("a checkpoint", save("model.pt", {"state_dict": dict(STATE)}), "model.pt must hold a bare state dict"),
+    ("a tensor", save("model.pt", torch.zeros(3)), "model.pt must be a bare state dict", "got Tensor"),
+    ("a number in it", save("model.pt", STATE | {"epoch": 3}), "model.pt must be a bare state dict"),
+    ("a checkpoint", save("model.pt", {"state_dict": dict(STATE)}), "model.pt must be a bare state dict"),
     ("nothing", save("model.pt", {}), "model.pt must fit the network; missing names: ['0.weight'", "configs with"),
     ("another width", changed("model.pt", **{"0_weight": torch.zeros(9, 3, 3, 3)}), "wrong shapes: ['0.weight (9, 3"),
-    ("a name missing", changed("model.pt", **{"1_bias": None}), "missing names: ['1.bias']", "configs with which"),
-    ("a name too many", changed("model.pt", more=torch.zeros(1)), "unexpected names: ['more']", "configs with which"),
+    (
+        "a name missing",
+        changed("model.pt", **{"1_bias": None}),
+        "missing names: ['1.bias']",
+        "configs it was trained with",
+    ),
+    (
+        "a name too many",
+        changed("model.pt", more=torch.zeros(1)),
+        "unexpected names: ['more']",
+        "configs it was trained with",
+    ),
     ("NaN", changed("model.pt", **{"1_weight": NAN}), "model.pt must hold finite numbers; ['1.weight'] have NaN", "tr"),
-    ("infinity", changed("model.pt", **{"0_bias": NAN.nan_to_num(torch.inf)}), "must hold finite numbers; ['0.bias']"),
-    ("no values", changed("model.pt", **{"0_bias": torch.zeros(4, device="meta")}), "model.pt must hold dense tensors"),
-    ("sparse", changed("model.pt", **{"0_bias": torch.zeros(4).to_sparse()}), "must hold dense tensors", "['0.bias']"),
+    (
+        "infinity",
+        changed("model.pt", **{"0_bias": NAN.nan_to_num(torch.inf)}),
+        "must contain only finite numbers, but ['0.bias']",
+    ),
+    (
+        "no values",
+        changed("model.pt", **{"0_bias": torch.zeros(4, device="meta")}),
+        "model.pt must contain dense tensors",
+    ),
+    (
+        "sparse",
+        changed("model.pt", **{"0_bias": torch.zeros(4).to_sparse()}),
+        "must contain dense tensors",
+        "['0.bias']",
+    ),
 )
 FILE = "model.safetensors must be a safetensors file; it cannot be read"
 SAFE = table(
@@ -109,13 +132,19 @@ ARRAYS = {"arg:a_weight": np.zeros((2, 3), np.float32)}
 PARAMS = table(
     ("no bytes", b"", "x.params must be an MXNet NDArray file", "Download it again"),
     ("text", b"version https://git-lfs.github.com/spec/v1", "must be an MXNet NDArray file: it must begin", "Download"),
-    ("cut short", params_bytes(ARRAYS)[:-3], "x.params must be an MXNet NDArray file", "it ends before", "Download"),
+    (
+        "cut short",
+        params_bytes(ARRAYS)[:-3],
+        "x.params must be an MXNet NDArray file",
+        "the file ends too early",
+        "Download",
+    ),
     ("bytes too many", params_bytes(ARRAYS) + b"x", "nothing may follow the names", "Download it again"),
-    ("a count without end", struct.pack("<QQQ", 0x112, 0, 2**63), "it ends before", "Download it again"),
+    ("a count without end", struct.pack("<QQQ", 0x112, 0, 2**63), "the file ends too early", "Download it again"),
     (
         "a shape without end",
         struct.pack("<QQQ2I3q3i", 0x112, 0, 1, 0xF993FAC8, 3, 2**40, 2**40, 2**40, 1, 0, 0),
-        "values of float32 must follow, it ends before",
+        "values of float32 must follow, the file ends too early",
         "Download it again",
     ),
     (

@@ -162,7 +162,7 @@ def test_an_unknown_method_or_preset_is_an_error():
 
 
 def test_weights_of_other_classes_are_an_error_and_leave_nothing(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="must fit the network; missing names"):
+    with pytest.raises(ValueError, match="must match the network; missing names"):
         export("esfan", str(weights_file), str(tmp_path), "lite", str(BUNDLE / "configs" / "dataset_glas.json"))
     assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +177,7 @@ def test_paths_of_one_machine_become_the_defaults_or_are_refused():
     config = defaults | {"backbone_weights": "/home/someone/weights.pt", "threshold": 0.7}
     shared = shareable(config, defaults, (64, 64))
     assert shared["backbone_weights"] == defaults["backbone_weights"] and shared["threshold"] == 0.7
-    with pytest.raises(ValueError, match=r"no paths of one machine, but \['source_dir'\] do"):
+    with pytest.raises(ValueError, match=r"no machine-specific paths, but \['source_dir'\] have"):
         shareable(defaults | {"source_dir": "/home/someone/run"}, defaults, (64, 64))
 
 

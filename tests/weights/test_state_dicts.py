@@ -91,7 +91,7 @@ def test_refuses_files_that_are_no_checkpoint(tmp_path, content):
 )
 def test_refuses_all_but_bare_state_dicts(tmp_path, content, kind):
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=f"must hold a bare state dict, names with tensors; got {kind}"):
+    with pytest.raises(ValueError, match=f"must be a bare state dict, a mapping of names to tensors, got {kind}"):
         read_state_dict(tmp_path / "model.pt")
 
 

@@ -215,9 +215,7 @@ def experiment(
     names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
     unknown = set(names) - set(content["variants"])
     if unknown:
-        raise BundleError(
-            f"`only` must name variants of {plan}, got {sorted(unknown)}; it has {list(content['variants'])}."
-        )
+        raise BundleError(f"`only` must name variants of {plan}, got {sorted(unknown)}; check the spelling.")
     runs = [(name, seed) for name in names for seed in seeds]
     threads = None if jobs == 1 else max(1, cpu_cores() // jobs)
     phases = [[], [], []]  # later phases may use the classifiers, or start from the runs, of earlier ones

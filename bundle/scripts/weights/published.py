@@ -113,7 +113,7 @@ def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) 
         source: its origin, for messages.
 
     Raises:
-        BundleError: listing names that are missing or unexpected or have the wrong shape, as the checkpoint spells them.
+        BundleError: listing missing and unexpected names and wrong shapes, with names as the checkpoint spells them.
     """
     facts, expected = CHECKPOINTS[kind], expected_state(kind, num_classes)
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""

@@ -154,7 +154,7 @@ def test_report_counts_the_written_patches(source, tmp_path):
     assert json.loads((output / "prepare.json").read_text())["train"] == report["train"]
     text = format_report(report)
     assert f"train: {len(labels)} patches of 8 px from 3 images" in text
-    assert f"{report['train']['patches_without_class']:7d}  left out: no class covers 30.0%" in text
+    assert f"{report['train']['patches_without_class']:7d}  patches skipped: no class covers 30.0%" in text
     assert f"{labels.count('1 0'):7d}  [1 0] tumor\n" in text
 
 
@@ -208,7 +208,7 @@ def test_published_values_of_a_range_are_its_lowest(source, tmp_path):
 
 def test_refuses_to_write_masks_that_the_overlay_misreads(source, tmp_path):
     overlay = write_overlay(tmp_path, source=None, mask_values={"0": 1, "1": 2, "3": 0})
-    with pytest.raises(ValueError, match=r"reads \{0: 1, 1: 2, 2: -1\}; give `published_values`"):
+    with pytest.raises(ValueError, match=r"maps \{0: 1, 1: 2, 2: -1\}; set `published_values`"):
         prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16)
 
 
@@ -248,11 +248,11 @@ def test_refuses_an_existing_output_and_leaves_none_after_an_error(source, tmp_p
     [
         ({"patch_size": 0}, "`patch_size` must be a whole number"),
         ({"patch_size": 1.5}, "`patch_size` must be a whole number"),
-        ({"stride": 0}, r"`stride` must lie in 1\.\.128"),
-        ({"stride": 129}, r"`stride` must lie in 1\.\.128"),
-        ({"min_share": 0}, r"`min_share` must lie in \(0, 1\]"),
-        ({"min_share": 5}, "give a share, not a percentage"),
-        ({"min_share": "10%"}, r"`min_share` must lie in \(0, 1\], got '10%'"),
+        ({"stride": 0}, r"`stride` must be in 1\.\.128"),
+        ({"stride": 129}, r"`stride` must be in 1\.\.128"),
+        ({"min_share": 0}, r"`min_share` must be in \(0, 1\]"),
+        ({"min_share": 5}, "use a fraction, not a percentage"),
+        ({"min_share": "10%"}, r"`min_share` must be in \(0, 1\], got '10%'"),
     ],
 )
 def test_refuses_settings_that_cannot_work(source, tmp_path, options, message):
@@ -262,7 +262,7 @@ def test_refuses_settings_that_cannot_work(source, tmp_path, options, message):
 
 def test_refuses_unfit_sources(source, tmp_path):
     overlay = write_overlay(tmp_path)
-    with pytest.raises(ValueError, match=r"train/mask/s0.png: .* got also \[3\]"):
+    with pytest.raises(ValueError, match=r"train/mask/s0.png: .* also got \[3\]"):
         prepare(str(source), str(tmp_path / "out"), write_overlay(tmp_path, source={"mask_values": {"0-1": 1}}))
     write_overlay(tmp_path)
     (source / "train/mask/s1.png").rename(tmp_path / "s1.png")

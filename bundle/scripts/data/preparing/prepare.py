@@ -49,7 +49,7 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
         BundleError: for an unknown split, or two images of a split with the same name.
     """
     if not splits or not set(splits) <= set(SPLITS):
-        raise BundleError(f"`splits` must be one or more of {', '.join(SPLITS)}, got {splits}.")
+        raise BundleError(f"`splits` must be one or more of {', '.join(SPLITS)}, got {splits}; rename them.")
     if is_flat(source, release):
         pairs = read_flat_folder(source, release)
         found = [split for split in splits if pairs[split]]

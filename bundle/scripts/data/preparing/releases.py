@@ -49,7 +49,10 @@ class Release:
 
     def __post_init__(self) -> None:
         if self.mask_suffix is not None and not (isinstance(self.mask_suffix, str) and self.mask_suffix):
-            raise BundleError(f'`mask_suffix` must be a string such as "_mask", got {self.mask_suffix!r}.')
+            raise BundleError(
+                f'`mask_suffix` must be a string such as "_mask", got {self.mask_suffix!r}; use the end of the masks\' '
+                "names."
+            )
         if (
             not isinstance(self.splits, Mapping)
             or not {"train"} <= set(self.splits) <= set(SPLITS)
@@ -85,7 +88,9 @@ def read_release(overlay: Mapping) -> Release:
     allowed = [item.name for item in fields(Release)]
     if not isinstance(section, Mapping) or not set(section) <= set(allowed):
         got = sorted(set(section) - set(allowed)) if isinstance(section, Mapping) else section
-        raise BundleError(f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}.")
+        raise BundleError(
+            f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; rename or remove it."
+        )
     return Release(**{"mask_values": overlay["mask_values"], **section})
 
 
