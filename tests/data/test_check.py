@@ -108,7 +108,7 @@ def test_reads_labels_from_a_file(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"2 are missing, such as \['b\[1 1\].png', 'c-\[01\].png'\]"):
         check(dataset, label_file=table)
     table.write_text("image,tumor,stroma\nmissing.png,0,1\n")
-    with pytest.raises(ValueError, match="labels.csv names 'missing.png'"):
+    with pytest.raises(ValueError, match="labels.csv must name existing images, got 'missing.png'"):
         check(dataset, label_file=table)
 
 
@@ -184,7 +184,9 @@ def test_finds_masks_of_another_size(dataset):
 
 def test_finds_masks_of_several_channels_and_damaged_ones(dataset):
     write_image(dataset / "val/mask/v.png", (4, 2))
-    with pytest.raises(ValueError, match="val/mask/v.png must be a mask of one whole number per pixel .* got mode RGB"):
+    with pytest.raises(
+        ValueError, match="val/mask/v.png must be a mask with one whole number per pixel .* got mode RGB"
+    ):
         check(dataset)
     (dataset / "val/mask/v.png").write_text("no image")
     with pytest.raises(ValueError, match="val/mask/v.png must be a readable image"):

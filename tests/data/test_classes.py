@@ -93,7 +93,7 @@ def test_refuses_published_values_without_an_entry_for_ours(mask_values, missing
     classes = some_classes(NAMES[:2], mask_values=mask_values)
     with pytest.raises(ValueError, match="`mask_values` must have an entry for each of our values, got none") as error:
         classes.published_values()
-    assert f"got none for {missing}." in str(error.value)
+    assert f"got none for {missing};" in str(error.value)
 
 
 def test_colors_are_no_way_to_change_the_palette(tissues, rest):

@@ -168,13 +168,15 @@ def test_refuses_paths_outside_the_folder(tmp_path, name):
 def test_refuses_labels_of_images_that_do_not_exist(tmp_path, name):
     touch(tmp_path / "train/img/sub")
     path = write_datalist(tmp_path, {"training": [{"image": name, "label": [1, 0, 0]}]})
-    with pytest.raises(FileNotFoundError, match=f"labels.json names '{name}'; .* does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=f"labels.json must name existing images, got '{name}'; .* does not exist"
+    ):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 
 def test_refuses_a_label_file_without_images(tmp_path):
     touch(tmp_path / "train/img")
-    with pytest.raises(ValueError, match="labels.json must label at least one image; it has none"):
+    with pytest.raises(ValueError, match="labels.json must label at least one image, but is empty"):
         labelled_images(tmp_path, CLASS_NAMES, write_datalist(tmp_path, {"training": []}))
 
 
@@ -191,7 +193,7 @@ def test_refuses_folders_without_images(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(FileNotFoundError, match="must contain images .* but has none"):
         find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="missing must be a folder of images; it does not exist"):
+    with pytest.raises(FileNotFoundError, match="missing must be a folder of images, but it does not exist"):
         find_images(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match="notes.txt must be a folder of images"):
         find_images(tmp_path / "notes.txt")
@@ -209,7 +211,7 @@ def test_pairs_images_and_masks_by_stem(tmp_path):
 def test_names_the_image_without_a_mask(tmp_path):
     touch(tmp_path / "val/img", "a.png", "b.png")
     touch(tmp_path / "val/mask", "a.png")
-    with pytest.raises(FileNotFoundError, match="b.png must have a mask of the same name in .*mask; there is none"):
+    with pytest.raises(FileNotFoundError, match="b.png must have a mask of the same name in .*mask, but has none"):
         split_items(tmp_path, "val")
 
 
@@ -329,7 +331,7 @@ def test_passes_an_rgb_image_made_in_memory():
 
 def test_an_image_labelled_twice_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("image,a,b\nx.png,1,0\nx.png,0,1\n")
-    with pytest.raises(ValueError, match=r"labels.csv must label each image once; \['x.png'\]"):
+    with pytest.raises(ValueError, match=r"labels.csv must label each image once, but lists \['x.png'\]"):
         read_label_file(tmp_path / "labels.csv", ["a", "b"])
 
 
@@ -342,7 +344,9 @@ def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
     touch(tmp_path / "train/img/x", "p.png")
     touch(tmp_path / "train/img/y", "p.png")
     path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\ny/p.png,1,0,0\n")
-    with pytest.raises(ValueError, match=r"labels.csv must have one image of a name, whatever its suffix; \['p'\]"):
+    with pytest.raises(
+        ValueError, match=r"labels.csv must have only one image per name, ignoring suffixes, but repeats \['p'\]"
+    ):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 

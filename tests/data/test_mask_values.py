@@ -114,7 +114,9 @@ def test_refuses_colour_with_16_bits_which_would_be_cut(tmp_path):
 def test_refuses_masks_of_colours(tmp_path, mode):
     path = tmp_path / "mask.tif"
     Image.new(mode, (4, 4)).save(path)
-    with pytest.raises(ValueError, match=f"mask.tif must be a mask of one whole number .* got mode {mode}; save it as"):
+    with pytest.raises(
+        ValueError, match=f"mask.tif must be a mask with one whole number .* got mode {mode}; save it as"
+    ):
         read_mask(path)
 
 

@@ -37,10 +37,14 @@ OVERLAYS = table(
     ("a key twice", text('{"palette": 1, "palette": 2}'), FILE + " must be JSON", "['palette'] stand there twice"),
     ("NaN", text('{"threshold": NaN}'), FILE + " must be JSON", "NaN is no number", "correct it"),
     ("a list", text([1]), FILE + " must describe a data set", "new-dataset"),
-    ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "give"),
+    ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "pass"),
     ("names as text", overlay(class_names="tumor,stroma"), FILE + ": `class_names` must be a list", "'tumor,stroma'"),
-    ("a name that is no text", overlay(class_names=["tumor", 3]), FILE + ": `class_names` must be a list of names"),
-    ("a name twice", overlay(class_names=["tumor"] * 2), "`class_names` must be one or more different names", "corr"),
+    (
+        "a name that is no text",
+        overlay(class_names=["tumor", 3]),
+        FILE + ": `class_names` must be a list of non-empty names",
+    ),
+    ("a name twice", overlay(class_names=["tumor"] * 2), "`class_names` must be one or more different names", "rename"),
     (
         "a name too many",
         overlay(class_names=["a", "b", "c"]),
@@ -67,7 +71,7 @@ OVERLAYS = table(
     ("a colour of 256", overlay(palette=[[0, 0, 256]] * 3), FILE + ": `palette` must be 3 RGB colours in 0..255"),
     ("colours as text", overlay(palette=["red"] * 3), FILE + ": `palette` must be 3 RGB colours", "['red'"),
     ("mask values as a list", overlay(mask_values=[0, 1]), "`mask_values` must map each value in the masks", "[0, 1]"),
-    ("a range backwards", overlay(mask_values={"9-1": 1}), "`mask_values` must have keys such as", "'9-1'", "correct"),
+    ("a range backwards", overlay(mask_values={"9-1": 1}), "`mask_values` must have keys such as", "'9-1'", "rewrite"),
     (
         "a mask value beyond",
         overlay(mask_values={"0": 3}),

@@ -81,7 +81,7 @@ TORCH = table(
     ("a tensor", save("model.pt", torch.zeros(3)), "model.pt must be a bare state dict", "got Tensor"),
     ("a number in it", save("model.pt", STATE | {"epoch": 3}), "model.pt must be a bare state dict"),
     ("a checkpoint", save("model.pt", {"state_dict": dict(STATE)}), "model.pt must be a bare state dict"),
-    ("nothing", save("model.pt", {}), "model.pt must fit the network; missing names: ['0.weight'", "configs with"),
+    ("nothing", save("model.pt", {}), "model.pt must match the network; missing names: ['0.weight'", "configs it was"),
     ("another width", changed("model.pt", **{"0_weight": torch.zeros(9, 3, 3, 3)}), "wrong shapes: ['0.weight (9, 3"),
     (
         "a name missing",
@@ -95,7 +95,12 @@ TORCH = table(
         "unexpected names: ['more']",
         "configs it was trained with",
     ),
-    ("NaN", changed("model.pt", **{"1_weight": NAN}), "model.pt must hold finite numbers; ['1.weight'] have NaN", "tr"),
+    (
+        "NaN",
+        changed("model.pt", **{"1_weight": NAN}),
+        "model.pt must contain only finite numbers, but ['1.weight'] have NaN",
+        "tr",
+    ),
     (
         "infinity",
         changed("model.pt", **{"0_bias": NAN.nan_to_num(torch.inf)}),
@@ -126,12 +131,12 @@ SAFE = table(
     ("a shape of another size", safe({"a": tensor(0, 8, shape=(3,))}, bytes(8)), FILE, "Download or save it again"),
     ("a size that overflows", safe({"a": tensor(0, 8, shape=(2**62, 2**62))}, bytes(8)), FILE, "Download or save"),
     ("an unknown type", safe({"a": tensor(0, 8, "F31")}, bytes(8)), FILE, "Download or save it again"),
-    ("another network", safe({"a": tensor(0, 8)}, bytes(8)), "model.safetensors must fit the network; missing names"),
+    ("another network", safe({"a": tensor(0, 8)}, bytes(8)), "model.safetensors must match the network; missing names"),
 )
 ARRAYS = {"arg:a_weight": np.zeros((2, 3), np.float32)}
 PARAMS = table(
     ("no bytes", b"", "x.params must be an MXNet NDArray file", "Download it again"),
-    ("text", b"version https://git-lfs.github.com/spec/v1", "must be an MXNet NDArray file: it must begin", "Download"),
+    ("text", b"version https://git-lfs.github.com/spec/v1", "must be an MXNet NDArray file: it must start", "Download"),
     (
         "cut short",
         params_bytes(ARRAYS)[:-3],
@@ -144,13 +149,13 @@ PARAMS = table(
     (
         "a shape without end",
         struct.pack("<QQQ2I3q3i", 0x112, 0, 1, 0xF993FAC8, 3, 2**40, 2**40, 2**40, 1, 0, 0),
-        "values of float32 must follow, the file ends too early",
+        "values of float32 must follow, but the file ends too early",
         "Download it again",
     ),
     (
         "another network's",
         params_bytes(ARRAYS),
-        "x.params must hold exactly the weights",
+        "x.params must contain exactly the weights",
         "missing: arg:conv1a",
         "kind",
     ),

@@ -101,15 +101,15 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
         (
             "train.json",
             "--num_images=5",
-            "--num_images must be a key of the configs; add configs/adapt.json, which has it",
+            "--num_images must be a key of the configs; add configs/adapt.json, which defines it",
         ),
         ("inference_slides.json", "--eval_batch_size=no", "got the string 'no'; pass --eval_batch_size False."),
         ("train.json", "--cudnn_benchmark=false", "got the string 'false'; pass --cudnn_benchmark False."),
-        ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
+        ("train.json", "--pseudo_masks#image_dir=null", "the string 'null'; pass --pseudo_masks#image_dir \"$None\"."),
         ("inference.json", "--mirror_averaging=Yes", "got the string 'Yes'; pass --mirror_averaging True."),
         ("train.json", "--dataset_dir=2024_06_16", "--dataset_dir must be a string, but MONAI's command line reads it"),
         ("train.json", "--dataset_name=1e3", "as the value 1000.0; quote it twice, --dataset_name '\"…\"'"),
-        ("inference.json", "--segmenter_path=12", "--segmenter_path must be text"),
+        ("inference.json", "--segmenter_path=12", "--segmenter_path must be a string"),
     ],
 )
 def test_a_mistyped_option_is_refused(monkeypatch, config, option, sentence):
@@ -146,7 +146,7 @@ def test_a_mistyped_option_stops_the_command(tmp_path):
         ({"num_images": 5}, "num_images must be read by the configs; add configs/adapt.json, which reads it."),
         ({"slides": "/tmp/x"}, "slides must be read by the configs; add configs/inference_slides.json"),
         ({"epochs": 0}, "`epochs` must be at least 1, got 0; see configs/train.json."),
-        ({"classifier_lr": -0.1}, "`classifier_lr` must be 0 or more, got -0.1"),
+        ({"classifier_lr": -0.1}, "`classifier_lr` must be at least 0, got -0.1"),
         ({"train#accumulation_steps": 0}, "`train#accumulation_steps` must be at least 1, got 0"),
     ],
 )
@@ -188,8 +188,12 @@ def test_a_number_that_yaml_takes_as_text_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("option", "overlay", "sentence"),
     [
-        ("level_weights", "lite.json", r"cam_segmenter#level_weights, to \[0.1, 0.8, 0.1\]; give --cam_segmenter#lev"),
-        ("epochs", {"train#epochs": 3}, "train#epochs, to 3; give --train#epochs."),
+        (
+            "level_weights",
+            "lite.json",
+            r"cam_segmenter#level_weights, which .*, to \[0.1, 0.8, 0.1\]; pass --cam_segmenter#lev",
+        ),
+        ("epochs", {"train#epochs": 3}, "train#epochs, which usually follows it, to 3; pass --train#epochs instead."),
     ],
 )
 def test_an_option_that_an_overlay_has_fixed_is_refused(monkeypatch, option, overlay, sentence):

@@ -113,7 +113,7 @@ def test_the_package_s_words_come_before_what_a_library_said(capsys, tmp_path):
 def test_the_package_s_first_words_name_the_file(capsys, tmp_path):
     Image.new("L", (1, 1), 7).save(tmp_path / "mask.png")
     error = caught(lambda: wrapped(lambda: load_mask(tmp_path / "mask.png", lookup_table({"0": 0}), (1, 1))))
-    assert reported(error, capsys).startswith(f"\nStopped: {tmp_path / 'mask.png'}: masks must hold values that")
+    assert reported(error, capsys).startswith(f"\nStopped: {tmp_path / 'mask.png'}: masks must only have values that")
 
 
 def test_the_log_has_the_error_in_full(caplog, capsys):
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
     )
     assert result.returncode in (130, -signal.SIGINT)
     assert (
-        result.stderr.startswith("\nStopped: interrupted; complete stages, whole epochs")
+        result.stderr.startswith("\nStopped: interrupted; complete stages, finished epochs")
         and "\n" not in result.stderr[1:-1]
     )
 

@@ -118,16 +118,10 @@ def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_r
     [
         (
             {"classifier_def#freeze_batch_norm": False},
-            "classifier_def#freeze_batch_norm` must stay true, with which train_c",
+            "classifier_def#freeze_batch_norm` must stay true, as used by train_c",
         ),
-        (
-            {"seed": 3},
-            "`seed` must stay 0, with which train_classifier was done, got 3; take --redo train_classifier, or",
-        ),
-        (
-            {"cam_segmenter#threshold": 0.4},
-            "which generate_pseudo_masks was done, got 0.4; take --redo generate_pseudo_ma",
-        ),
+        ({"seed": 3}, "`seed` must stay 0, as used by train_classifier, got 3; pass --redo train_classifier or"),
+        ({"cam_segmenter#threshold": 0.4}, "as used by generate_pseudo_masks, got 0.4; pass --redo generate_pseudo_ma"),
     ],
 )
 def test_a_stage_alone_is_not_done_again_with_what_others_were_done_otherwise(

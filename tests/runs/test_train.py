@@ -51,7 +51,7 @@ def test_what_is_given_is_handed_on(asked, tmp_path):
         ({"method": "esfna"}, "`method` must be one of .*; did you mean 'esfan'?"),
         ({"preset": "light"}, "`preset` must be one of lite, paper, got 'light'"),
         ({"epoch": 3}, "'epoch' must be a key of the configs, but is not; did you mean 'epochs'?"),
-        ({"config": ["none.json"]}, "`config` must name files that exist, got none.json"),
+        ({"config": ["none.json"]}, "`config` must name existing files, got none.json"),
     ],
 )
 def test_mistakes_are_answered_with_what_there_is(asked, arguments, words):

@@ -136,7 +136,7 @@ def test_large_files_are_listed_with_their_hash(weights_file, tmp_path, monkeypa
     ("settings", "message"),
     [
         ({"method": "ibdr"}, "`method` must be that of the run, 'esfan', got 'ibdr'"),
-        ({"preset": "paper"}, "`preset` must be that of the run, 'lite', got 'paper'; give --preset"),
+        ({"preset": "paper"}, "`preset` must be that of the run, 'lite', got 'paper'; change --preset"),
         ({"dataset": "configs/dataset_glas.json"}, "`dataset` and `classifier` must be left out with a run's folder"),
     ],
 )
@@ -168,7 +168,7 @@ def test_weights_of_other_classes_are_an_error_and_leave_nothing(weights_file, t
 
 
 def test_a_bundle_that_is_there_is_not_replaced(exported_bundle, finished_run):
-    with pytest.raises(FileExistsError, match="must hold no esfan_histopathology_segmentation yet"):
+    with pytest.raises(FileExistsError, match="must not contain esfan_histopathology_segmentation yet"):
         export("esfan", str(finished_run), str(exported_bundle.parent), "lite")
 
 

@@ -77,7 +77,7 @@ def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, lis
         raise BundleError(f"{path} must be a CSV table in UTF-8: {error}; save it in that format.") from error
     missing = sorted(set(columns) - set(header))
     if missing:
-        raise BundleError(f"{path} must have the columns {columns}; add the missing {missing}.")
+        raise BundleError(f"{path} must have the columns {columns}, but {missing} are missing; add them.")
     twice = [name for name in columns if header.count(name) > 1]
     if twice:
         raise BundleError(f"{path} must have each column once, but has {twice} more than once; remove the duplicates.")

@@ -97,7 +97,7 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(
-            FileExistsError, match=rf"`output_dir` must be new.*got {re.escape(str(path))}; give another"
+            FileExistsError, match=rf"`output_dir` must be new.*got {re.escape(str(path))}; choose another"
         ):
             make_demo_data(path, **SETTINGS)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("notes.txt", "mine")]

@@ -222,12 +222,12 @@ def test_prepares_the_splits_asked_for_and_found(source, tmp_path):
     assert "test" not in report
     (source / "train").rename(tmp_path / "aside2")
     with pytest.raises(
-        FileNotFoundError, match="source must hold folders train/img and .*, or images with .* `mask_suffix` in"
+        FileNotFoundError, match="source must contain train/img and .*, or images with .* `mask_suffix` in"
     ):
         prepare(str(source), str(tmp_path / "out3"), overlay)
-    with pytest.raises(FileNotFoundError, match="nope must hold folders .*; it does not exist; correct `source`"):
+    with pytest.raises(FileNotFoundError, match="nope must contain .*; it does not exist; check `source`"):
         prepare(str(source / "nope"), str(tmp_path / "out3"), overlay)
-    with pytest.raises(ValueError, match=r"some of train, val, test, got \['valid'\]"):
+    with pytest.raises(ValueError, match=r"one or more of train, val, test, got \['valid'\]"):
         prepare(str(source), str(tmp_path / "out3"), overlay, splits="valid")
 
 
@@ -270,7 +270,9 @@ def test_refuses_unfit_sources(source, tmp_path):
         prepare(str(source), str(tmp_path / "out"), overlay)
     (tmp_path / "s1.png").rename(source / "train/mask/s1.png")
     Image.new("RGB", (33, 40)).save(source / "train/img/s0.png")
-    with pytest.raises(ValueError, match="train/img must have one image of a name, whatever its suffix; ..s0.."):
+    with pytest.raises(
+        ValueError, match="train/img must have only one image per name, ignoring suffixes, but repeats ..s0.."
+    ):
         prepare(str(source), str(tmp_path / "out"), overlay)
 
 
@@ -412,12 +414,14 @@ def test_a_flat_folder_needs_a_mask_suffix_and_no_split_folders(source, tmp_path
     flat = tmp_path / "flat"
     images, masks = write_release(flat, ["a", "b"], ".png", "_anno.png")  # with no and with one instance
     section = {"mask_values": {"0": 1, "1": 2, "3": 0}}
-    with pytest.raises(FileNotFoundError, match="flat must hold folders .*, or images .* `mask_suffix` in .* `source`"):
+    with pytest.raises(FileNotFoundError, match="flat must contain .*, or images .* `mask_suffix` in .* `source`"):
         prepare(str(flat), str(tmp_path / "out"), write_overlay(tmp_path, source=section))
     overlay = write_overlay(tmp_path, source=section | {"mask_suffix": "_anno", "patch_size": 20})
-    with pytest.raises(FileNotFoundError, match="nowhere must hold folders .*, or images with their masks"):
+    with pytest.raises(FileNotFoundError, match="nowhere must contain .*, or images with their masks"):
         prepare(str(tmp_path / "nowhere"), str(tmp_path / "out"), overlay)
-    with pytest.raises(FileNotFoundError, match="flat must hold images of val or test; correct `source` or `splits`"):
+    with pytest.raises(
+        FileNotFoundError, match="flat must contain images of val or test, but has none; check `source` or `splits`"
+    ):
         prepare(str(flat), str(tmp_path / "out"), overlay, splits=["val", "test"])
     prepare(str(flat), str(tmp_path / "out"), overlay)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prepare.json", "train"]
@@ -438,14 +442,14 @@ def test_refuses_flat_folders_that_are_incomplete_or_unreadable(tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
     (flat / "train_2_anno.bmp").rename(flat / "aside")
-    refuse(FileNotFoundError, r"flat must have a mask beside it .*; \['train_2.bmp'\] have none")
+    refuse(FileNotFoundError, r"flat must have a mask beside it .*, but \['train_2.bmp'\] have none")
     (flat / "aside").rename(flat / "train_2_anno.bmp")
     (flat / "train_3.bmp").rename(flat / "aside")
-    refuse(FileNotFoundError, r"flat must have an image beside it .*; \['train_3_anno.bmp'\] have none")
+    refuse(FileNotFoundError, r"flat must have an image beside it .*, but \['train_3_anno.bmp'\] have none")
     (flat / "aside").rename(flat / "train_3.bmp")
     red = Image.new("RGB", (50, 40), (255, 0, 0))
     red.save(flat / "train_1_anno.bmp")
-    refuse(ValueError, "train_1_anno.bmp must be a mask .* got mode RGB with channels that differ; save it as")
+    refuse(ValueError, "train_1_anno.bmp must be a mask .* got mode RGB with different channels; save it as")
     for path in flat.iterdir():
         path.rename(path.with_name(path.name.replace("train", "gland")))
     refuse(ValueError, r"`splits` must match images to train on, got 'train_\*', which matches none of \['gland_1'")

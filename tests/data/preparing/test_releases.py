@@ -171,7 +171,7 @@ def test_patterns_tell_capitals_apart():
         ),
         (
             {"splits": {"train": "*", "val": "b*"}},
-            "an image, .* in one split; 'b_1' of group 'b_1' is in train and val",
+            "each image, .* in one split, but 'b_1' of group 'b_1' is in train and val",
         ),
         ({"splits": {"train": "*_1", "test": "*_2"}, "group": "^.."}, "'a_2' of group 'a_' is in train and test"),
         (
@@ -213,7 +213,7 @@ def test_names_images_without_mask_and_masks_without_image(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{re.escape(str(tmp_path))} {message}"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))
     (tmp_path / "a.png").rename(tmp_path / "c_mask.png")
-    with pytest.raises(FileNotFoundError, match=r"must have an image beside it .*; \['c_mask.png'\] have none"):
+    with pytest.raises(FileNotFoundError, match=r"must have an image beside it .*, but \['c_mask.png'\] have none"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))
 
 
