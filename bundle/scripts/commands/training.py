@@ -53,7 +53,7 @@ Seed = Annotated[int, Option(min=0, help="Random seed; the same seed gives the s
 Device = Annotated[
     str | None, Option(help="Device, for instance cpu or cuda:1.", show_default="cuda if available, else cpu")
 ]
-Numbers = Annotated[Precision | None, Option(help="auto is bfloat16 on GPUs that support it, else float32.")]
+Numbers = Annotated[Precision | None, Option(help="Numerical precision; auto is bfloat16 on GPUs that support it.")]
 Redo = Annotated[Stage | None, Option(help="Rerun this stage and all later ones; old results move to previous/.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Only print the MONAI command.")]
 
