@@ -141,7 +141,7 @@ def test_data_set_overlays_run_up_to_their_data(in_bundle, path, tmp_path):
     parser = ConfigParser(stage_config(parser.get(), "train_classifier"))
     with pytest.raises(RuntimeError) as error:
         parser.get_parsed_content("check")
-    assert f"{tmp_path}/train/img must be a folder of images; it does not exist" in str(error.value.__cause__)
+    assert f"{tmp_path}/train/img must be a folder of images, but it does not exist" in str(error.value.__cause__)
 
 
 @pytest.mark.parametrize("method", ["esfan", "ibdr"])
@@ -304,7 +304,7 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
     run_bundle("adapt", tmp_path, configs, **settings)
     with pytest.raises(RuntimeError) as error:
         run_bundle("adapt", tmp_path, configs, **settings | {"freeze_encoder": True})
-    assert "configs/train.json: freeze_encoder: false there, true here. Give" in str(plain_cause(error.value))
+    assert "configs/train.json: freeze_encoder: was false, now true. Restore" in str(plain_cause(error.value))
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
 
 
@@ -361,7 +361,7 @@ def test_missing_backbone_weights_are_an_error(run_bundle, tmp_path):
     configs = ["configs/train.json", "configs/dataset_demo.json"]
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", tmp_path, configs, **{"classifier_batch_size": 4})
-    assert "resnet38d_imagenet.pt must be the pretrained weights of 'backbone'" in str(plain_cause(error.value))
+    assert "resnet38d_imagenet.pt must hold the pretrained weights of 'backbone'" in str(plain_cause(error.value))
 
 
 @pytest.mark.e2e

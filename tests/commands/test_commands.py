@@ -77,9 +77,9 @@ def test_every_option_says_what_it_is():
         ("train --dataset demo --train#epoch 3", "did you mean --train#epochs?"),
         ("train --dataset demo --epochs 1.5", "'--epochs': Input should be a valid integer"),
         ("train --dataset demo --preset small", "'small' is not one of 'lite', 'paper'"),
-        ("train", "--dataset: give the name of a data set"),
-        ("export", "give the folder of a run, or --weights"),
-        ("experiment plan.json --output-dir x --seeds a,b", "give whole numbers, separated by commas"),
+        ("train", "--dataset: pass the name of a data set"),
+        ("export", "pass the folder of a run, or --weights"),
+        ("experiment plan.json --output-dir x --seeds a,b", "pass whole numbers, separated by commas"),
     ],
 )
 def test_a_mistyped_command_ends_with_status_2_and_does_nothing(words, sentence, tmp_path, monkeypatch):

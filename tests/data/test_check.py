@@ -85,10 +85,10 @@ def test_test_split_may_be_absent_but_val_may_not(dataset):
 def test_finds_missing_and_empty_folders(dataset, folder):
     for path in (dataset / folder).iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=f"{folder} must hold images .* it holds none"):
+    with pytest.raises(ValueError, match=f"{folder} must contain images .* but has none"):
         check(dataset)
     (dataset / folder).rmdir()
-    with pytest.raises(ValueError, match=f"{folder} must be a folder of images; it does not exist"):
+    with pytest.raises(ValueError, match=f"{folder} must be a folder of images, but it does not exist"):
         check(dataset)
 
 
@@ -97,7 +97,7 @@ def test_finds_images_without_a_label_for_each_class(dataset, name):
     write_image(dataset / "train/img" / name)
     with pytest.raises(ValueError) as caught:
         check(dataset)
-    assert f"{name}' must carry 2 labels" in str(caught.value)
+    assert f"{name}' must have 2 labels" in str(caught.value)
 
 
 def test_reads_labels_from_a_file(dataset, tmp_path):
@@ -105,10 +105,10 @@ def test_reads_labels_from_a_file(dataset, tmp_path):
     table.write_text("image,tumor,stroma\na[1 0].png,0,1\nb[1 1].png,1,0\nc-[01].png,1,0\n")
     assert check(dataset, label_file=table)["train"]["per_combination"] == {"1 0": 2, "0 1": 1}
     table.write_text("image,tumor,stroma\na[1 0].png,0,1\n")
-    with pytest.raises(ValueError, match=r"2 are not there, such as \['b\[1 1\].png', 'c-\[01\].png'\]"):
+    with pytest.raises(ValueError, match=r"2 are missing, such as \['b\[1 1\].png', 'c-\[01\].png'\]"):
         check(dataset, label_file=table)
     table.write_text("image,tumor,stroma\nmissing.png,0,1\n")
-    with pytest.raises(ValueError, match="labels.csv names 'missing.png'"):
+    with pytest.raises(ValueError, match="labels.csv must name existing images, got 'missing.png'"):
         check(dataset, label_file=table)
 
 
@@ -135,7 +135,7 @@ def test_finds_images_that_are_not_rgb(dataset, path, mode):
     with Image.open(dataset / path) as image:
         size = image.size
     write_image(dataset / path, size, mode)
-    with pytest.raises(ValueError, match=r"png must be an 8-bit RGB image, got .*; save it as one") as caught:
+    with pytest.raises(ValueError, match=r"png must be an 8-bit RGB image, got .*; convert it with") as caught:
         check(dataset)
     assert f"{dataset / path} must be" in str(caught.value) and f"got {mode};" in str(caught.value)
 
@@ -184,7 +184,9 @@ def test_finds_masks_of_another_size(dataset):
 
 def test_finds_masks_of_several_channels_and_damaged_ones(dataset):
     write_image(dataset / "val/mask/v.png", (4, 2))
-    with pytest.raises(ValueError, match="val/mask/v.png must be a mask of one whole number per pixel .* got mode RGB"):
+    with pytest.raises(
+        ValueError, match="val/mask/v.png must be a mask with one whole number per pixel .* got mode RGB"
+    ):
         check(dataset)
     (dataset / "val/mask/v.png").write_text("no image")
     with pytest.raises(ValueError, match="val/mask/v.png must be a readable image"):
@@ -193,7 +195,7 @@ def test_finds_masks_of_several_channels_and_damaged_ones(dataset):
 
 def test_finds_mask_values_without_an_entry(dataset):
     write_mask(dataset / "val/mask/v.png", [[0, 0, 3, 1], [4, 9, 0, 1]])
-    with pytest.raises(ValueError, match=r"val/mask/v.png: .* got also \[3, 9\]; add an entry"):
+    with pytest.raises(ValueError, match=r"val/mask/v.png: .* also got \[3, 9\]; add an entry"):
         check(dataset)
 
 

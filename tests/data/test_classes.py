@@ -93,7 +93,7 @@ def test_refuses_published_values_without_an_entry_for_ours(mask_values, missing
     classes = some_classes(NAMES[:2], mask_values=mask_values)
     with pytest.raises(ValueError, match="`mask_values` must have an entry for each of our values, got none") as error:
         classes.published_values()
-    assert f"got none for {missing}." in str(error.value)
+    assert f"got none for {missing};" in str(error.value)
 
 
 def test_colors_are_no_way_to_change_the_palette(tissues, rest):
@@ -116,21 +116,17 @@ def test_keys_are_those_of_a_config_and_fixed(tissues):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("class_names", "tumor,stroma", "`class_names` must be a list of names, none empty, got 'tumor,stroma'; corr"),
-        (
-            "class_names",
-            ["tumor", 3],
-            r"`class_names` must be a list of names, none empty, got \['tumor', 3\]; correct",
-        ),
-        ("class_names", ["tumor", ""], "`class_names` must be a list of names, none empty, got .*; correct it"),
-        ("class_names", [], r"`class_names` must be one or more different names, got \[\]; correct them"),
+        ("class_names", "tumor,stroma", "`class_names` must be a list of non-empty names, got 'tumor,stroma'; write"),
+        ("class_names", ["tumor", 3], r"`class_names` must be a list of non-empty names, got \['tumor', 3\]; write"),
+        ("class_names", ["tumor", ""], "`class_names` must be a list of non-empty names, got .*; write it as"),
+        ("class_names", [], r"`class_names` must be one or more different names, got \[\]; rename or add"),
         ("class_names", ["a", "a", "b"], r"`class_names` must be one or more different names, got \['a', 'a', 'b'\]"),
         (
             "class_names",
             ["$a", "b", "@c"],
-            r"must not begin with \$, @ or %, which .* got \['\$a', '@c'\]; rename them",
+            r"must not start with \$, @ or %, which .* got \['\$a', '@c'\]; rename them",
         ),
-        ("class_names", ["a#b", "%b", "c"], r"nor have a #, got \['a#b', '%b'\]; rename them"),
+        ("class_names", ["a#b", "%b", "c"], r"or contain #, got \['a#b', '%b'\]; rename them"),
         ("classifier_values", "123", "`classifier_values` must be a list of whole numbers, 0 or more, got '123'"),
         ("classifier_values", [1.0, 2, 3], r"`classifier_values` must be a list of whole .* got \[1.0, 2, 3\]"),
         ("classifier_values", [True, 2, 3], r"`classifier_values` must be a list of whole .* got \[True, 2, 3\]"),
@@ -140,23 +136,31 @@ def test_keys_are_those_of_a_config_and_fixed(tissues):
         (
             "segmenter_values",
             [0, 1, 2],
-            r"`segmenter_values` must be those of `classifier_values`, \[1, 2, 3\], in any",
+            r"`segmenter_values` must be the values of `classifier_values`, \[1, 2, 3\], in any",
         ),
         (
             "segmenter_values",
             [1, 2],
-            r"`segmenter_values` must be those of .* in any order, got \[1, 2\]; correct them",
+            r"`segmenter_values` must be the values of .* in any order, got \[1, 2\]; list each",
         ),
-        ("segmenter_values", [1, 2, 2], "`segmenter_values` must be those of .* in any order"),
-        ("mask_values", [0, 1], r"`mask_values` must give our value for each value in the masks, .* got \[0, 1\]"),
-        ("mask_values", {"9-1": 1}, "`mask_values` must have keys such as .* got '9-1'; correct it"),
-        ("mask_values", {"0": "1"}, "`mask_values` must map to whole numbers in 0..255, got '1' for '0'; correct it"),
-        ("mask_values", {"0-3": 1, "2": 1}, "`mask_values` must give each value once, got '2' on top"),
-        ("mask_values", {"0": 4, "1": 9}, r"`mask_values` must map to the classes' values, 0..3, got also \[4, 9\]"),
+        ("segmenter_values", [1, 2, 2], "`segmenter_values` must be the values of .* in any order"),
+        ("mask_values", [0, 1], r"`mask_values` must map each value in the masks to ours, got \[0, 1\]; write it as"),
+        ("mask_values", {"9-1": 1}, "`mask_values` must have keys such as .* got '9-1'; rewrite the key"),
+        (
+            "mask_values",
+            {"0": "1"},
+            "`mask_values` must map to whole numbers in 0..255, got '1' for '0'; use a class's value",
+        ),
+        ("mask_values", {"0-3": 1, "2": 1}, "`mask_values` must list each value once, but '2' overlaps"),
+        (
+            "mask_values",
+            {"0": 4, "1": 9},
+            r"`mask_values` must map to the classes' values, 0..3, but also maps to \[4, 9\]",
+        ),
         (
             "palette",
             [[0, 0, 0]] * 3,
-            "`palette` must be 4 RGB colours in 0..255, one for each mask value, got .*; corr",
+            "`palette` must be 4 RGB colours in 0..255, one per mask value, got .*; write each",
         ),
         ("palette", [[0, 0, 0]] * 5, "`palette` must be 4 RGB colours"),
         ("palette", [[0, 0]] * 4, "`palette` must be 4 RGB colours"),
@@ -175,7 +179,8 @@ def test_refuses_what_does_not_fit(key, value, message):
 @pytest.mark.parametrize("values", [[], [1, 2], [1, 2, 3, 4], [1, 1, 2], [1, 2, 4], [2, 3, 4], [0, 2, 3], [0, 0, 1]])
 def test_refuses_values_with_gaps_or_of_another_number(values):
     with pytest.raises(
-        ValueError, match="`classifier_values` must give each of the classes .* without gaps; got"
+        ValueError,
+        match="`classifier_values` must assign a different mask value to each of the classes .* without gaps, got",
     ) as error:
         some_classes(NAMES, classifier_values=values, segmenter_values=values)
     assert f"got {values}." in str(error.value)
@@ -197,7 +202,7 @@ def test_overlays_are_refused_with_their_path(tmp_path, tissues):
         read_overlay(path)
     for keys, message in (
         ({"palette": [WHITE]}, "dataset_x.json: `palette` must be 4 RGB colours"),
-        ({"threshold": 30}, r"dataset_x.json: `threshold` must lie in \[0, 1\], got 30"),
+        ({"threshold": 30}, r"dataset_x.json: `threshold` must be in \[0, 1\], got 30"),
         ({"level_weights": [0, 0]}, "dataset_x.json: `level_weights` must be a list of numbers"),
     ):
         path.write_text(json.dumps(asdict(tissues) | keys))

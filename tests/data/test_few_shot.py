@@ -63,11 +63,15 @@ def test_labels_of_all_images_are_drawn_otherwise(dataset_dir):
 
 @pytest.mark.parametrize(
     ("num_images", "pixel_masks", "rule"),
-    [(1, True, "2..6, the images of .* with a mask"), (7, True, "2..6"), (11, False, "2..10, .* image-level label")]
+    [
+        (1, True, "2..6, the number of images in .* with a mask"),
+        (7, True, "2..6"),
+        (11, False, "2..10, .* image-level label"),
+    ]
     + [(2.0, True, "2..6"), ("5", False, "2..10")],
 )
 def test_refuses_more_images_than_there_are(dataset_dir, num_images, pixel_masks, rule):
-    with pytest.raises(ValueError, match=f"`num_images` must lie in {rule}"):
+    with pytest.raises(ValueError, match=f"`num_images` must be in {rule}"):
         draw(dataset_dir, num_images, pixel_masks=pixel_masks)
 
 
@@ -79,7 +83,7 @@ def test_pixel_masks_are_found_where_they_are(dataset_dir, tmp_path):
 
 def test_images_of_two_sizes_are_an_error(dataset_dir):
     Image.new("RGB", (6, 5)).save(dataset_dir / "train" / "img" / "p3[1 1].png")
-    with pytest.raises(ValueError, match="training images must be of one size, got .*'p3"):
+    with pytest.raises(ValueError, match="training images must have the same size, got .*'p3"):
         draw(dataset_dir, 6)
 
 
@@ -125,12 +129,12 @@ def test_pixel_masks_are_written_in_our_values_and_edited_ones_kept(dataset_dir,
 
 
 def test_a_mask_value_without_a_meaning_is_an_error(dataset_dir, tmp_path):
-    with pytest.raises(ValueError, match=r"p\d.* masks must hold values that `mask_values` lists"):
+    with pytest.raises(ValueError, match=r"p\d.* masks must only have values that `mask_values` lists"):
         write_pixel_masks(draw(dataset_dir, 6), tmp_path / "masks", some_classes(["rest", "gland"], background=False))
 
 
 def test_the_source_must_be_a_finished_run(tmp_path):
-    with pytest.raises(ValueError, match="`source_dir` must be the folder of the run to go on from, got null"):
+    with pytest.raises(ValueError, match="`source_dir` must be the folder of the run to continue from, got null"):
         source_file(None, "models/model.pt")
     with pytest.raises(FileNotFoundError, match="models/model.pt is missing"):
         source_file(tmp_path, "models/model.pt")

@@ -59,7 +59,7 @@ def test_reads_labels_in_every_published_spelling(name, label):
     ],
 )
 def test_refuses_names_without_a_label_of_the_right_length(name, found):
-    with pytest.raises(ValueError, match=rf"must carry 3 labels such as '\[1 0 .\]' in its name, got {found}; rename"):
+    with pytest.raises(ValueError, match=rf"must have 3 labels such as '\[1 0 .\]' in its name, got {found}; rename"):
         parse_label(name, 3)
 
 
@@ -160,7 +160,7 @@ def test_refuses_paths_outside_the_folder(tmp_path, name):
     (tmp_path / "train/img/link.png").symlink_to(tmp_path / "train/secret.png")
     name = name.format(folder=tmp_path / "train")
     path = write_csv(tmp_path, f"image,tumor,stroma,necrosis\n{name},0,1,0\n")
-    with pytest.raises(ValueError, match="must lie inside .*img; it does not"):
+    with pytest.raises(ValueError, match="must be inside .*img, but is not"):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 
@@ -168,13 +168,15 @@ def test_refuses_paths_outside_the_folder(tmp_path, name):
 def test_refuses_labels_of_images_that_do_not_exist(tmp_path, name):
     touch(tmp_path / "train/img/sub")
     path = write_datalist(tmp_path, {"training": [{"image": name, "label": [1, 0, 0]}]})
-    with pytest.raises(FileNotFoundError, match=f"labels.json names '{name}'; .* does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=f"labels.json must name existing images, got '{name}'; .* does not exist"
+    ):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 
 def test_refuses_a_label_file_without_images(tmp_path):
     touch(tmp_path / "train/img")
-    with pytest.raises(ValueError, match="labels.json must label at least one image; it has none"):
+    with pytest.raises(ValueError, match="labels.json must label at least one image, but is empty"):
         labelled_images(tmp_path, CLASS_NAMES, write_datalist(tmp_path, {"training": []}))
 
 
@@ -189,9 +191,9 @@ def test_finds_images_by_suffix_in_order(tmp_path):
 
 def test_refuses_folders_without_images(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(FileNotFoundError, match="must hold images .* it holds none"):
+    with pytest.raises(FileNotFoundError, match="must contain images .* but has none"):
         find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="missing must be a folder of images; it does not exist"):
+    with pytest.raises(FileNotFoundError, match="missing must be a folder of images, but it does not exist"):
         find_images(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match="notes.txt must be a folder of images"):
         find_images(tmp_path / "notes.txt")
@@ -209,7 +211,7 @@ def test_pairs_images_and_masks_by_stem(tmp_path):
 def test_names_the_image_without_a_mask(tmp_path):
     touch(tmp_path / "val/img", "a.png", "b.png")
     touch(tmp_path / "val/mask", "a.png")
-    with pytest.raises(FileNotFoundError, match="b.png must have a mask of the same name in .*mask; there is none"):
+    with pytest.raises(FileNotFoundError, match="b.png must have a mask of the same name in .*mask, but has none"):
         split_items(tmp_path, "val")
 
 
@@ -294,7 +296,7 @@ def test_refuses_images_that_are_not_rgb(tmp_path, mode):
     write_image_of_mode(tmp_path / "a.tif", mode)
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == mode
-        with pytest.raises(ValueError, match=f"a.tif must be an 8-bit RGB image, got {mode}; save it as one"):
+        with pytest.raises(ValueError, match=f"a.tif must be an 8-bit RGB image, got {mode}; convert it with"):
             require_rgb(image)
 
 
@@ -329,7 +331,7 @@ def test_passes_an_rgb_image_made_in_memory():
 
 def test_an_image_labelled_twice_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("image,a,b\nx.png,1,0\nx.png,0,1\n")
-    with pytest.raises(ValueError, match=r"labels.csv must label each image once; \['x.png'\]"):
+    with pytest.raises(ValueError, match=r"labels.csv must label each image once, but lists \['x.png'\]"):
         read_label_file(tmp_path / "labels.csv", ["a", "b"])
 
 
@@ -342,7 +344,9 @@ def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
     touch(tmp_path / "train/img/x", "p.png")
     touch(tmp_path / "train/img/y", "p.png")
     path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\ny/p.png,1,0,0\n")
-    with pytest.raises(ValueError, match=r"labels.csv must have one image of a name, whatever its suffix; \['p'\]"):
+    with pytest.raises(
+        ValueError, match=r"labels.csv must have only one image per name, ignoring suffixes, but repeats \['p'\]"
+    ):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
 
@@ -377,7 +381,7 @@ def test_any_name_gives_a_label_of_its_digits_or_an_error_with_the_name(name, nu
     try:
         label = parse_label(name, num_classes)
     except ValueError as error:
-        assert str(error).startswith(f"{name!r} must carry {num_classes} labels")
+        assert str(error).startswith(f"{name!r} must have {num_classes} labels")
     else:
         inside = re.sub("[ ,]", "", name[name.rindex("[", 0, name.rindex("]")) : name.rindex("]")])
         assert len(label) == num_classes and set(label) <= {0, 1}

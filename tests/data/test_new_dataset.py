@@ -103,7 +103,7 @@ def test_refuses_names_that_do_not_fit_a_file(configs, name):
     [(["a", "b", "a"], True), (["a", "", "b"], True), (["a", ""], True), ([""], True), ([], True), (["a"], False)],
 )
 def test_refuses_class_names_that_are_empty_equal_or_too_few(configs, class_names, background):
-    with pytest.raises(ValueError, match="`class_names` must be [12] or more different names"):
+    with pytest.raises(ValueError, match="`class_names` must be [12] or more different, non-empty names"):
         new_dataset("x", dataset_dir="x", class_names=class_names, background=background)
 
 
@@ -138,7 +138,7 @@ def test_says_the_commands_that_follow(configs):
     lines = next_commands(new_dataset("2024", "my data", ["a", "b"])).splitlines()
     folder = shlex.quote(str(Path("my data").resolve()))
     assert lines == [
-        f"Wrote configs/dataset_2024.json. With patches in {folder}, next:",
+        f"Wrote configs/dataset_2024.json. Once the patches are in {folder}, run:",
         f"python -m scripts check {folder} --dataset 2024",
         "python -m scripts train --dataset 2024",
     ]

@@ -178,7 +178,7 @@ def test_loads_masks_in_the_values_wanted(mask_item):
 
 
 def test_names_the_mask_with_an_unknown_value(mask_item):
-    with pytest.raises(ValueError, match=r"patch.png: masks must hold values .* got also \[4\]"):
+    with pytest.raises(ValueError, match=r"patch.png: masks must only have values .* also got \[4\]"):
         LoadMaskd("label", {"0-3": 0})(mask_item)
 
 
@@ -206,7 +206,7 @@ def test_white_becomes_background_in_masks(dtype):
 def test_bytes_become_numbers_from_0_to_1():
     item = ScaleBytesd(keys="image")({"image": torch.tensor([[0, 51, 255]], dtype=torch.uint8), "name": "a.png"})
     torch.testing.assert_close(item["image"], torch.tensor([[0.0, 0.2, 1.0]]))
-    with pytest.raises(ValueError, match="'image' must be uint8, got torch.float32; it may be scaled already"):
+    with pytest.raises(ValueError, match="'image' must be uint8, got torch.float32; it may already be scaled"):
         ScaleBytesd(keys="image")(item)
 
 

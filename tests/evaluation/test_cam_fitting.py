@@ -68,5 +68,7 @@ def test_grid_of_weights():
 
 
 def test_one_image_has_no_other_half(tmp_path):
-    with pytest.raises(ValueError, match="val must have two images or more to fit on one half of them, got 1"):
+    with pytest.raises(
+        ValueError, match="val must have at least two images, one half to fit on and one to score, got 1"
+    ):
         fit_cams(CAMSegmenter(ColourClassifier(), (1, 1, 1), 0.5), [red_and_green(0)], CLASSES, tmp_path / "a")

@@ -110,9 +110,9 @@ def test_runs_what_is_not_there_and_names_what_failed(tmp_path, demo_dir, monkey
     ("content", "message"),
     [
         ({"variants": {}}, "must have `variants`"),
-        ({"variants": {"a": {}}, "seed": 1}, "must have `variants` and of other keys"),
-        ({"variants": {"a": {"epochs": 3}}}, "'a' must have keys of .*'classifier_of'.* alone, got"),
-        ({"variants": {"a": {"classifier_of": "b"}}}, "`classifier_of` of 'a' must be a variant, got 'b'"),
+        ({"variants": {"a": {}}, "seed": 1}, "must have `variants`, and only keys from"),
+        ({"variants": {"a": {"epochs": 3}}}, "'a' must have only keys from .*'classifier_of'.*, got"),
+        ({"variants": {"a": {"classifier_of": "b"}}}, "`classifier_of` of 'a' must name a variant, got 'b'"),
         ({"variants": {"a": {"like": "b"}, "b": {"like": "a"}}}, "`like` of 'a' must not lead back to itself"),
         ({"variants": {"{dataset}": {}}}, "`dataset` must name the data set for"),
     ],

@@ -79,7 +79,7 @@ def test_counts_masks_of_any_type_with_a_channel_axis(dtype):
 
 
 def test_refuses_masks_of_two_shapes():
-    with pytest.raises(ValueError, match=r"`pred` and `true` must have one shape, got \(2, 3\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"`pred` and `true` must have the same shape, got \(2, 3\) and \(3, 2\)"):
         confusion_matrix(torch.zeros(2, 3), torch.zeros(3, 2), NUM_VALUES)
 
 
@@ -126,7 +126,7 @@ def test_one_tissue_called_another_is_a_false_alarm_of_it():
 
 def test_an_image_of_glass_has_nothing_to_score_as_published():
     confusion = confusion_matrix(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0]), NUM_VALUES)
-    with pytest.raises(ValueError, match="at least one class to be scored; all pixels are background"):
+    with pytest.raises(ValueError, match="at least one class to be scored, but all pixels are background"):
         mean_iou(confusion, exclude_background=True)
     scores = summary(confusion, NAMES, exclude_background=True)
     assert all(scores[key] is None for key in scores if key != "classes")

@@ -110,7 +110,7 @@ def test_refuses_mask_values_without_an_entry_for_ours(tmp_path, mask_values, mi
     classes = some_classes(CLASSES.class_names, mask_values=mask_values)
     with pytest.raises(ValueError, match="must have an entry for each of our values, got none for") as error:
         SaveMasksHandler(tmp_path, classes, published_values=True)
-    assert f"got none for {missing}." in str(error.value)
+    assert f"got none for {missing};" in str(error.value)
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 50, float("nan")])

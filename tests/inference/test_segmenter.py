@@ -201,7 +201,7 @@ def test_what_is_no_image_is_refused_at_once(segmenter, image, make, words):
 def test_files_that_are_no_images_are_refused(segmenter, image, tmp_path):
     with pytest.raises(FileNotFoundError, match="must be an image, a slide or a folder of either; it does not exist"):
         segmenter.predict(tmp_path / "missing.png")
-    with pytest.raises(FileNotFoundError, match="must hold images .*; it holds none"):
+    with pytest.raises(FileNotFoundError, match="must contain images .*, but has none"):
         segmenter.predict(tmp_path)
     Image.open(image).convert("L").save(tmp_path / "grey.png")
     with pytest.raises(BundleError, match="grey.png must be an 8-bit RGB image, got L"):

@@ -77,7 +77,7 @@ def test_true_labels_decide_alone():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, 30, math.nan])
 def test_refuses_thresholds_that_are_no_probability(threshold):
-    with pytest.raises(ValueError, match=rf"`threshold` must lie in \[0, 1\], got {threshold}; give a probability"):
+    with pytest.raises(ValueError, match=rf"`threshold` must be in \[0, 1\], got {threshold}; use a probability"):
         present_classes(torch.rand(1, 2), threshold)
 
 

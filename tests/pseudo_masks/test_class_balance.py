@@ -92,19 +92,19 @@ def test_refuses_a_file_that_has_no_strengths(tmp_path, text):
 
 def test_refuses_what_cannot_be_measured(tmp_path):
     items, load = write_items(tmp_path, [patch(200, 0)])
-    with pytest.raises(ValueError, match="Class 1 must be shown by at least one training patch; none shows it"):
+    with pytest.raises(ValueError, match="class 1 must appear in at least one training patch, but is in none"):
         measure_strengths(LoudRed(), items, load, 1, "cpu")
 
     class Broken(LoudRed):
         def cams(self, image):
             return (image[:, :2] * torch.nan,), None
 
-    with pytest.raises(ValueError, match="The CAMs of class 0 must be finite"):
+    with pytest.raises(ValueError, match="the CAMs of class 0 must be finite"):
         measure_strengths(Broken(), items, load, 1, "cpu")
 
 
 def test_refuses_strengths_of_another_classifier():
-    with pytest.raises(ValueError, match=r"one row per level \(2\), got 3; they are those of another classifier"):
+    with pytest.raises(ValueError, match=r"one row per level \(2\), got 3; measure them with this classifier"):
         CAMSegmenter(LoudRed(), (0.5, 0.5), 0.5, class_strengths=[[1.0, 1.0]] * 3)
     with pytest.raises(ValueError, match=r"one column per class \(2\), got 3"):
         CAMSegmenter(LoudRed(), (0.5, 0.5), 0.5, class_strengths=[[1.0] * 3] * 2)(torch.rand(1, 3, 4, 4))

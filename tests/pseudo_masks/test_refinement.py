@@ -55,7 +55,7 @@ def test_sure_pixels_take_the_segmenters_probabilities():
 def test_refuses_settings_out_of_range():
     with pytest.raises(ValueError, match="`area_px` must be at least 1 pixel, got 0"):
         SuperpixelAveraging(nn.Identity(), area_px=0)
-    with pytest.raises(ValueError, match=r"`confidence` must lie in \[0, 1\], got 80; give a probability"):
+    with pytest.raises(ValueError, match=r"`confidence` must be in \[0, 1\], got 80; use a probability"):
         ConfidentReplacement(nn.Identity(), nn.Identity(), confidence=80)
 
 

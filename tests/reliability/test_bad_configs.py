@@ -37,49 +37,68 @@ OVERLAYS = table(
     ("a key twice", text('{"palette": 1, "palette": 2}'), FILE + " must be JSON", "['palette'] stand there twice"),
     ("NaN", text('{"threshold": NaN}'), FILE + " must be JSON", "NaN is no number", "correct it"),
     ("a list", text([1]), FILE + " must describe a data set", "new-dataset"),
-    ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "give"),
+    ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "pass"),
     ("names as text", overlay(class_names="tumor,stroma"), FILE + ": `class_names` must be a list", "'tumor,stroma'"),
-    ("a name that is no text", overlay(class_names=["tumor", 3]), FILE + ": `class_names` must be a list of names"),
-    ("a name twice", overlay(class_names=["tumor"] * 2), "`class_names` must be one or more different names", "corr"),
+    (
+        "a name that is no text",
+        overlay(class_names=["tumor", 3]),
+        FILE + ": `class_names` must be a list of non-empty names",
+    ),
+    ("a name twice", overlay(class_names=["tumor"] * 2), "`class_names` must be one or more different names", "rename"),
     (
         "a name too many",
         overlay(class_names=["a", "b", "c"]),
-        FILE + ": `classifier_values` must give each of the classes",
+        FILE + ": `classifier_values` must assign a different mask value to each of the classes",
         "got",
     ),
-    ("a name that is code", overlay(class_names=[CODE, "b"]), FILE + ": `class_names` must not begin with $", "rename"),
-    ("a name that refers", overlay(class_names=["@seed", "b"]), FILE + ": `class_names` must not begin with $, @"),
+    ("a name that is code", overlay(class_names=[CODE, "b"]), FILE + ": `class_names` must not start with $", "rename"),
+    ("a name that refers", overlay(class_names=["@seed", "b"]), FILE + ": `class_names` must not start with $, @"),
     (
         "a value twice",
         overlay(classifier_values=[1, 1]),
-        FILE + ": `classifier_values` must give each of the classes",
+        FILE + ": `classifier_values` must assign a different mask value to each of the classes",
         "[1, 1]",
     ),
     ("a value of 1.0", overlay(classifier_values=[1.0, 2]), "`classifier_values` must be a list of whole numbers"),
     ("values as text", overlay(segmenter_values="12"), "`segmenter_values` must be a list of whole numbers", "'12'"),
-    ("other values", overlay(segmenter_values=[0, 1]), "`segmenter_values` must be those of `classifier_values`"),
-    ("a colour too few", overlay(palette=[[0, 0, 0]] * 2), FILE + ": `palette` must be 3 RGB colours", "correct it"),
+    ("other values", overlay(segmenter_values=[0, 1]), "`segmenter_values` must be the values of `classifier_values`"),
+    (
+        "a colour too few",
+        overlay(palette=[[0, 0, 0]] * 2),
+        FILE + ": `palette` must be 3 RGB colours",
+        "write each as [R, G, B]",
+    ),
     ("a colour of 256", overlay(palette=[[0, 0, 256]] * 3), FILE + ": `palette` must be 3 RGB colours in 0..255"),
     ("colours as text", overlay(palette=["red"] * 3), FILE + ": `palette` must be 3 RGB colours", "['red'"),
-    ("mask values as a list", overlay(mask_values=[0, 1]), "`mask_values` must give our value for each", "[0, 1]"),
-    ("a range backwards", overlay(mask_values={"9-1": 1}), "`mask_values` must have keys such as", "'9-1'", "correct"),
+    ("mask values as a list", overlay(mask_values=[0, 1]), "`mask_values` must map each value in the masks", "[0, 1]"),
+    ("a range backwards", overlay(mask_values={"9-1": 1}), "`mask_values` must have keys such as", "'9-1'", "rewrite"),
     (
         "a mask value beyond",
         overlay(mask_values={"0": 3}),
         "`mask_values` must map to the classes' values, 0..2",
         "[3]",
     ),
-    ("a percentage", overlay(threshold=30), FILE + ": `threshold` must lie in [0, 1], got 30", "not a percentage"),
-    ("a threshold of text", overlay(threshold="0.3"), FILE + ": `threshold` must lie in [0, 1], got '0.3'"),
-    ("a weight below 0", overlay(level_weights=[1, -1, 1]), "`level_weights` must be a list of numbers", "correct it"),
+    ("a percentage", overlay(threshold=30), FILE + ": `threshold` must be in [0, 1], got 30", "not a percentage"),
+    ("a threshold of text", overlay(threshold="0.3"), FILE + ": `threshold` must be in [0, 1], got '0.3'"),
+    (
+        "a weight below 0",
+        overlay(level_weights=[1, -1, 1]),
+        "`level_weights` must be a list of numbers",
+        "use weights such as",
+    ),
     ("weights of 0", overlay(level_weights=[0, 0, 0]), "`level_weights` must be a list of numbers", "not all 0"),
     ("a mask value of text", overlay(mask_values={"0": "1"}), "`mask_values` must map to whole numbers", "'1'"),
 )
 SECTIONS = table(
     ("an unknown key", overlay(source={"sufix": "_a"}), "`source` must be a section with keys among", "['sufix']"),
-    ("no section", overlay(source=[1]), "`source` must be a section with keys among", "[1]", "correct it"),
-    ("a percentage", overlay(source={"val_share": 20}), "`val_share` must lie in [0, 1), got 20", "not a percentage"),
-    ("an open bracket", overlay(source={"group": "("}), "`group` must be a regular expression, got '('", "correct it"),
+    ("no section", overlay(source=[1]), "`source` must be a section with keys among", "[1]", "rename or remove it"),
+    ("a percentage", overlay(source={"val_share": 20}), "`val_share` must be in [0, 1), got 20", "not a percentage"),
+    (
+        "an open bracket",
+        overlay(source={"group": "("}),
+        "`group` must be a regular expression, got '('",
+        "fix the pattern",
+    ),
 )
 PLANS = table(
     ("no JSON", "variants", "plan.json must be JSON in UTF-8", "correct it"),
@@ -121,11 +140,11 @@ def test_plans_are_refused(folder, case):
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("segmenter_values", [1, 2, 0], "`segmenter_values` must be those of `classifier_values`"),
+        ("segmenter_values", [1, 2, 0], "`segmenter_values` must be the values of `classifier_values`"),
         ("palette", [[0, 0, 0]], "`palette` must be 4 RGB colours"),
-        ("mask_values", {"0": 9}, "`mask_values` must map to the classes' values, 0..3, got also [9]"),
-        ("class_names", ["a"], "`classifier_values` must give each of the classes ['a'] a mask value of its own"),
-        ("threshold", float("nan"), "`threshold` must lie in [0, 1], got nan"),
+        ("mask_values", {"0": 9}, "`mask_values` must map to the classes' values, 0..3, but also maps to [9]"),
+        ("class_names", ["a"], "`classifier_values` must assign a different mask value to each of the classes ['a']"),
+        ("threshold", float("nan"), "`threshold` must be in [0, 1], got nan"),
         ("classifier_values", "123", "`classifier_values` must be a list of whole numbers"),
     ],
 )
@@ -145,13 +164,13 @@ def test_a_missing_config_is_named(run_bundle, tmp_path):
 @pytest.mark.parametrize("name", ["$open('victim', 'w')", "$import os", "@seed", "%train", "a#b"])
 def test_new_data_sets_have_no_class_that_is_code(folder, name):
     message = stopped(new_dataset, "own", dataset_dir=str(folder), class_names=["tumor", name])
-    assert "`class_names` must not begin with $, @ or %" in message and name in message
+    assert "`class_names` must not start with $, @ or %" in message and name in message
     assert not (folder / "here" / "configs").exists()
 
 
 def test_new_data_sets_have_no_folder_that_a_config_cannot_name(folder):
     message = stopped(new_dataset, "own", dataset_dir=str(folder / "a#1"), class_names=["tumor", "stroma"])
-    assert "`dataset_dir` must have no # and no ::" in message and "a#1; rename the folder" in message
+    assert "`dataset_dir` must not contain # or ::" in message and "a#1; rename the folder" in message
 
 
 def test_names_of_files_and_folders_are_no_code(folder):

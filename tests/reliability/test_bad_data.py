@@ -76,12 +76,12 @@ IMAGES = table(
     ("PNG cut short", cut(IMAGE + "png"), "a[1 0].png must be a readable image", "replace the file"),
     ("JPEG cut short", cut(TRAIN + "d[1 0].jpg"), "d[1 0].jpg must be a readable image", "replace the file"),
     ("TIFF cut short", cut(TRAIN + "d[1 0].tif"), "d[1 0].tif must be a readable image", "replace the file"),
-    ("grey", write_picture(IMAGE + "png", "L"), "a[1 0].png must be an 8-bit RGB image", "got L", "save it"),
-    ("palette", write_picture(IMAGE + "png", "P"), "a[1 0].png must be an 8-bit RGB image", "got P", "save it"),
-    ("transparency", write_picture(IMAGE + "png", "RGBA"), "must be an 8-bit RGB image", "got RGBA", "save it"),
-    ("CMYK", write_picture(TRAIN + "d[1 0].jpg", "CMYK"), "d[1 0].jpg must be an 8-bit RGB", "got CMYK", "save it"),
-    ("floats", write_picture(TRAIN + "d[1 0].tif", "F"), "d[1 0].tif must be an 8-bit RGB", "got F", "save it"),
-    ("16 bits, grey", write_picture(IMAGE + "png", "I;16"), "must be an 8-bit RGB image", "got I;16", "save it"),
+    ("grey", write_picture(IMAGE + "png", "L"), "a[1 0].png must be an 8-bit RGB image", "got L", "convert it"),
+    ("palette", write_picture(IMAGE + "png", "P"), "a[1 0].png must be an 8-bit RGB image", "got P", "convert it"),
+    ("transparency", write_picture(IMAGE + "png", "RGBA"), "must be an 8-bit RGB image", "got RGBA", "convert it"),
+    ("CMYK", write_picture(TRAIN + "d[1 0].jpg", "CMYK"), "d[1 0].jpg must be an 8-bit RGB", "got CMYK", "convert it"),
+    ("floats", write_picture(TRAIN + "d[1 0].tif", "F"), "d[1 0].tif must be an 8-bit RGB", "got F", "convert it"),
+    ("16 bits, grey", write_picture(IMAGE + "png", "I;16"), "must be an 8-bit RGB image", "got I;16", "convert it"),
     ("16 bits, RGB", write_bytes(IMAGE + "png", png(8, 8, 2, 16)), "8-bit RGB image", "got RGB with 16 bits", "save"),
     (
         "one pixel",
@@ -96,14 +96,14 @@ IMAGES = table(
     ("header of 60000x60000", write_bytes(IMAGE + "png", BOMB), "at most 180 million pixels", "LARGEST_IMAGE_MPX"),
     ("folder", lambda data: (data / TRAIN / "d[1 0].png").mkdir(), "d[1 0].png must be a readable image", "replace"),
     ("dead link", lambda data: (data / TRAIN / "d[1 0].png").symlink_to("x"), "d[1 0].png must be a readable", "repl"),
-    ("one name twice", write_picture(TRAIN + "a[1 0].jpg"), "img must have one image of a name", "'a[1 0]'"),
-    ("none", both(*[remove(TRAIN + name) for name in PATCHES]), "train/img must hold images", "it holds none"),
+    ("one name twice", write_picture(TRAIN + "a[1 0].jpg"), "img must have only one image per name", "'a[1 0]'"),
+    ("none", both(*[remove(TRAIN + name) for name in PATCHES]), "train/img must contain images", "has none"),
     ("in val", write_bytes("val/img/v.png", b"no image"), "val/img/v.png must be a readable image", "replace the file"),
 )
 MASK = f"{MASKS}v.png"
 BAD_MASKS = table(
     ("colours", lambda data: Image.new("RGB", (4, 2), (200, 0, 0)).save(data / MASK), "v.png must be a mask", "save"),
-    ("transparency", write_picture(MASK, "RGBA", (4, 2)), "v.png must be a mask of one whole number", "RGBA", "save"),
+    ("transparency", write_picture(MASK, "RGBA", (4, 2)), "v.png must be a mask with one whole number", "RGBA", "save"),
     ("another size", write_picture(MASK, "L", (2, 4)), "v.png must have the size of its image, 4x2", "got 2x4", "exp"),
     ("a value without meaning", lambda data: Image.new("L", (4, 2), 9).save(data / MASK), "v.png: masks must", "[9]"),
     ("no mask", both(write_picture(f"{MASKS}w.png", "L", (4, 2)), remove(MASK)), "img/v.png must have a mask", "add"),
@@ -111,22 +111,22 @@ BAD_MASKS = table(
     ("text", write_bytes(MASK, b"no mask"), "mask/v.png must be a readable image", "replace the file"),
     ("floats", both(write_picture(f"{MASKS}v.tif", "F", (4, 2)), remove(MASK)), "v.tif must be a mask", "got mode F"),
     ("values of 16 bits", lambda data: Image.fromarray(np.full((2, 4), 999, np.uint16)).save(data / MASK), "[999]"),
-    ("no tissue", lambda data: Image.new("L", (4, 2), 0).save(data / MASK), "mask must show some tissue", "correct"),
+    ("no tissue", lambda data: Image.new("L", (4, 2), 0).save(data / MASK), "mask must show some tissue", "fix"),
     ("stack", both(write_pictures(f"{MASKS}v.tif", "L", (4, 2)), remove(MASK)), "v.tif must hold one picture", "got 3"),
     ("header of 60000x60000", write_bytes(MASK, png(60000, 60000, 0)), "at most 180 million", "LARGEST_IMAGE_MPX"),
     ("pixels missing", write_bytes(MASK, png(4, 2, 0)), "v.png must be a readable image", "replace the file"),
 )
 NAMES = table(
-    ("no label", write_picture(f"{TRAIN}d.png"), "'d.png' must carry 2 labels", "got []", "rename it"),
-    ("too few digits", write_picture(f"{TRAIN}d[1].png"), "'d[1].png' must carry 2 labels", "got [1]", "rename it"),
-    ("too many digits", write_picture(f"{TRAIN}d[101].png"), "must carry 2 labels", "got [1, 0, 1]", "rename it"),
-    ("a digit of 2", write_picture(f"{TRAIN}d[1 2].png"), "'d[1 2].png' must carry 2 labels", "got []", "rename it"),
+    ("no label", write_picture(f"{TRAIN}d.png"), "'d.png' must have 2 labels", "got []", "rename it"),
+    ("too few digits", write_picture(f"{TRAIN}d[1].png"), "'d[1].png' must have 2 labels", "got [1]", "rename it"),
+    ("too many digits", write_picture(f"{TRAIN}d[101].png"), "must have 2 labels", "got [1, 0, 1]", "rename it"),
+    ("a digit of 2", write_picture(f"{TRAIN}d[1 2].png"), "'d[1 2].png' must have 2 labels", "got []", "rename it"),
     ("no such class", both(*[remove(TRAIN + n) for n in PATCHES[1:]]), "show every class", "'stroma'", "add patches"),
     (
         "no class at all",
         both(*[remove(TRAIN + name) for name in PATCHES], write_picture(f"{TRAIN}d[0 0].png")),
         "must show every class in at least one patch, got none with 'tumor'",
-        "take it out of `class_names`",
+        "remove it from `class_names`",
     ),
 )
 
@@ -168,18 +168,18 @@ TABLES = table(
     ("a cell missing", rows("a[1 0].png,1"), "the label of 'a[1 0].png' must be 2 numbers", "got ['1', '']"),
     ("a cell too many", rows("a[1 0].png,1,0,1"), "labels.csv: row 2 must have 3 cells", "'1', '0', '1'"),
     ("an image twice", rows("a[1 0].png,1,0", "a[1 0].png,1,0"), LABELS + "label each image once", "a[1 0]"),
-    ("an unknown image", rows("x.png,1,0"), "labels.csv names 'x.png'", "does not exist"),
-    ("an image left out", "image,tumor,stroma\na[1 0].png,1,0\n", "must label every image", "2 are not there", "add"),
+    ("an unknown image", rows("x.png,1,0"), "labels.csv must name existing images, got 'x.png'", "does not exist"),
+    ("an image left out", "image,tumor,stroma\na[1 0].png,1,0\n", "must label every image", "2 are missing", "add"),
     ("a column missing", rows(head="image,tumor,other"), LABELS + "have the columns", "['stroma'] are missing"),
     ("a column twice", rows(head="image,tumor,stroma,tumor"), LABELS + "have each column once", "'tumor'", "remove"),
     ("semicolons", rows(head="image;tumor;stroma"), LABELS + "have the columns", "are missing"),
-    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it as one"),
-    ("UTF-16", rows().encode("utf-16"), LABELS + "be a CSV table in UTF-8", "save it as one"),
-    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table in UTF-8", "save it as one"),
+    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
+    ("UTF-16", rows().encode("utf-16"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
+    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table in UTF-8", "save it in that format"),
     ("a cell without end", "image,tumor,stroma\n" + "x" * 200_000, LABELS + "be a CSV table in UTF-8", "save it"),
-    ("no rows", "image,tumor,stroma\n", LABELS + "label at least one image", "it has none"),
+    ("no rows", "image,tumor,stroma\n", LABELS + "label at least one image", "but is empty"),
     ("nothing", "", LABELS + "have the columns", "are missing"),
-    ("a way out", rows("../../../secret.png,1,0"), "'../../../secret.png' must lie inside", "train/img; it does not"),
+    ("a way out", rows("../../../secret.png,1,0"), "'../../../secret.png' must be inside", "train/img, but is not"),
 )
 JSON = "labels.json must be JSON"
 DATALISTS = table(
@@ -196,10 +196,10 @@ DATALISTS = table(
     ("-1", items([1, -1]), "the label of 'a[1 0].png' must be 2 numbers, 0 or 1", "got [1, -1]"),
     ("text", items("10"), "the label of 'a[1 0].png' must be 2 numbers, 0 or 1", "got 10"),
     ("an image twice", items([1, 0], [0, 1]), "labels.json must label each image once", "a[1 0].png"),
-    ("a way out", items(image="../img/../../../secret.png"), "must lie inside", "train/img; it does not"),
-    ("an absolute path", items(image="/etc/hostname"), "'/etc/hostname' must lie inside", "train/img; it does not"),
-    ("a link out", items(image="link.png"), "'link.png' must lie inside", "train/img; it does not"),
-    ("a folder", items(image=""), "labels.json names ''", "does not exist"),
+    ("a way out", items(image="../img/../../../secret.png"), "must be inside", "train/img, but is not"),
+    ("an absolute path", items(image="/etc/hostname"), "'/etc/hostname' must be inside", "train/img, but is not"),
+    ("a link out", items(image="link.png"), "'link.png' must be inside", "train/img, but is not"),
+    ("a folder", items(image=""), "labels.json must name existing images, got ''", "does not exist"),
 )
 
 
@@ -217,7 +217,7 @@ def test_label_files_are_refused_in_words(dataset, capsys, case, suffix):
 
 
 def test_a_missing_label_file_is_named(dataset, capsys):
-    assert "labels.csv must be a file of labels; it does not exist" in problems(dataset, capsys, "labels.csv")
+    assert "labels.csv must be a label file, but it does not exist" in problems(dataset, capsys, "labels.csv")
 
 
 @pytest.mark.parametrize("case", [IMAGES[0], BAD_MASKS[3], NAMES[0]])

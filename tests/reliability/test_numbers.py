@@ -78,7 +78,7 @@ def test_two_classes_in_batches_of_one_or_two(run_bundle, tmp_path):
 def test_batches_of_one_for_the_segmentation_network_are_refused_before_the_first_stage(run_bundle, tmp_path):
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", tmp_path / "run", **{"classifier_batch_size": 4, "batch_size": 1})
-    assert "`batch_size` must be at least 2, which batch norm needs" in str(plain_cause(error.value))
+    assert "`batch_size` must be at least 2, since batch norm needs it" in str(plain_cause(error.value))
     assert not (tmp_path / "run").exists()
 
 

@@ -37,13 +37,13 @@ def one_gpu(monkeypatch):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")])
 def test_a_gpu_that_is_not_there_is_told_with_what_is(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"got 'cuda.*'; PyTorch .* sees no GPU beside the CPU: give --device cpu"):
+    with pytest.raises(ValueError, match=r"got 'cuda.*'; PyTorch .* sees no GPU besides the CPU: pass --device cpu"):
         prepare_device(device)
 
 
 def test_a_second_gpu_that_is_not_there_is_told_with_the_first(one_gpu):
     with pytest.raises(
-        ValueError, match=r"got 'cuda:1'; PyTorch .* sees cuda:0 \(NVIDIA Test\) beside .* give --device cuda:0"
+        ValueError, match=r"got 'cuda:1'; PyTorch .* sees cuda:0 \(NVIDIA Test\) besides .* pass --device cuda:0"
     ):
         prepare_device("cuda:1")
 

@@ -35,7 +35,7 @@ def test_names_are_told_apart_and_said_once(caplog):
     caplog.set_level(logging.WARNING)
     assert current_names(config) == expected and current_names(expected) == expected
     assert current_names(config) == expected
-    assert len(caplog.records) == 1 and "and 3 more like that" in caplog.text
+    assert len(caplog.records) == 1 and "and 3 more" in caplog.text
     assert "scripts.data.RGBReader is now scripts.data.images.RGBReader, scripts.data.patch_s" in caplog.text
 
 

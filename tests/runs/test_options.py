@@ -37,7 +37,7 @@ def test_a_key_of_ones_own_is_known_where_it_is_used():
 def test_settings_from_python_are_keys_of_the_config():
     require_known_keys(["seed", "train#lr", "stages#train_segmenter#steps", "mine"], TRAIN | {"mine": 1})
     for name, near in (("sede", "'seed'"), ("train#trainer#max_epoch", "'train#trainer#max_epochs'")):
-        with pytest.raises(BundleError, match=f"^'{name}' must be a key .* is none; did you mean {near}?"):
+        with pytest.raises(BundleError, match=f"^'{name}' must be a key .* but is not; did you mean {near}?"):
             require_known_keys(["seed", name], TRAIN)
     with pytest.raises(BundleError, match="'qqqq' must be .*; the README lists"):
         require_known_keys(["qqqq"], TRAIN)
@@ -93,27 +93,23 @@ def test_keys_of_the_users_own_configs_are_known(tmp_path):
 @pytest.mark.parametrize(
     ("config", "option", "sentence"),
     [
-        ("train.json", "--thresold", "--thresold must be a key of the configs, and is none; did you mean --threshold?"),
-        ("train.json", "--epoch=3", "--epoch must be a key of the configs, and is none; did you mean --epochs?"),
+        ("train.json", "--thresold", "--thresold must be a key of the configs, but is not; did you mean --threshold?"),
+        ("train.json", "--epoch=3", "--epoch must be a key of the configs, but is not; did you mean --epochs?"),
         ("train.json", "--train#epoch=3", "did you mean --train#epochs?"),
         ("inference.json", "--datasetdir", "did you mean --dataset_dir?"),
         ("inference_slides.json", "--slide", "did you mean --slides?"),
         (
             "train.json",
             "--num_images=5",
-            "--num_images must be a key of the configs; add configs/adapt.json, which has it",
+            "--num_images must be a key of the configs; add configs/adapt.json, which defines it",
         ),
-        ("inference_slides.json", "--eval_batch_size=no", "got the text 'no'; give --eval_batch_size False."),
-        ("train.json", "--cudnn_benchmark=false", "got the text 'false'; give --cudnn_benchmark False."),
-        ("train.json", "--pseudo_masks#image_dir=null", "the text 'null'; give --pseudo_masks#image_dir \"$None\"."),
-        ("inference.json", "--mirror_averaging=Yes", "got the text 'Yes'; give --mirror_averaging True."),
-        ("train.json", "--dataset_dir=2024_06_16", "--dataset_dir must be text, but MONAI's command line takes what"),
-        (
-            "train.json",
-            "--dataset_name=1e3",
-            "for the value 1000.0; put it into two pairs of quotes, --dataset_name '\"…\"'",
-        ),
-        ("inference.json", "--segmenter_path=12", "--segmenter_path must be text"),
+        ("inference_slides.json", "--eval_batch_size=no", "got the string 'no'; pass --eval_batch_size False."),
+        ("train.json", "--cudnn_benchmark=false", "got the string 'false'; pass --cudnn_benchmark False."),
+        ("train.json", "--pseudo_masks#image_dir=null", "the string 'null'; pass --pseudo_masks#image_dir \"$None\"."),
+        ("inference.json", "--mirror_averaging=Yes", "got the string 'Yes'; pass --mirror_averaging True."),
+        ("train.json", "--dataset_dir=2024_06_16", "--dataset_dir must be a string, but MONAI's command line reads it"),
+        ("train.json", "--dataset_name=1e3", "as the value 1000.0; quote it twice, --dataset_name '\"…\"'"),
+        ("inference.json", "--segmenter_path=12", "--segmenter_path must be a string"),
     ],
 )
 def test_a_mistyped_option_is_refused(monkeypatch, config, option, sentence):
@@ -143,15 +139,15 @@ def test_a_mistyped_option_stops_the_command(tmp_path):
         ({"seed": True}, "`seed` must be a whole number, got True"),
         ({"amp": "flase"}, "`amp` must be True or False, got 'flase'"),
         ({"lr": "fast"}, "`lr` must be a number, got 'fast'"),
-        ({"epoch": 3}, "epoch must be a key of the configs, and is none; did you mean epochs?"),
+        ({"epoch": 3}, "epoch must be a key of the configs, but is not; did you mean epochs?"),
         ({"classification": {"epoch": 3}}, "classification#epoch must be .* did you mean classification#epochs?"),
         ({"train#optimizer": {"weigth_decay": 0.1}}, "train#optimizer#weigth_decay must .* train#optimizer#weight_d"),
         ({"classifier_def#fusion": {"reducton": 4}}, "classifier_def#fusion#reducton must be a key of the configs"),
         ({"num_images": 5}, "num_images must be read by the configs; add configs/adapt.json, which reads it."),
         ({"slides": "/tmp/x"}, "slides must be read by the configs; add configs/inference_slides.json"),
-        ({"epochs": 0}, "`epochs` must be 1 or more, got 0; see configs/train.json."),
-        ({"classifier_lr": -0.1}, "`classifier_lr` must be 0 or more, got -0.1"),
-        ({"train#accumulation_steps": 0}, "`train#accumulation_steps` must be 1 or more, got 0"),
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0; see configs/train.json."),
+        ({"classifier_lr": -0.1}, "`classifier_lr` must be at least 0, got -0.1"),
+        ({"train#accumulation_steps": 0}, "`train#accumulation_steps` must be at least 1, got 0"),
     ],
 )
 def test_settings_are_checked_from_python_too(settings, sentence):
@@ -192,8 +188,12 @@ def test_a_number_that_yaml_takes_as_text_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("option", "overlay", "sentence"),
     [
-        ("level_weights", "lite.json", r"cam_segmenter#level_weights, to \[0.1, 0.8, 0.1\]; give --cam_segmenter#lev"),
-        ("epochs", {"train#epochs": 3}, "train#epochs, to 3; give --train#epochs."),
+        (
+            "level_weights",
+            "lite.json",
+            r"cam_segmenter#level_weights, which .*, to \[0.1, 0.8, 0.1\]; pass --cam_segmenter#lev",
+        ),
+        ("epochs", {"train#epochs": 3}, "train#epochs, which usually follows it, to 3; pass --train#epochs instead."),
     ],
 )
 def test_an_option_that_an_overlay_has_fixed_is_refused(monkeypatch, option, overlay, sentence):

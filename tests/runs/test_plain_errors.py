@@ -16,7 +16,7 @@ from scripts.errors import BundleError
 from scripts.runs.plain_errors import causes, install, plain_cause, plainly, report
 from scripts.training.augmentation import PrepareBatch
 
-NAMELESS = "'x.png' must carry 2 labels such as '[1 0]' in its name, got []; rename it, or give the labels in a CSV"
+NAMELESS = "'x.png' must have 2 labels such as '[1 0]' in its name, got []; rename it, or provide the labels in a CSV"
 
 
 def caught(action):
@@ -46,14 +46,14 @@ def reported(error, capsys):
 @pytest.mark.parametrize("levels", [0, 1, 3])
 def test_the_package_s_own_errors_are_told_in_plain_words(capsys, levels):
     error = caught(lambda: wrapped(lambda: parse_label("x.png", 2), levels))
-    assert reported(error, capsys) == f"\nStopped: {NAMELESS} or a datalist.\n"
+    assert reported(error, capsys) == f"\nStopped: {NAMELESS} or datalist.\n"
 
 
 def test_monai_s_words_around_an_error_are_left_out(capsys):
     parser = ConfigParser({"a": {"_target_": "scripts.data.labels.parse_label", "name": "x.png", "num_classes": 2}})
     error = caught(lambda: parser.get_parsed_content("a"))
-    assert isinstance(error, RuntimeError) and "must carry" not in str(error)
-    assert reported(error, capsys) == f"\nStopped: {NAMELESS} or a datalist.\n"
+    assert isinstance(error, RuntimeError) and "must have" not in str(error)
+    assert reported(error, capsys) == f"\nStopped: {NAMELESS} or datalist.\n"
 
 
 def test_missing_files_are_told_in_plain_words_whoever_misses_them(capsys, tmp_path):
@@ -62,7 +62,7 @@ def test_missing_files_are_told_in_plain_words_whoever_misses_them(capsys, tmp_p
     assert reported(error, capsys) == f"\nStopped: [Errno 2] No such file or directory: '{path}'\n"
     error = caught(lambda: wrapped(lambda: find_images(path)))
     assert reported(error, capsys) == (
-        f"\nStopped: {path} must be a folder of images; it does not exist. Check `dataset_dir`.\n"
+        f"\nStopped: {path} must be a folder of images, but it does not exist; check `dataset_dir`.\n"
     )
 
 
@@ -113,7 +113,7 @@ def test_the_package_s_words_come_before_what_a_library_said(capsys, tmp_path):
 def test_the_package_s_first_words_name_the_file(capsys, tmp_path):
     Image.new("L", (1, 1), 7).save(tmp_path / "mask.png")
     error = caught(lambda: wrapped(lambda: load_mask(tmp_path / "mask.png", lookup_table({"0": 0}), (1, 1))))
-    assert reported(error, capsys).startswith(f"\nStopped: {tmp_path / 'mask.png'}: masks must hold values that")
+    assert reported(error, capsys).startswith(f"\nStopped: {tmp_path / 'mask.png'}: masks must only have values that")
 
 
 def test_the_log_has_the_error_in_full(caplog, capsys):
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path):
     )
     assert result.returncode in (130, -signal.SIGINT)
     assert (
-        result.stderr.startswith("\nStopped: interrupted; complete stages, whole epochs")
+        result.stderr.startswith("\nStopped: interrupted; complete stages, finished epochs")
         and "\n" not in result.stderr[1:-1]
     )
 

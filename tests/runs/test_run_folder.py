@@ -76,8 +76,8 @@ def test_changed_settings_are_named_and_nothing_is_written(tmp_path):
     before = files(tmp_path)
     train = TEMPLATE["train"] | {"accumulation_steps": 4}
     changed = config_with(threshold=0.5, seed=1, num_workers=3, train=train)
-    named = "extra: 1 there, nothing here; seed: 0 there, 1 here; threshold: 0.3 there, 0.5 here; "
-    with pytest.raises(ValueError, match=f"configs/train.json: {named}train#accumulation_steps: 1 there, 4 here. Give"):
+    named = "extra: was 1, now nothing; seed: was 0, now 1; threshold: was 0.3, now 0.5; "
+    with pytest.raises(ValueError, match=f"configs/train.json: {named}train#accumulation_steps: was 1, now 4. Restore"):
         RunFolder(tmp_path).open(changed, tmp_path / "data")
     assert files(tmp_path) == before
 
@@ -145,7 +145,9 @@ def test_results_are_set_aside_in_numbered_folders(tmp_path):
 def test_paths_outside_are_refused_and_nothing_is_moved(tmp_path):
     fill(tmp_path, **{"run__model.pt": "inside", "run2__masks__a.png": "outside"})
     before = files(tmp_path)
-    with pytest.raises(ValueError, match=f"{tmp_path / 'run2' / 'masks'} must lie in {tmp_path / 'run'} to be made"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path / 'run2' / 'masks'} must be inside {tmp_path / 'run'} to be regenerated"
+    ):
         RunFolder(tmp_path / "run").set_aside([tmp_path / "run" / "model.pt", tmp_path / "run2" / "masks"])
     assert files(tmp_path) == before and not (tmp_path / "run" / "previous").exists()
 

@@ -92,7 +92,7 @@ def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", finished_run, **{**TINY, "seed": 1})
-    assert "differ from its configs/train.json: seed: 0 there, 1 here. Give" in str(error.value.__cause__)
+    assert "differ from its configs/train.json: seed: was 0, now 1. Restore" in str(error.value.__cause__)
 
 
 def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_run, run_bundle, tmp_path):
@@ -118,16 +118,10 @@ def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_r
     [
         (
             {"classifier_def#freeze_batch_norm": False},
-            "classifier_def#freeze_batch_norm` must stay true, with which train_c",
+            "classifier_def#freeze_batch_norm` must stay true, as used by train_c",
         ),
-        (
-            {"seed": 3},
-            "`seed` must stay 0, with which train_classifier was done, got 3; take --redo train_classifier, or",
-        ),
-        (
-            {"cam_segmenter#threshold": 0.4},
-            "which generate_pseudo_masks was done, got 0.4; take --redo generate_pseudo_ma",
-        ),
+        ({"seed": 3}, "`seed` must stay 0, as used by train_classifier, got 3; pass --redo train_classifier or"),
+        ({"cam_segmenter#threshold": 0.4}, "as used by generate_pseudo_masks, got 0.4; pass --redo generate_pseudo_ma"),
     ],
 )
 def test_a_stage_alone_is_not_done_again_with_what_others_were_done_otherwise(
@@ -161,7 +155,7 @@ def test_bad_data_stops_with_one_clear_message_before_any_training(demo_dir, tmp
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("Stopped: ") and "nameless.png" in last
-    assert "must carry 3 labels such as '[1 0 0]' in its name, got []; rename it" in last
+    assert "must have 3 labels such as '[1 0 0]' in its name, got []; rename it" in last
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -241,7 +235,7 @@ def test_new_settings_are_kept_only_when_old_results_are_out_of_the_way(finished
     settings = {**TINY, "mask_dir": str(tmp_path / "masks"), "threshold": 0.4}
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", run, **settings, redo="generate_pseudo_masks")
-    assert "must lie in" in str(plain_cause(error.value))
+    assert "must be inside" in str(plain_cause(error.value))
     assert ((run / "configs" / "train.json").read_bytes(), (run / "run.json").read_bytes()) == before
 
 

@@ -50,8 +50,8 @@ def test_what_is_given_is_handed_on(asked, tmp_path):
         ({"dataset": "gals"}, "`dataset` must be one of .*, got 'gals'; did you mean 'glas'?"),
         ({"method": "esfna"}, "`method` must be one of .*; did you mean 'esfan'?"),
         ({"preset": "light"}, "`preset` must be one of lite, paper, got 'light'"),
-        ({"epoch": 3}, "'epoch' must be a key of the configs, and is none; did you mean 'epochs'?"),
-        ({"config": ["none.json"]}, "`config` must name files that exist, got none.json"),
+        ({"epoch": 3}, "'epoch' must be a key of the configs, but is not; did you mean 'epochs'?"),
+        ({"config": ["none.json"]}, "`config` must name existing files, got none.json"),
     ],
 )
 def test_mistakes_are_answered_with_what_there_is(asked, arguments, words):
@@ -64,7 +64,7 @@ def test_errors_of_the_run_come_out_alone_and_leave_python_as_it_was(tmp_path, m
     monkeypatch.chdir(tmp_path)
     before = sys.excepthook
     (tmp_path / "data" / "glas").mkdir(parents=True)
-    with pytest.raises(BundleError, match="^.*glas.*must be a folder of images; it does not exist"):
+    with pytest.raises(BundleError, match="^.*glas.*must be a folder of images, but it does not exist"):
         train("glas", device="cpu")
     with pytest.raises(BundleError, match="`seed` must be a whole number, got 'one'"):
         train("glas", device="cpu", seed="one")

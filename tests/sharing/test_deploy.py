@@ -82,9 +82,9 @@ def test_a_difference_is_an_error(stage_1):
         cam, prob = stage_1(image)
         return cam, prob + 2e-4
 
-    with pytest.raises(ValueError, match=r"must give the same to 0.0001, got a difference of 0.0002"):
+    with pytest.raises(ValueError, match=r"must match the original to within 0.0001, got a difference of 0.0002"):
         largest_difference(stage_1, other, [(1, 24, 40)])
-    with pytest.raises(ValueError, match="must give outputs of the same shape"):
+    with pytest.raises(ValueError, match="must give outputs of the original shape"):
         largest_difference(stage_1, lambda image: tuple(part[..., :1] for part in stage_1(image)), [(1, 24, 40)])
     with pytest.raises(ValueError, match="got a difference of nan"):
         largest_difference(stage_1, lambda image: tuple(part * torch.nan for part in stage_1(image)), [(1, 24, 40)])

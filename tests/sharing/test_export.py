@@ -136,7 +136,7 @@ def test_large_files_are_listed_with_their_hash(weights_file, tmp_path, monkeypa
     ("settings", "message"),
     [
         ({"method": "ibdr"}, "`method` must be that of the run, 'esfan', got 'ibdr'"),
-        ({"preset": "paper"}, "`preset` must be that of the run, 'lite', got 'paper'; give --preset"),
+        ({"preset": "paper"}, "`preset` must be that of the run, 'lite', got 'paper'; change --preset"),
         ({"dataset": "configs/dataset_glas.json"}, "`dataset` and `classifier` must be left out with a run's folder"),
     ],
 )
@@ -162,13 +162,13 @@ def test_an_unknown_method_or_preset_is_an_error():
 
 
 def test_weights_of_other_classes_are_an_error_and_leave_nothing(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="must fit the network; missing names"):
+    with pytest.raises(ValueError, match="must match the network; missing names"):
         export("esfan", str(weights_file), str(tmp_path), "lite", str(BUNDLE / "configs" / "dataset_glas.json"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_that_is_there_is_not_replaced(exported_bundle, finished_run):
-    with pytest.raises(FileExistsError, match="must hold no esfan_histopathology_segmentation yet"):
+    with pytest.raises(FileExistsError, match="must not contain esfan_histopathology_segmentation yet"):
         export("esfan", str(finished_run), str(exported_bundle.parent), "lite")
 
 
@@ -177,7 +177,7 @@ def test_paths_of_one_machine_become_the_defaults_or_are_refused():
     config = defaults | {"backbone_weights": "/home/someone/weights.pt", "threshold": 0.7}
     shared = shareable(config, defaults, (64, 64))
     assert shared["backbone_weights"] == defaults["backbone_weights"] and shared["threshold"] == 0.7
-    with pytest.raises(ValueError, match=r"no paths of one machine, but \['source_dir'\] do"):
+    with pytest.raises(ValueError, match=r"no machine-specific paths, but \['source_dir'\] have"):
         shareable(defaults | {"source_dir": "/home/someone/run"}, defaults, (64, 64))
 
 

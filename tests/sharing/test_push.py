@@ -30,7 +30,7 @@ def test_a_dry_run_lists_what_would_go_and_needs_no_network(bundle, no_network):
     said = push(str(bundle), REPO, dry_run=True)
     size = (bundle / "models" / "model.pt").stat().st_size
     assert f"{size:,} models/model.pt" in said and "configs/train.json" in said and "schema.json" not in said
-    assert said.endswith(f"Would go to {REPO}, tag 0.1.0: {len(said.splitlines()) - 1} files. Nothing was uploaded.")
+    assert said.endswith(f"Would upload {len(said.splitlines()) - 1} files to {REPO}, tag 0.1.0. Nothing was uploaded.")
 
 
 def test_a_push_makes_the_repository_uploads_and_tags_in_this_order(bundle, monkeypatch, no_network):

@@ -38,7 +38,7 @@ def test_its_record_report_and_networks_open(small_run, few_shot_dir):
 
 
 def test_an_export_of_its_training_is_refused_with_the_way_out(small_run, tmp_path):
-    with pytest.raises(BundleError, match="which an earlier version made; give its file, .*model.pt, with --method"):
+    with pytest.raises(BundleError, match="from an earlier version; pass its file, .*model.pt, with --method"):
         export("esfan", str(small_run), str(tmp_path / "dist"), preset="small")
 
 

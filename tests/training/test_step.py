@@ -170,7 +170,7 @@ def test_full_memory_names_the_option_that_halves_it(monkeypatch):
         )
 
     monkeypatch.setattr(training_step, "_gradients", full)
-    with pytest.raises(BundleError, match=f"memory is full, 2.00 GiB more are wanted; {ADVICE}"):
+    with pytest.raises(BundleError, match=f"out of memory, 2.00 GiB more needed; {ADVICE}"):
         train(batches(4), TrainingStep(ADVICE))
 
 

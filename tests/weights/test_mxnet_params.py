@@ -105,15 +105,15 @@ def test_sizes_that_the_file_does_not_hold_are_refused_before_memory_is_taken(wr
 
 ONE = np.ones(1, dtype=np.float32)
 REFUSED = [
-    (params_bytes({"a": ONE}, magic=0x113), "begin with 0x112"),
-    (params_bytes({"a": ONE}, reserved=1), "begin with 0x112"),
-    (b"PK\x03\x04" + bytes(100), "begin with 0x112"),
+    (params_bytes({"a": ONE}, magic=0x113), "start with 0x112"),
+    (params_bytes({"a": ONE}, reserved=1), "start with 0x112"),
+    (b"PK\x03\x04" + bytes(100), "start with 0x112"),
     (params_bytes({"a": ONE}) + b"\0", "nothing may follow"),
     (params_bytes({"a": ONE}).replace(struct.pack("<Ii", FORMS["V2"], 0), struct.pack("<Ii", FORMS["V2"], 1)), "dense"),
     (struct.pack("<QQQIiI", 0x112, 0, 1, FORMS["V2"], 0, 0) + bytes(40), "1 to 32 dimensions, got 0"),
     (struct.pack("<QQQI", 0x112, 0, 1, 33) + bytes(40), "1 to 32 dimensions, got 33"),
-    (struct.pack("<QQQIiIq", 0x112, 0, 1, FORMS["V2"], 0, 1, -1) + bytes(40), "sides of 1 or more"),
-    (struct.pack("<QQQIiIq", 0x112, 0, 1, FORMS["V2"], 0, 1, 0) + bytes(40), "sides of 1 or more"),
+    (struct.pack("<QQQIiIq", 0x112, 0, 1, FORMS["V2"], 0, 1, -1) + bytes(40), "dimensions of size 1 or more"),
+    (struct.pack("<QQQIiIq", 0x112, 0, 1, FORMS["V2"], 0, 1, 0) + bytes(40), "dimensions of size 1 or more"),
     (struct.pack("<QQQIiIqiii", 0x112, 0, 1, FORMS["V2"], 0, 1, 1, 1, 0, 7) + bytes(40), "type of 0 to 6, got 7"),
     (struct.pack("<QQQ", 0x112, 0, 1) + array_bytes(ONE) + struct.pack("<Q", 2), "1 names must follow"),
     (struct.pack("<QQQ", 0x112, 0, 1) + array_bytes(ONE) + struct.pack("<QQ1s", 1, 1, b"\xff"), "UTF-8"),

@@ -188,7 +188,7 @@ def test_each_missing_renamed_or_misshaped_name_is_named(kind, checkpoint):
         for damaged, problem in (
             (rest, f"missing: {name}"),
             (rest | {f"{name}x": checkpoint[name]}, f"missing: {name}; unexpected: {name}x"),
-            (rest | {name: torch.zeros(3, 5, 7)}, f"misshaped: {name} (3, 5, 7) instead of"),
+            (rest | {name: torch.zeros(3, 5, 7)}, f"wrong shape: {name} (3, 5, 7) instead of"),
         ):
             with pytest.raises(ValueError, match=re.escape(problem)):
                 from_checkpoint(damaged, kind, K[kind], "x.pth")
@@ -199,7 +199,7 @@ def test_each_missing_renamed_or_misshaped_name_is_named(kind, checkpoint):
 )
 def test_layers_have_the_shape_that_is_published(name, shape):
     state = {name: torch.tensor(0.0).expand(shape) for name, shape in SHAPES["esfan_stage1"]().items()}
-    with pytest.raises(ValueError, match=re.escape(f"misshaped: {name} {shape} instead of")):
+    with pytest.raises(ValueError, match=re.escape(f"wrong shape: {name} {shape} instead of")):
         from_checkpoint(state | {name: torch.zeros(shape)}, "esfan_stage1", 4, "x.pth")
 
 
@@ -214,13 +214,13 @@ def test_the_old_spelling_is_kept_in_messages(checkpoint, kind):
 
 
 def test_another_number_of_classes_is_an_error(kind, checkpoint):
-    with pytest.raises(ValueError, match="misshaped: .* Check `kind` and `num_classes`"):
+    with pytest.raises(ValueError, match="wrong shape: .* Check `kind` and `num_classes`"):
         from_checkpoint(checkpoint, kind, 7, "x.pth")
 
 
 def test_another_kind_is_an_error(kind, checkpoint):
     other = next(name for name in CHECKPOINTS if name != kind and K[name] == K[kind])
-    with pytest.raises(ValueError, match="x.pth must hold exactly the weights of this kind of network; missing: "):
+    with pytest.raises(ValueError, match="x.pth must contain exactly the weights of this kind of network; missing: "):
         from_checkpoint(checkpoint, other, K[kind], "x.pth")
 
 

@@ -91,7 +91,7 @@ def test_refuses_files_that_are_no_checkpoint(tmp_path, content):
 )
 def test_refuses_all_but_bare_state_dicts(tmp_path, content, kind):
     torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=f"must hold a bare state dict, names with tensors; got {kind}"):
+    with pytest.raises(ValueError, match=f"must be a bare state dict, a mapping of names to tensors, got {kind}"):
         read_state_dict(tmp_path / "model.pt")
 
 
@@ -177,7 +177,7 @@ def test_lists_what_a_part_misses():
     weights = network(width=5)["body"].state_dict()
     del weights["1.bias"]
     message = (
-        r"the given state dict must fit .* missing names: \['1.bias'\]; wrong shapes: \['0.weight \(5, 3, 1, 1\) ins"
+        r"the given state dict must match .* missing names: \['1.bias'\]; wrong shapes: \['0.weight \(5, 3, 1, 1\) ins"
     )
     with pytest.raises(ValueError, match=message):
         load_backbone(network(), "body", weights)
@@ -185,7 +185,7 @@ def test_lists_what_a_part_misses():
 
 def test_says_where_pretrained_weights_are_expected(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="missing.pt must be the pretrained weights of 'body'; .* set the key to"
+        FileNotFoundError, match="missing.pt must hold the pretrained weights of 'body', .* set the key to"
     ):
         load_backbone(network(), "body", str(tmp_path / "missing.pt"))
 
@@ -280,7 +280,7 @@ def test_imports_refuse_what_they_cannot_be_sure_of(tmp_path):
         (("x.pth", "esfan", "new.pt", 4), "`kind` must be one of esfan_stage1, .*, resnet38d_imagenet, got 'esfan'"),
         (("x.pth", "esfan_stage1", "new.pt"), "`num_classes` must be the checkpoint's number of tissues"),
         (("x.pth", "esfan_stage1", "new.pt", 0), "`num_classes` must be .* got 0"),
-        (("x.pth", "esfan_stage2", "new.pt", 4), "x.pth must hold exactly .*missing: encoder.conv1.0.weight"),
+        (("x.pth", "esfan_stage2", "new.pt", 4), "x.pth must contain exactly .*missing: encoder.conv1.0.weight"),
         (("x.pth", "resnet38d_imagenet", "new.pt"), "x.pth must be an MXNet NDArray file"),
     ):
         paths = str(tmp_path / arguments[0]), arguments[1], str(tmp_path / arguments[2]), *arguments[3:]

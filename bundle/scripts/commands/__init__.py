@@ -1,1 +1,1 @@
-"""The command line, ``python -m scripts COMMAND``: light modules, so that help comes at once."""
+"""The command line, ``python -m scripts COMMAND``: lightweight modules, so that help appears at once."""

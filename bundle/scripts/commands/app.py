@@ -1,4 +1,4 @@
-"""The commands together: their names, their order in the help, and how they end."""
+"""The command-line app: the commands' names, their order in the help, and their exit status."""
 
 import sys
 
@@ -9,14 +9,14 @@ from typer.core import TyperCommand
 from . import data, results, sharing, training
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # what a command does not know itself
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # options that a command does not define
 
 
 class Command(TyperCommand):
-    """A command whose options may be spelled with underscores too, as MONAI's are."""
+    """A command whose options may also be spelled with underscores, like MONAI's."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """As Click's, with each option in its spelling here."""
+        """Parse as Click does, once known options are spelled with hyphens."""
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
         spelled = []
         for word in args:
@@ -27,14 +27,14 @@ class Command(TyperCommand):
 
 
 app = typer.Typer(
-    help="Tissue masks from image-level labels: from labelled patches to a segmentation network, and what it makes of "
-    "new images and slides.",
+    help="Tissue masks from image-level labels: train a segmentation network on labelled patches, and segment new "
+    "images and slides with it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=SETTINGS,
 )
-weights = typer.Typer(help="Import published weights; change the format of files of weights.", no_args_is_help=True)
+weights = typer.Typer(help="Import published weights; convert weight files.", no_args_is_help=True)
 
 for panel, commands in {
     "Train": {"train": training.train, "adapt": training.adapt, "experiment": training.experiment},
@@ -51,7 +51,7 @@ app.add_typer(weights, name="weights", rich_help_panel="Share")
 
 
 def main() -> None:
-    """Run the command of ``sys.argv``; mistakes in it end with status 2, all others with 1."""
+    """Run the command in ``sys.argv``; usage errors exit with status 2, all others with 1."""
     try:
         app()
     except Exception:

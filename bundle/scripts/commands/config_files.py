@@ -1,4 +1,4 @@
-"""Which config files a training takes, from names and from a run."""
+"""Choose a training's config files, from names or from a finished run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..runs.run_folder import BUNDLE_ROOT
 from ..runs.settings import nearest
 from .monai_run import MonaiRun
 
-NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that say how networks are built
+NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that define the networks
 
 
 def start_training(
@@ -30,26 +30,26 @@ def start_training(
     overlay: str | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Become ``monai.bundle run`` with the configs that a data set, a method and a preset name, or a run has.
+    """Replace this process with ``monai.bundle run`` on the configs of a data set, method and preset, or of a run.
 
     Args:
-        run_id: what runs.
-        words: further options of the command line, ``--key value``, which set keys of the configs.
-        dataset, method, preset: names; those that are ``None`` are the run's, or the defaults.
+        run_id: MONAI's run ID, the config section to run.
+        words: further command-line options, ``--key value``, which set keys of the configs.
+        dataset, method, preset: names; ``None`` takes the run's, or the default.
         config: further overlays.
-        settings: values by key; those that are ``None`` are left to the configs.
-        run: the finished run that is gone on from.
-        overlay: the bundle's own overlay that goes last.
-        dry_run: only show the command.
+        settings: values by key; ``None`` leaves a key to the configs.
+        run: a finished run to start from.
+        overlay: the bundle's own overlay to merge last.
+        dry_run: only print the command.
     """
     plain_errors.install()
     settings = dict(settings)
     if run is not None:
         settings = {"source_dir": Path(run).resolve(), **settings}
         dataset, method, preset = names_of_run(run, dataset, method, preset)
-        preset = preset if preset in PRESETS else "paper"  # of people's own, --config gives the overlay
+        preset = preset if preset in PRESETS else "paper"  # --config names the overlay of a custom preset
     if dataset is None:
-        raise typer.BadParameter("give the name of a data set, or the file of its overlay.", param_hint="--dataset")
+        raise typer.BadParameter("pass the name of a data set, or the path of its overlay.", param_hint="--dataset")
     files = config_list(dataset, method or "esfan", preset or "lite", [path.resolve() for path in config])
     if overlay is not None:
         files = [*files, BUNDLE_ROOT / "configs" / overlay]
@@ -67,7 +67,7 @@ def start_training(
 
 
 def names_of_run(run: Path, dataset: str | None, method: str | None, preset: str | None) -> tuple[str, str, str]:
-    """Data set, method and preset: what is given, or else a run's own."""
+    """The data set, method and preset, each defaulting to that of the run."""
     path = Path(run) / "configs" / "train.json"
     if not path.is_file():
         raise BundleError(f"`run` must be the folder of a finished run, got {run}; it has no configs/train.json.")
@@ -76,19 +76,19 @@ def names_of_run(run: Path, dataset: str | None, method: str | None, preset: str
 
 
 def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
-    """Raise a ``BundleError`` unless the configs build the networks that a run has."""
+    """Raise a ``BundleError`` unless the configs build the same networks as a run."""
     saved = current_names(read_json(Path(run) / "configs" / "train.json"))
     other = [key for key in NETWORKS if key in saved and saved[key] != merged.get(key)]
     if other:
         raise BundleError(
-            f"the configs must build the networks of {run}, but {other} differ; give what it was trained "
+            f"the configs must build the networks of {run}, but {other} differ; pass the options it was trained "
             "with: --method, --preset, --config FILE."
         )
 
 
 def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
-    """End with status 2 if an option sets nothing, naming the nearest one."""
+    """Exit with status 2 if an option sets nothing, suggesting the closest match."""
     for name in options.unknown_options(words, merged):
         near = nearest(name, merged)
-        hint = f"did you mean --{near}?" if near else "see --help, and the keys of the configs."
-        raise typer.BadParameter(f"no such option, and no key of the configs; {hint}", param_hint=f"--{name}")
+        hint = f"did you mean --{near}?" if near else "see --help and the keys in configs/train.json."
+        raise typer.BadParameter(f"no such option or config key; {hint}", param_hint=f"--{name}")

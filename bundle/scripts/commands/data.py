@@ -1,4 +1,4 @@
-"""Commands that make, describe and check data sets."""
+"""Commands that create, describe and check data sets."""
 
 from enum import Enum
 from pathlib import Path
@@ -9,35 +9,36 @@ from typer import Argument, Option
 
 
 class Stain(str, Enum):
-    """Of synthetic tissue: as from one laboratory or another."""
+    """Stain of the synthetic tissue, as from one of two laboratories."""
 
     lab_a = "lab_a"
     lab_b = "lab_b"
 
 
 Overlay = Annotated[
-    str, Option("--dataset", help="Name of the data set (configs/dataset_NAME.json) or its overlay's file.")
+    str, Option("--dataset", help="Name of the data set (configs/dataset_NAME.json) or the path of its overlay.")
 ]
 
 
 def new_dataset(
-    name: Annotated[str, Argument(help="Of the data set.", metavar="NAME")],
+    name: Annotated[str, Argument(help="Name of the data set.", metavar="NAME")],
     dataset_dir: Annotated[Path, Option(help="Its folder, with train/img, val/img and val/mask.")],
-    class_names: Annotated[str, Option(help="In the order of the labels, separated by commas.")],
+    class_names: Annotated[str, Option(help="Class names in label order, separated by commas.")],
     background: Annotated[
         bool,
         Option(
-            "--background/--no-background", help="Whether a pixel may be no tissue; if not, the last class is the rest."
+            "--background/--no-background",
+            help="Whether pixels may belong to no class; if not, the last class is the rest.",
         ),
     ] = True,
     colors: Annotated[
-        str | None, Option(help="Of the classes, [[205,51,51],[255,165,0],...].", show_default="chosen")
+        str | None, Option(help="RGB colours of the classes, [[205,51,51],[255,165,0],...].", show_default="automatic")
     ] = None,
     mpp: Annotated[
-        float | None, Option(min=0, help="Micrometres per pixel of the patches, for work on slides.")
+        float | None, Option(min=0, help="Micrometres per pixel of the patches, used when segmenting slides.")
     ] = None,
 ) -> None:
-    """Describe a data set of your own in configs/dataset_NAME.json, which is then yours to edit."""
+    """Describe a data set of your own in configs/dataset_NAME.json, which you can then edit."""
     import json
 
     from ..data.new_dataset import new_dataset as describe
@@ -51,9 +52,9 @@ def new_dataset(
 def check(
     dataset_dir: Annotated[Path, Argument(help="The data set's folder.", metavar="FOLDER")],
     dataset: Overlay,
-    label_file: Annotated[Path | None, Option(help="Training labels, if the file names do not carry them.")] = None,
+    label_file: Annotated[Path | None, Option(help="Training labels, if the file names carry none.")] = None,
 ) -> None:
-    """Say what is in a data set, or all that is wrong with it (and end with status 1)."""
+    """Summarise a data set, or list everything wrong with it and exit with status 1."""
     from ..data.check import main
     from ..runs.config_lists import overlay_file
 
@@ -62,32 +63,35 @@ def check(
 
 def prepare(
     source: Annotated[
-        Path, Option(help="Folder with {train,val,test}/{img,mask}, or of a release that the overlay describes.")
+        Path, Option(help="Folder with {train,val,test}/{img,mask}, or a release that the overlay describes.")
     ],
-    output: Annotated[Path, Option(help="The folder to make; it appears complete or not at all.")],
+    output: Annotated[Path, Option(help="The folder to create; it appears complete or not at all.")],
     dataset: Overlay,
     patch_size: Annotated[
-        int | None, Option(min=1, help="Side of a training patch in px.", show_default="the overlay's, or 128")
+        int | None, Option(min=1, help="Side of a training patch in px.", show_default="from the overlay, or 128")
     ] = None,
     stride: Annotated[
         int | None,
-        Option(min=1, help="From one patch to the next in px.", show_default="the overlay's, or half a patch"),
+        Option(min=1, help="Stride between patches in px.", show_default="from the overlay, or half a patch"),
     ] = None,
     min_share: Annotated[
         float | None,
         Option(
-            min=0, max=1, help="Share of a patch from which a class is in it.", show_default="the overlay's, or 0.05"
+            min=0,
+            max=1,
+            help="Smallest share of a patch that counts as the presence of a class.",
+            show_default="from the overlay, or 0.05",
         ),
     ] = None,
     train_masks: Annotated[
         bool, Option("--train-masks", help="Write training masks too, for few-shot adaptation.")
     ] = False,
     published_values: Annotated[
-        bool, Option("--published-values", help="Write masks in the data set's own values.")
+        bool, Option("--published-values", help="Write masks with the data set's original values.")
     ] = False,
-    splits: Annotated[str, Option(help="Which ones, separated by commas.")] = "train,val,test",
+    splits: Annotated[str, Option(help="Splits to prepare, separated by commas.")] = "train,val,test",
 ) -> None:
-    """Cut images with masks into labelled patches to train on, and whole images to score by."""
+    """Cut images with masks into labelled patches for training; val and test keep whole images for scoring."""
     from ..data.preparing.prepare import format_report
     from ..data.preparing.prepare import prepare as cut
 
@@ -106,18 +110,18 @@ def prepare(
 
 
 def demo(
-    output_dir: Annotated[Path, Argument(help="The folder to make.")],
+    output_dir: Annotated[Path, Argument(help="The folder to create.")],
     seed: Annotated[int, Option(min=0)] = 0,
     size: Annotated[int, Option(min=32, help="Side of a patch in px.")] = 128,
-    num_train: Annotated[int, Option(min=1, help="Patches of train.")] = 360,
-    num_val: Annotated[int, Option(min=1, help="Images of val.")] = 60,
-    num_test: Annotated[int, Option(min=0, help="Images of test.")] = 60,
-    stain: Annotated[Stain, Option(help="As from one laboratory or another.")] = Stain.lab_a,
+    num_train: Annotated[int, Option(min=1, help="Number of training patches.")] = 360,
+    num_val: Annotated[int, Option(min=1, help="Number of validation images.")] = 60,
+    num_test: Annotated[int, Option(min=0, help="Number of test images.")] = 60,
+    stain: Annotated[Stain, Option(help="Stain, as from one of two laboratories.")] = Stain.lab_a,
     train_masks: Annotated[
         bool, Option("--train-masks", help="Write training masks too, for few-shot adaptation.")
     ] = False,
 ) -> None:
-    """Draw synthetic H&E with labels and masks, to try everything on."""
+    """Generate synthetic H&E patches with labels and masks, to try everything out."""
     from ..data.preparing.demo import describe, make_demo_data
 
     counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}

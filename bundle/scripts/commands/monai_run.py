@@ -1,4 +1,4 @@
-"""A run of MONAI's, as a command that people can read, copy and change."""
+"""A MONAI run as a command that people can read, copy and change."""
 
 import os
 import re
@@ -17,11 +17,11 @@ class MonaiRun:
     """``python -m monai.bundle run`` in a bundle's folder.
 
     Args:
-        root: the bundle's folder, or a run's.
-        run_id: what runs; ``run`` is MONAI's default.
-        config_files: merged from left to right; written relative to ``root`` where they lie in it.
+        root: the folder of the bundle or of a run.
+        run_id: the config section to run; MONAI's default is ``run``.
+        config_files: merged from left to right; shown relative to ``root`` if inside it.
         settings: overrides by key; those that are ``None`` are left out.
-        words: further words of the command line, as they are.
+        words: further command-line arguments, passed on unchanged.
     """
 
     root: Path
@@ -32,7 +32,7 @@ class MonaiRun:
 
     @property
     def command(self) -> list[str]:
-        """The command's words, to be run in ``root``."""
+        """The command's arguments, to be run in ``root``."""
         files = [self._short(path) for path in self.config_files]
         command = [sys.executable, "-m", "monai.bundle", "run", *([] if self.run_id == "run" else [self.run_id])]
         command += ["--config_file", files[0] if len(files) == 1 else f"[{','.join(map(repr, files))}]"]
@@ -46,12 +46,12 @@ class MonaiRun:
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def show(self) -> None:
-        """Print the command, for a shell."""
+        """Print the command as a line of shell."""
         place = "" if self.root.resolve() == Path.cwd() else f"cd {shlex.quote(str(self.root))} && "
         typer.echo(f"{place}python {' '.join(map(_quoted, self.command[1:]))}")
 
     def start(self) -> None:
-        """Print the command and become it."""
+        """Print the command and replace this process with it."""
         self.show()
         sys.stdout.flush()
         os.chdir(self.root)
@@ -59,14 +59,14 @@ class MonaiRun:
 
 
 def _quoted(word: str) -> str:
-    """``word`` for a shell, in double quotes where those read better."""
+    """Quote ``word`` for a shell, in double quotes where they read better."""
     if "'" not in word or "!" in word:
         return shlex.quote(word)
     return '"' + re.sub(r'(["$`\\])', r"\\\1", word) + '"'
 
 
 def as_monai_reads(value: Any) -> str:
-    """``value`` as MONAI's command line (Fire) reads it back: texts that look like something else are quoted."""
+    """Format ``value`` so that MONAI's command line (Fire) reads it back; strings that look like numbers are quoted."""
     from fire.parser import DefaultParseValue
 
     text = str(value)

@@ -1,4 +1,4 @@
-"""Commands that use what was trained."""
+"""Commands that use trained networks."""
 
 from enum import Enum
 from pathlib import Path
@@ -14,14 +14,14 @@ Run = Annotated[Path, Argument(help="The folder of a finished run.")]
 
 
 class Kind(str, Enum):
-    """What is segmented."""
+    """The kind of input."""
 
     images = "images"
     slides = "slides"
 
 
 class Scored(str, Enum):
-    """The network that is scored."""
+    """The network to score."""
 
     segmenter = "segmenter"
     classifier = "classifier"
@@ -30,30 +30,31 @@ class Scored(str, Enum):
 def segment(
     source: Annotated[Path, Argument(help="An image, a slide, or a folder of either.", metavar="INPUT")],
     run: Annotated[Path, Option(help="The folder of a finished run, or an exported bundle.")],
-    output_dir: Annotated[Path, Option(help="Where the results go.")] = Path("results"),
+    output_dir: Annotated[Path, Option(help="Output folder.")] = Path("results"),
     kind: Annotated[
-        Kind | None, Option("--as", help="What INPUT holds.", show_default="slides if there is one, or else images")
+        Kind | None, Option("--as", help="The kind of INPUT.", show_default="slides if it has any, else images")
     ] = None,
     mpp: Annotated[
-        float | None, Option(min=0, help="Micrometres per pixel of slides whose files do not say it.")
+        float | None, Option(min=0, help="Micrometres per pixel of slides whose files do not record it.")
     ] = None,
     model_mpp: Annotated[
-        float | None, Option(min=0, help="Micrometres per pixel of the patches trained on, if the run does not say it.")
+        float | None,
+        Option(min=0, help="Micrometres per pixel of the training patches, if the run does not record it."),
     ] = None,
     overlap: Annotated[
-        float | None, Option(min=0, max=0.9, help="Of neighbouring tiles of slides.", show_default="0.5")
+        float | None, Option(min=0, max=0.9, help="Overlap of neighbouring slide tiles.", show_default="0.5")
     ] = None,
     budget_gb: Annotated[
-        float | None, Option(min=0, help="Memory for a slide, in gigabytes.", show_default="2")
+        float | None, Option(min=0, help="Memory budget per slide, in gigabytes.", show_default="2")
     ] = None,
     batch_size: Annotated[
-        int | None, Option(min=1, help="Tiles that go through the network together.", show_default="16")
+        int | None, Option(min=1, help="Tiles or images per forward pass.", show_default="16")
     ] = None,
     mirror_averaging: Annotated[
-        bool | None, Option(help="Average over mirror images, at four times the time.", show_default="as in the run")
+        bool | None, Option(help="Average over flipped copies; takes four times as long.", show_default="as in the run")
     ] = None,
     published_values: Annotated[
-        bool, Option("--published-values", help="Write masks of images in the data set's own values.")
+        bool, Option("--published-values", help="Write image masks with the data set's original values.")
     ] = False,
     device: Device = None,
     precision: Numbers = None,
@@ -61,8 +62,8 @@ def segment(
 ) -> None:
     """Segment images or whole slides with a finished run.
 
-    Images: palette masks and overlays. Slides: annotations for QuPath, areas in mm2, class maps, overlays; what is
-    finished is kept if the command is repeated.
+    Images: palette masks and overlay images. Slides: annotations for QuPath, areas in mm2, class maps, overlay images.
+    Repeating the command keeps finished results.
     """
     from ..slides.reading.files import holds_slides
 
@@ -85,17 +86,17 @@ def segment(
 
 def evaluate(
     run: Run,
-    stage: Annotated[Scored, Option(help="Which network, on val and test.")] = Scored.segmenter,
+    stage: Annotated[Scored, Option(help="The network to score, on val and test.")] = Scored.segmenter,
     dataset_dir: Annotated[
         Path | None,
-        Option(help="The data set's folder, if it is not where the run found it, or another with these classes."),
+        Option(help="The data set's folder, if it has moved, or that of another data set with the same classes."),
     ] = None,
-    output_dir: Annotated[Path | None, Option(help="Where scores and pictures go.", show_default="the run")] = None,
+    output_dir: Annotated[Path | None, Option(help="Folder for scores and pictures.", show_default="the run's")] = None,
     device: Device = None,
     precision: Numbers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Score a finished run's network again: IoU and Dice of each class, confusion matrices, pictures."""
+    """Score a finished run's network again: IoU and Dice per class, confusion matrices, pictures."""
     place = output_dir and output_dir.resolve()
     weights = {"segmenter_path": "models/model.pt", "classifier_path": "models/classifier/model.pt"} if place else {}
     settings = {
@@ -122,11 +123,9 @@ def _in_run(run: Path, run_id: str, configs: list[str], settings: dict, dry_run:
 
 def report(
     run: Run,
-    dataset_dir: Annotated[
-        Path | None, Option(help="The data set's folder, if it is not where the run found it.")
-    ] = None,
+    dataset_dir: Annotated[Path | None, Option(help="The data set's folder, if it has moved since the run.")] = None,
 ) -> None:
-    """Write a run's report.html again: scores, best and worst images, curves, settings on one page."""
+    """Regenerate a run's report.html: scores, best and worst images, curves and settings on one page."""
     from ..evaluation.report.report import report as write_report
 
     typer.echo(write_report(str(run), dataset_dir and str(dataset_dir)))
@@ -135,16 +134,16 @@ def report(
 def label(
     context: typer.Context,
     studies: Annotated[str, Option(help="Folder of the images and slides to annotate.")],
-    run: Annotated[Path | None, Option(help="The folder of the finished run that proposes outlines.")] = None,
+    run: Annotated[Path | None, Option(help="The folder of a finished run, whose network proposes outlines.")] = None,
     port: Annotated[int, Option(min=1, max=65535)] = 8000,
     host: Annotated[
-        str, Option(help="0.0.0.0 is reached from other machines; nobody is asked for a password.")
+        str, Option(help="Address to listen on; 0.0.0.0 lets other machines connect, without a password.")
     ] = "127.0.0.1",
 ) -> None:
-    """Serve a run to MONAI Label's clients: QuPath, the Digital Slide Archive, 3D Slicer.
+    """Serve a run to MONAI Label clients: QuPath, the Digital Slide Archive, 3D Slicer.
 
-    Takes any option of `monailabel start_server` too, for instance --conf largest_mpx 4. MONAI Label needs an
-    environment of its own: docs/label.md.
+    Also takes any option of `monailabel start_server`, for instance --conf largest_mpx 4. MONAI Label needs its own
+    environment: see docs/label.md.
     """
     from ..label_app.start import start
 

@@ -1,4 +1,4 @@
-"""Commands that bring weights in and bundles out."""
+"""Commands that import weights and export bundles."""
 
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ from .training import Preset
 
 
 class Published(str, Enum):
-    """Files of weights that others published."""
+    """Weight files published by others."""
 
     esfan_stage1 = "esfan_stage1"
     esfan_stage2 = "esfan_stage2"
@@ -22,21 +22,21 @@ class Published(str, Enum):
 
 def import_weights(
     source: Annotated[Path, Option(help="The published file; nothing in it is executed.")],
-    kind: Annotated[Published, Option(help="What it is: a checkpoint of the authors, or ResNet38d's MXNet file.")],
+    kind: Annotated[Published, Option(help="The kind of file: an authors' checkpoint, or ResNet38d's MXNet file.")],
     output: Annotated[Path, Option(help="The new file, .pt or .safetensors.")],
-    num_classes: Annotated[int | None, Option(min=1, help="Tissues that the authors' checkpoint knows.")] = None,
+    num_classes: Annotated[int | None, Option(min=1, help="Number of classes in the authors' checkpoint.")] = None,
 ) -> None:
-    """Turn published weights into those of our networks, strictly by name and shape."""
+    """Convert published weights for our networks, matching names and shapes strictly."""
     from ..weights.importing import import_weights as turn
 
     typer.echo(f"The weights are in {turn(str(source), kind.value, str(output), num_classes)}.")
 
 
 def convert(
-    source: Annotated[Path, Option(help="A state dict, or a checkpoint that has one.")],
+    source: Annotated[Path, Option(help="A state dict, or a checkpoint that contains one.")],
     output: Annotated[Path, Option(help="The new file: .safetensors, or any other suffix for torch's format.")],
 ) -> None:
-    """Write a file of weights in the other format."""
+    """Convert weights between torch's format and safetensors."""
     from ..weights.importing import convert as write
 
     typer.echo(f"The weights are in {write(str(source), str(output))}.")
@@ -44,29 +44,27 @@ def convert(
 
 def export(
     run: Annotated[Path | None, Argument(help="The folder of a finished run.")] = None,
-    output: Annotated[Path, Option(help="Where the bundle's folder and zip go.")] = Path("dist"),
-    weights: Annotated[Path | None, Option(help="Without a run: a file of the segmentation network's weights.")] = None,
-    classifier: Annotated[Path | None, Option(help="With --weights: a file of the classifier's.")] = None,
+    output: Annotated[Path, Option(help="Where to write the bundle's folder and zip.")] = Path("dist"),
+    weights: Annotated[Path | None, Option(help="Without a run: the segmentation network's weight file.")] = None,
+    classifier: Annotated[Path | None, Option(help="With --weights: the classifier's weight file.")] = None,
     method: Annotated[str | None, Option(help="With --weights: esfan, ibdr or your own.")] = None,
     preset: Annotated[Preset | None, Option(help="With --weights: the networks.", show_default="paper")] = None,
     dataset: Annotated[
         str | None, Option(help="With --weights: the data set they were trained on.", show_default="luad")
     ] = None,
-    repo_id: Annotated[
-        str | None, Option(help="OWNER/NAME of the hub's repository that will hold large files.")
-    ] = None,
+    repo_id: Annotated[str | None, Option(help="OWNER/NAME of the Hub repository that will host large files.")] = None,
 ) -> None:
-    """Make a bundle for MONAI's model zoo or a Hugging Face hub: configs, code, weights, model card, tests."""
+    """Export a bundle for MONAI's Model Zoo or the Hugging Face Hub: configs, code, weights, model card, tests."""
     from ..runs.config_lists import overlay_file
     from ..sharing.export import export as make
     from .config_files import names_of_run
 
     if (run is None) == (weights is None):
-        raise typer.BadParameter("give the folder of a run, or --weights.", param_hint="RUN")
+        raise typer.BadParameter("pass the folder of a run, or --weights.", param_hint="RUN")
     if run is not None:
         _, method, preset_name = names_of_run(run, None, method, preset and preset.value)
     elif method is None:
-        raise typer.BadParameter("weights do not tell their method; give its name.", param_hint="--method")
+        raise typer.BadParameter("weights do not record their method; pass its name.", param_hint="--method")
     else:
         preset_name = preset.value if preset else "paper"
     folder = make(
@@ -83,9 +81,9 @@ def export(
 
 def deploy(
     bundle: Annotated[Path, Argument(help="The folder of a finished run, or an exported bundle.")],
-    output: Annotated[Path, Option(help="Where the files go.")] = Path("deployed"),
+    output: Annotated[Path, Option(help="Output folder.")] = Path("deployed"),
 ) -> None:
-    """Write both networks as TorchScript, torch.export and ONNX, and compare each with the network."""
+    """Export both networks as TorchScript, torch.export and ONNX, and check each file against its network."""
     from ..sharing.deploy import deploy as write
     from ..sharing.deploy import describe
 
@@ -94,11 +92,11 @@ def deploy(
 
 def push(
     bundle: Annotated[Path, Argument(help="An exported bundle's folder.")],
-    repo_id: Annotated[str, Option(help="OWNER/NAME of the hub's repository; made if it is not there.")],
-    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be uploaded.")] = False,
-    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+    repo_id: Annotated[str, Option(help="OWNER/NAME of the Hub repository; created if it does not exist.")],
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list what would be uploaded.")] = False,
+    private: Annotated[bool, Option("--private", help="If the repository is new, make it private.")] = False,
 ) -> None:
-    """Upload an exported bundle to a Hugging Face hub."""
+    """Upload an exported bundle to the Hugging Face Hub."""
     from ..sharing.push import push as upload
 
     typer.echo(upload(str(bundle), repo_id, dry_run, private))

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 
 class Preset(str, Enum):
-    """Which networks."""
+    """The networks to use."""
 
     lite = "lite"
     paper = "paper"
@@ -24,7 +24,7 @@ class Stage(str, Enum):
 
 
 class Precision(str, Enum):
-    """Of the networks' numbers."""
+    """Numerical precision of the networks."""
 
     auto = "auto"
     float32 = "float32"
@@ -32,27 +32,30 @@ class Precision(str, Enum):
 
 
 Dataset = Annotated[
-    str | None, Option(help="Name of a data set, whose overlay is configs/dataset_NAME.json, or a file.")
+    str | None, Option(help="Name of a data set (configs/dataset_NAME.json) or the path of its overlay.")
 ]
-DatasetDir = Annotated[Path | None, Option(help="The data set's folder.", show_default="the overlay's, or data/NAME")]
-LabelFile = Annotated[Path | None, Option(help="Training labels as CSV or MONAI datalist, if file names have none.")]
+DatasetDir = Annotated[
+    Path | None, Option(help="The data set's folder.", show_default="from the overlay, or data/NAME")
+]
+LabelFile = Annotated[Path | None, Option(help="Training labels (CSV or MONAI datalist), if file names have none.")]
 Method = Annotated[
     str | None, Option(help="esfan, ibdr, or your own in configs/method_NAME.json.", show_default="esfan")
 ]
 Networks = Annotated[
-    Preset | None, Option(help="Small networks, also for CPUs, or the papers', for a GPU.", show_default="lite")
+    Preset | None,
+    Option(help="Small networks that also train on CPUs, or the papers' networks, for a GPU.", show_default="lite"),
 ]
-Configs = Annotated[list[Path] | None, Option("--config", help="An overlay of yours; may be given several times.")]
+Configs = Annotated[list[Path] | None, Option("--config", help="An additional config overlay; may be repeated.")]
 Epochs = Annotated[int | None, Option(min=1, help="Epochs of the segmentation network.")]
 BatchSize = Annotated[int | None, Option(min=1, help="Patches per step of the segmentation network.")]
 LearningRate = Annotated[float | None, Option(min=0, help="Learning rate of the segmentation network.")]
-Seed = Annotated[int, Option(min=0, help="Of all random numbers; the same seed gives the same run.")]
+Seed = Annotated[int, Option(min=0, help="Random seed; the same seed gives the same run.")]
 Device = Annotated[
-    str | None, Option(help="For instance cpu or cuda:1.", show_default="cuda if there is one, or else cpu")
+    str | None, Option(help="Device, for instance cpu or cuda:1.", show_default="cuda if available, else cpu")
 ]
-Numbers = Annotated[Precision | None, Option(help="Of the networks; auto is bfloat16 where the GPU has it.")]
-Redo = Annotated[Stage | None, Option(help="Do this stage and those after it again; old results go to previous/.")]
-DryRun = Annotated[bool, Option("--dry-run", help="Only show MONAI's command.")]
+Numbers = Annotated[Precision | None, Option(help="Numerical precision; auto is bfloat16 on GPUs that support it.")]
+Redo = Annotated[Stage | None, Option(help="Rerun this stage and all later ones; old results move to previous/.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Only print the MONAI command.")]
 
 
 def train(
@@ -60,7 +63,7 @@ def train(
     dataset: Dataset = None,
     method: Method = None,
     preset: Networks = None,
-    stage: Annotated[Stage | None, Option(help="One stage alone.", show_default="all")] = None,
+    stage: Annotated[Stage | None, Option(help="Run a single stage.", show_default="all")] = None,
     dataset_dir: DatasetDir = None,
     label_file: LabelFile = None,
     output_dir: Annotated[
@@ -78,15 +81,17 @@ def train(
     redo: Redo = None,
     second_round_of: Annotated[
         Path | None,
-        Option(help="A finished run: where its segmentation network is sure, it mends the masks for a second round."),
+        Option(
+            help="A finished run whose segmentation network, where confident, corrects the masks of a second round."
+        ),
     ] = None,
     config: Configs = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train on patches with image-level labels: classifier, pseudo masks, segmentation network.
 
-    Complete stages are kept: the same command goes on where an interrupted one stopped. Any other key of the configs
-    can be set too, for instance --threshold 0.4 or --train#optimizer#momentum 0.95.
+    Complete stages are kept: repeat the command to resume an interrupted run. Any other config key can be set too, for
+    instance --threshold 0.4 or --train#optimizer#momentum 0.95.
     """
     from .config_files import start_training
 
@@ -123,22 +128,22 @@ def adapt(
     context: typer.Context,
     run: Annotated[Path, Argument(help="The folder of the finished run to adapt.")],
     dataset: Dataset = None,
-    method: Annotated[str | None, Option(help="The method, if the run does not tell.")] = None,
-    preset: Annotated[Preset | None, Option(help="The networks, if the run does not tell.")] = None,
-    num_images: Annotated[int, Option(min=1, help="Labelled images of the new data set to train on.")] = 10,
+    method: Annotated[str | None, Option(help="The method, if the run does not record it.")] = None,
+    preset: Annotated[Preset | None, Option(help="The networks, if the run does not record them.")] = None,
+    num_images: Annotated[int, Option(min=1, help="Number of labelled images to train on.")] = 10,
     pixel_masks: Annotated[
         bool | None,
         Option(
             "--pixel-masks/--image-labels",
-            help="What the images' labels are.",
-            show_default="masks where there are any",
+            help="Whether to train on pixel masks or on image-level labels.",
+            show_default="masks if there are any",
         ),
     ] = None,
-    freeze_encoder: Annotated[bool, Option("--freeze-encoder", help="Train the decoder alone.")] = False,
+    freeze_encoder: Annotated[bool, Option("--freeze-encoder", help="Train only the decoder.")] = False,
     dataset_dir: DatasetDir = None,
     label_file: LabelFile = None,
     output_dir: Annotated[
-        Path | None, Option(help="The new run's folder.", show_default="in output/, named after what is adapted")
+        Path | None, Option(help="The new run's folder.", show_default="in output/, named after the settings")
     ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -152,8 +157,8 @@ def adapt(
 ) -> None:
     """Adapt a run's network to another laboratory's data with a few labelled images, and score it before and after.
 
-    Method and networks are the run's; overlays of your own must be given again, as --config.
-    Any other key of the configs can be set too.
+    The run determines method and networks; pass your own overlays again with --config.
+    Any other config key can be set too.
     """
     from .config_files import start_training
 
@@ -187,16 +192,14 @@ def adapt(
 
 def experiment(
     plan: Annotated[Path, Argument(help="The plan: JSON with configs, settings and variants (docs/experiments.md).")],
-    output_dir: Annotated[Path, Option(help="Folder of the runs and of the table.")],
-    dataset: Annotated[str | None, Option(help="What {dataset} in the plan stands for, for instance glas.")] = None,
-    seeds: Annotated[str, Option(help="One or several, separated by commas.")] = "0",
-    only: Annotated[
-        list[str] | None, Option(help="A variant to run; may be given several times.", show_default="all")
-    ] = None,
-    jobs: Annotated[int, Option(min=1, help="Runs at a time; each takes its share of the processor's cores.")] = 1,
-    settings: Annotated[str | None, Option(help="Settings of all variants, as in \"{'epochs': 3}\".")] = None,
+    output_dir: Annotated[Path, Option(help="Folder for the runs and the table.")],
+    dataset: Annotated[str | None, Option(help="Value of {dataset} in the plan, for instance glas.")] = None,
+    seeds: Annotated[str, Option(help="One or more seeds, separated by commas.")] = "0",
+    only: Annotated[list[str] | None, Option(help="A variant to run; may be repeated.", show_default="all")] = None,
+    jobs: Annotated[int, Option(min=1, help="Number of parallel runs, which share the CPU cores.")] = 1,
+    settings: Annotated[str | None, Option(help="Overrides for all variants, as in \"{'epochs': 3}\".")] = None,
 ) -> None:
-    """Train and score variants of the configs with several seeds, and put them side by side in one table."""
+    """Train and score variants of the configs with several seeds, and compare them in one table."""
     from ast import literal_eval
 
     from ..evaluation.experiment import experiment as run_experiment
@@ -204,7 +207,7 @@ def experiment(
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; give whole numbers, separated by commas.", param_hint="--seeds") from error
+        raise typer.BadParameter(f"{error}; pass whole numbers, separated by commas.", param_hint="--seeds") from error
     typer.echo(
         run_experiment(
             str(plan), str(output_dir), dataset, numbers, only, jobs, literal_eval(settings) if settings else None

@@ -1,1 +1,1 @@
-"""From a data set's folder to batches: classes, mask values, items, transforms, checks."""
+"""Load data sets: classes, mask values, items, transforms, batches, checks."""

@@ -1,10 +1,10 @@
-"""Where a slide shows glass instead of tissue."""
+"""Detect where a slide shows glass instead of tissue."""
 
 import numpy as np
 import torch
 from skimage.morphology import remove_small_objects
 
-WHITE_GREY = 200  # of 0..255; glass is brighter (ESFAN)
+WHITE_GREY = 200  # in 0..255; glass is brighter (ESFAN)
 SMALLEST_GAP_PX = 50  # white components with fewer pixels are tissue
 
 
@@ -26,7 +26,7 @@ def white_background(
 
 
 def white_pixels(pixels: np.ndarray, white_grey: int = WHITE_GREY, smallest_px: int = SMALLEST_GAP_PX) -> np.ndarray:
-    """The same of one image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
+    """``white_background`` for a single image: (H, W) bool for ``pixels``, (H, W, 3) uint8."""
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     white = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15 > white_grey  # OpenCV's fixed-point weights
     return remove_small_objects(white, max_size=smallest_px - 1, connectivity=1) if white.any() else white

@@ -1,4 +1,4 @@
-"""Data sets and loaders that read ahead in threads, and batches of images of one size."""
+"""Data sets and loaders that read ahead in threads, and batches of same-size images."""
 
 import queue
 import threading
@@ -14,9 +14,9 @@ from ..files.foreign_files import open_image
 
 
 class ThreadedDataset(Dataset):
-    """A MONAI data set whose batches are read by several threads: decoding holds no lock. Errors are raised as ever.
+    """A MONAI data set whose batches are read by several threads, since decoding releases the GIL; errors are raised.
 
-    (MONAI's ThreadDataLoader reads ahead, but an image that cannot be read ends its data without an error.)
+    (MONAI's ThreadDataLoader reads ahead too, but an unreadable image ends its data without an error.)
 
     Args:
         data, transform: as for ``Dataset``; the transform must not be random.
@@ -28,19 +28,19 @@ class ThreadedDataset(Dataset):
         self.threads = threads
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """The items of a batch; PyTorch's DataLoader asks for them so."""
+        """The items of a batch; PyTorch's DataLoader calls this."""
         with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(self.__getitem__, indices))
 
 
 class ReadAheadDataLoader(DataLoader):
-    """MONAI's DataLoader; with ``pin_memory``, as for GPUs, a thread makes its batches before they are asked for.
+    """MONAI's DataLoader; with ``pin_memory``, as for GPUs, a thread prefetches its batches.
 
-    Batches and their order are the same, and so are errors. The sampler draws in the thread that asks.
+    Batches, their order and errors are the same. The sampler draws in the calling thread.
 
     Args:
         dataset, num_workers, kwargs: as for ``DataLoader``.
-        ahead: how many batches are made before they are asked for.
+        ahead: number of batches to prefetch.
     """
 
     def __init__(self, dataset: Any, num_workers: int = 0, ahead: int = 2, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class ReadAheadDataLoader(DataLoader):
 
 
 def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
-    """``batches``, up to ``ahead`` of them made by a thread before they are asked for."""
+    """``batches``, up to ``ahead`` of them prefetched by a thread."""
     made: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
     stopped = threading.Event()
 
@@ -71,11 +71,11 @@ def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
                 if stopped.is_set():
                     return
             put("end")
-        except Exception as error:  # it belongs where the batch was wanted
+        except Exception as error:  # raised where the batch is requested
             put("error", error)
 
     try:
-        first = next(batches)  # here the sampler draws, from this thread's random numbers
+        first = next(batches)  # the sampler draws here, from this thread's random state
     except StopIteration:
         return
     threading.Thread(target=make, name="read ahead", daemon=True).start()
@@ -93,12 +93,12 @@ def _made_ahead(batches: Iterator[Any], ahead: int) -> Iterator[Any]:
 
 
 class SameSizeBatches(Sampler[list[int]]):
-    """Batches of indices of images of one size each, so that images of any size can be stacked.
+    """Batches of indices of same-size images, so that images of any size can be stacked.
 
-    The batches depend on the items alone, never on what is done already: the same images always share a batch.
+    The batches depend only on the items, never on earlier progress: the same images always share a batch.
 
     Args:
-        items: have the path of an image under ``"image"``.
+        items: with the path of an image under ``"image"``.
         batch_size: largest number of images in a batch.
     """
 
@@ -117,7 +117,7 @@ class SameSizeBatches(Sampler[list[int]]):
 
 
 def batches_of_one_size(sizes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:
-    """The indices of ``sizes`` in batches of up to ``batch_size`` equal ones, sizes in the order they first come in."""
+    """The indices of ``sizes`` in batches of up to ``batch_size`` equal sizes, in order of first occurrence."""
     if batch_size < 1:
         raise BundleError(f"`batch_size` must be at least 1, got {batch_size}.")
     by_size: dict[tuple[int, ...], list[int]] = {}
@@ -131,11 +131,11 @@ def batches_of_one_size(sizes: Sequence[tuple[int, ...]], batch_size: int) -> li
 
 
 def same_size_loader(dataset: Dataset, batch_size: int, **settings: Any) -> ReadAheadDataLoader:
-    """A loader of images of any size: each batch has images of one.
+    """A loader for images of any size: the images of each batch have the same size.
 
     Args:
-        dataset: of items with an ``image``.
-        batch_size: most images in a batch.
-        settings: of the loader.
+        dataset: items with an ``image``.
+        batch_size: largest number of images in a batch.
+        settings: further arguments of the loader.
     """
     return ReadAheadDataLoader(dataset, batch_sampler=SameSizeBatches(dataset.data, batch_size), **settings)

@@ -1,4 +1,4 @@
-"""Find what is wrong with a data set before a training starts, and report what is in it.
+"""Check a data set for problems before a training starts, and summarise it.
 
 python -m scripts check FOLDER --dataset NAME [--label-file FILE]
 """
@@ -26,10 +26,10 @@ SHOWN_PROBLEMS = 10
 
 
 def rgb_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in px of the image file ``path``, which is read to its end; a PNG is verified, not decoded.
+    """Width and height in px of the image file ``path``, which is read in full; a PNG is verified without decoding.
 
     Raises:
-        BundleError: if the file is no readable image, is truncated, or is not 8-bit RGB.
+        BundleError: if the file is not a readable image, is truncated, or is not 8-bit RGB.
     """
     with open_image(path) as image:
         require_rgb(image)
@@ -41,13 +41,13 @@ def rgb_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np.ndarray:
-    """The mask of an 8-bit RGB image, (H, W) uint8, after checking that both are readable and fit (``load_mask``)."""
+    """The mask of an 8-bit RGB image, (H, W) uint8, after checking that both are readable and match (``load_mask``)."""
     width, height = rgb_size(image)
     return load_mask(mask, table, (height, width))
 
 
 def count_labels(labels: Sequence[Sequence[int]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many multi-hot ``labels`` show each class, and how many are each combination, e.g. ``"1 0 1"``."""
+    """Count the multi-hot ``labels`` with each class, and with each combination of classes, e.g. ``"1 0 1"``."""
     combinations = Counter(" ".join(map(str, label)) for label in labels)
     return {
         "per_class": {name: sum(label[index] for label in labels) for index, name in enumerate(class_names)},
@@ -56,7 +56,7 @@ def count_labels(labels: Sequence[Sequence[int]], class_names: Sequence[str]) ->
 
 
 def format_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Lines of text that show the result of ``count_labels``."""
+    """Format the result of ``count_labels`` as lines of text."""
     names = list(counts["per_class"])
     lines = [f"  {count:7d}  {name}" for name, count in counts["per_class"].items()]
     for combination, count in counts["per_combination"].items():
@@ -68,7 +68,7 @@ def format_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
 def inspect_labels(
     folder: Path, class_names: Sequence[str], label_file: str | Path | None
 ) -> tuple[list[Path], list[list[int]], list[str]]:
-    """Training images, the labels that could be read, and the problems with labels."""
+    """The training images, the labels that could be read, and the problems with the others."""
     try:
         if label_file is not None:
             items = labelled_images(folder.parents[1], class_names, label_file)
@@ -86,13 +86,13 @@ def inspect_labels(
 
 
 def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Path | None) -> tuple[dict, list[str]]:
-    """Report and problems of the training images in ``folder`` (see ``check_dataset``)."""
+    """Report on the training images in ``folder``, and their problems (see ``check_dataset``)."""
     images, labels, problems = inspect_labels(folder, class_names, label_file)
     counts = count_labels(labels, class_names)
     if labels:
         problems += [
             f"{label_file or folder} must show every class in at least one patch, got none with {name!r}; "
-            "nothing can learn it: add patches, or take it out of `class_names` and of the labels."
+            "it cannot be learned: add patches, or remove it from `class_names` and from the labels."
             for name, count in counts["per_class"].items()
             if count == 0
         ]
@@ -114,7 +114,12 @@ def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Pa
 
 
 def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
-    """Report and problems of the images with masks in ``folder`` (see ``check_dataset``); ``table`` reads the masks."""
+    """Report on the images with masks in ``folder``, and their problems (see ``check_dataset``).
+
+    Args:
+        folder: has ``img`` and ``mask``.
+        table: our value for each value in the masks.
+    """
     try:
         images, masks = find_images(folder / "img"), {path.stem: path for path in find_images(folder / "mask")}
     except OSError as error:
@@ -138,7 +143,7 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
     if sizes and not pixels[1:].any():
         problems.append(
             f"{folder / 'mask'} must show some tissue (a value that `mask_values` maps to 1 or more), got none in "
-            f"{sum(sizes.values())} masks; nothing can be scored: correct `mask_values` or the masks."
+            f"{sum(sizes.values())} masks, so nothing can be scored; fix `mask_values` or the masks."
         )
     return {"images": len(images), "sizes": dict(sizes.most_common()), "shares": shares}, problems
 
@@ -146,7 +151,7 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
 def inspect_dataset(
     dataset_dir: str | Path, classes: Classes, label_file: str | Path | None = None
 ) -> tuple[dict, list[str]]:
-    """The report of ``check_dataset`` and all problems, each a line that names the file, the rule and the remedy."""
+    """The report of ``check_dataset`` and all problems, one line each with the file, the rule and the remedy."""
     dataset_dir = Path(dataset_dir)
     splits = ["val", "test"] if (dataset_dir / "test").exists() else ["val"]
     results = {"train": inspect_train(dataset_dir / "train" / "img", classes.class_names, label_file)}
@@ -163,21 +168,21 @@ def check_dataset(
     batch_size: int = 1,
     segmenter_batch_size: int = 2,
 ) -> dict:
-    """Refuse a data set on which a training would fail, or teach nothing, before it starts.
+    """Reject a data set on which training would fail or learn nothing, before it starts.
 
     Args:
         dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
-        classes: those of the data set.
-        label_file: training labels, if the file names do not carry them (see ``data.labelled_images``).
-        batch_size: patches in a training step of the classifier, of each process.
-        segmenter_batch_size: the same of the segmentation network.
+        classes: the data set's classes.
+        label_file: training labels, if the file names carry none (see ``data.labelled_images``).
+        batch_size: patches per training step of the classifier, in each process.
+        segmenter_batch_size: the same for the segmentation network.
 
     Returns:
-        By split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class`` and
-        ``per_combination`` of classes; for the others the ``shares`` of pixels by mask value.
+        For each split the number of ``images`` and their ``sizes``; for ``train`` the number of patches ``per_class``
+        and ``per_combination`` of classes; for the others the ``shares`` of pixels by mask value.
 
     Raises:
-        BundleError: with the first ten problems, one a line.
+        BundleError: with the first ten problems, one per line.
     """
     report, problems = inspect_dataset(dataset_dir, classes, label_file)
     batch_size *= distributed.get_world_size()
@@ -188,26 +193,26 @@ def check_dataset(
         )
     if segmenter_batch_size < 2:
         problems.append(
-            f"`batch_size` must be at least 2, which batch norm needs in training, got {segmenter_batch_size}; "
-            "raise it."
+            f"`batch_size` must be at least 2, since batch norm needs it in training, got {segmenter_batch_size}; "
+            "increase it."
         )
     if not problems:
-        logger.info(f"{dataset_dir} is in order.\n" + "\n".join(format_report(report, classes.value_names)))
+        logger.info(f"{dataset_dir} passed all checks.\n" + "\n".join(format_report(report, classes.value_names)))
         return report
     lines = problems[:SHOWN_PROBLEMS]
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(
-            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts check {dataset_dir} …` lists all."
+            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts check {dataset_dir} …` lists them all."
         )
     raise BundleError("\n".join(lines))
 
 
 def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> list[str]:
-    """Lines of text that show the result of ``check_dataset``.
+    """Format the result of ``check_dataset`` as lines of text.
 
     Args:
         report: the result.
-        value_names: the name of each mask value; values beyond them have none.
+        value_names: the name of each mask value; higher values have no name.
     """
     lines = []
     for split, result in report.items():
@@ -222,12 +227,12 @@ def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> 
 
 
 def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
-    """Print what is in a data set, or all that is wrong with it (and exit with status 1).
+    """Print a summary of a data set, or everything wrong with it (and exit with status 1).
 
     Args:
         dataset_dir: the data set's folder.
         dataset: its overlay, ``configs/dataset_….json``.
-        label_file: training labels, if the file names do not carry them.
+        label_file: training labels, if the file names carry none.
     """
     overlay, classes = read_overlay(dataset)
     report, problems = inspect_dataset(str(dataset_dir), classes, label_file or overlay.get("label_file"))

@@ -22,17 +22,17 @@ WHITE = [255, 255, 255]
 class Classes:
     """The K classes of a data set; ``len`` is K.
 
-    Our mask values are 0, 1, ...: 0 is background, where pixels may belong to no class, or else a class itself.
+    Our mask values are 0, 1, ...: 0 is background if pixels may belong to no class, otherwise a class itself.
 
     Args:
-        class_names: of each class, in label order.
-        classifier_values: mask value of each class, which is that of each channel of the classifier.
-        segmenter_values: mask value of each channel of the segmentation network: the same, in any order.
+        class_names: name of each class, in label order.
+        classifier_values: mask value of each class, and thus of each channel of the classifier.
+        segmenter_values: mask value of each channel of the segmentation network: the same values, in any order.
         mask_values: our value for each value, or range of values, in the data set's masks (see ``lookup_table``).
         palette: RGB colour, 0..255, of each of our values.
 
     Raises:
-        BundleError: for the first of them that does not fit; it names the key of the data set's overlay.
+        BundleError: for the first invalid argument, naming the key of the data set's overlay.
     """
 
     class_names: Sequence[str]
@@ -46,30 +46,33 @@ class Classes:
         for key in ("classifier_values", "segmenter_values"):
             values = getattr(self, key)
             if not isinstance(values, (list, tuple)) or not all(type(value) is int and value >= 0 for value in values):
-                raise BundleError(f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; correct it.")
+                raise BundleError(
+                    f"`{key}` must be a list of whole numbers, 0 or more, got {values!r}; list one per class."
+                )
         if sorted({0, *self.classifier_values}) != list(range(1 + max(self.classifier_values, default=0))) or not (
             len(set(self.classifier_values)) == len(self.classifier_values) == len(self.class_names)
         ):
             raise BundleError(
-                f"`classifier_values` must give each of the classes {list(self.class_names)} a mask value of its own, "
-                f"without gaps; got {list(self.classifier_values)}."
+                f"`classifier_values` must assign a different mask value to each of the classes "
+                f"{list(self.class_names)}, without gaps, got {list(self.classifier_values)}."
             )
         if sorted(self.segmenter_values) != sorted(self.classifier_values):
             raise BundleError(
-                f"`segmenter_values` must be those of `classifier_values`, {list(self.classifier_values)}, in any "
-                f"order, got {list(self.segmenter_values)}; correct them."
+                f"`segmenter_values` must be the values of `classifier_values`, {list(self.classifier_values)}, in any "
+                f"order, got {list(self.segmenter_values)}; list each of them once."
             )
         count, table = len(self.value_names), lookup_table(self.mask_values)
         beyond = sorted(set(table[table >= count].tolist()))
         if beyond:
             raise BundleError(
-                f"`mask_values` must map to the classes' values, 0..{count - 1}, got also {beyond}; correct it."
+                f"`mask_values` must map to the classes' values, 0..{count - 1}, but also maps to {beyond}; map those "
+                "to one of the classes' values."
             )
         colors = np.array(self.palette, dtype=object)
         if colors.shape != (count, 3) or not all(type(part) is int and 0 <= part <= 255 for part in colors.flat):
             raise BundleError(
-                f"`palette` must be {count} RGB colours in 0..255, one for each mask value, got {self.palette}; "
-                "correct it."
+                f"`palette` must be {count} RGB colours in 0..255, one per mask value, got {self.palette}; "
+                "write each as [R, G, B]."
             )
 
     def __len__(self) -> int:
@@ -77,17 +80,17 @@ class Classes:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Classes":
-        """The classes that the plain keys of a data set's overlay, or of a merged config, describe."""
+        """The classes described by the keys of a data set's overlay or of a merged config."""
         return cls(**{key: config[key] for key in KEYS})
 
     @property
     def background(self) -> bool:
-        """Whether value 0 is background, no class."""
+        """Whether value 0 is background rather than a class."""
         return 0 not in self.segmenter_values
 
     @cached_property
     def value_names(self) -> list[str]:
-        """The name of each mask value; ``"background"`` for a 0 that is no class."""
+        """The name of each mask value; ``"background"`` for 0 if it is not a class."""
         names = dict(zip(self.classifier_values, self.class_names, strict=True))
         return [names.get(value, "background") for value in range(1 + max(names))]
 
@@ -98,7 +101,7 @@ class Classes:
 
     @property
     def channel_order(self) -> list[int]:
-        """For each channel of the segmentation network the classifier's channel of the same class."""
+        """For each channel of the segmentation network, the classifier's channel for the same class."""
         return [list(self.classifier_values).index(value) for value in self.segmenter_values]
 
     @property
@@ -108,7 +111,7 @@ class Classes:
 
     @property
     def outside(self) -> int:
-        """The value of a slide's class map outside the tissue mask: 0, or without background one value more."""
+        """The value of a slide's class map outside the tissue mask: 0, or one extra value if there is no background."""
         return 0 if self.background else len(self.value_names)
 
     @property
@@ -118,7 +121,7 @@ class Classes:
 
     @property
     def legend(self) -> list[tuple[str, Sequence[int]]]:
-        """The name and the colour of each mask value."""
+        """The name and colour of each mask value."""
         return list(zip(self.value_names, self.palette, strict=True))
 
     def lookup_table(self) -> np.ndarray:
@@ -126,73 +129,80 @@ class Classes:
         return lookup_table(self.mask_values)
 
     def published_values(self) -> np.ndarray:
-        """The value of the data set's masks for each of ours, (V,) uint8.
+        """The value in the data set's masks for each of our values, (V,) uint8.
 
         Raises:
-            BundleError: if the data set has none for one of them.
+            BundleError: if the data set has no value for one of ours.
         """
         written = inverse(self.mask_values)
         missing = [value for value in range(len(self.value_names)) if value not in written]
         if missing:
-            raise BundleError(f"`mask_values` must have an entry for each of our values, got none for {missing}.")
+            raise BundleError(
+                f"`mask_values` must have an entry for each of our values, got none for {missing}; add them."
+            )
         return np.array([written[value] for value in range(len(self.value_names))], dtype=np.uint8)
 
 
 def require_class_names(class_names: Any) -> None:
-    """Refuse class names that are no different texts, or that MONAI would take for something else in a config.
+    """Reject class names that are not distinct strings, or that MONAI would interpret in a config.
 
     Raises:
-        BundleError: if they are.
+        BundleError: if they are invalid.
     """
     if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) and name for name in class_names):
-        raise BundleError(f"`class_names` must be a list of names, none empty, got {class_names!r}; correct it.")
+        raise BundleError(
+            f'`class_names` must be a list of non-empty names, got {class_names!r}; write it as ["tumor", "stroma"].'
+        )
     if not class_names or len(set(class_names)) < len(class_names):
-        raise BundleError(f"`class_names` must be one or more different names, got {list(class_names)}; correct them.")
+        raise BundleError(
+            f"`class_names` must be one or more different names, got {list(class_names)}; rename or add classes."
+        )
     special = [name for name in class_names if name[0] in "$@%" or "#" in name]
     if special:
         raise BundleError(
-            f"`class_names` must not begin with $, @ or %, which MONAI evaluates in a config, nor have a #, got "
+            f"`class_names` must not start with $, @ or %, which MONAI evaluates in a config, or contain #, got "
             f"{special}; rename them."
         )
 
 
 def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] = (1.0,)) -> None:
-    """Refuse numbers that CAMs cannot be used with, before a classifier is trained.
+    """Reject settings that cannot work with CAMs, before a classifier is trained.
 
     Args:
         threshold: class probability above which a class is present, in [0, 1].
         level_weights: weight of each CAM, 0 or more, not all 0.
 
     Raises:
-        BundleError: for the first one that does not fit.
+        BundleError: for the first invalid argument.
     """
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
         raise BundleError(
-            f"`threshold` must lie in [0, 1], got {threshold!r}; give a probability such as 0.5, not a percentage."
+            f"`threshold` must be in [0, 1], got {threshold!r}; use a probability such as 0.5, not a percentage."
         )
     weights = level_weights if isinstance(level_weights, (list, tuple)) else [math.nan]
     if not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
         raise BundleError(
-            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; correct it."
+            f"`level_weights` must be a list of numbers, 0 or more and not all 0, got {level_weights!r}; use weights "
+            "such as [0.2, 0.3, 0.5]."
         )
 
 
 def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
-    """Read a data set's overlay as data: nothing in it is evaluated, as a bundle run does with configs.
+    """Read a data set's overlay as plain data: unlike in a bundle run, nothing in it is evaluated.
 
     Returns:
-        All of it, and its classes.
+        The whole overlay, and its classes.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        BundleError: if it is no JSON, lacks a key, or its classes do not fit; with its path.
+        BundleError: if it is not JSON, lacks a key, or has invalid classes; with its path.
     """
     overlay = read_json(path)
     missing = [key for key in KEYS if key not in overlay] if isinstance(overlay, dict) else list(KEYS)
     if missing:
         raise BundleError(
             f"{path} must describe a data set, a JSON object with {', '.join(KEYS)}; {missing} are missing: "
-            "give configs/dataset_….json, or make one with `python -m scripts new-dataset`."
+            "pass a configs/dataset_….json, or create one with `python -m scripts new-dataset`."
         )
     try:
         classes = Classes.of(overlay)

@@ -1,4 +1,4 @@
-"""Few-shot adaptation: a few labelled images of another data set."""
+"""Few-shot adaptation to a few labelled images of another data set."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def source_file(source_dir: str | Path | None, name: str) -> Path:
-    """The file ``name`` of the run that is adapted, or has a second round.
+    """The file ``name`` of the run to adapt, or to start a second round from.
 
     Raises:
-        BundleError: if no run is named.
+        BundleError: if no run is given.
         FileNotFoundError: if the run has no such file.
     """
     if source_dir is None:
         raise BundleError(
-            "`source_dir` must be the folder of the run to go on from, got null; give `--source_dir RUN`."
+            "`source_dir` must be the folder of the run to continue from, got null; pass `--source_dir RUN`."
         )
     path = Path(source_dir) / name
     if not path.is_file():
@@ -37,17 +37,19 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
 
 
 def require_scored_split(dataset_dir: str | Path) -> None:
-    """Raise an error unless a data set has ``val`` or ``test``, since nothing else says what adaptation changed."""
+    """Raise an error unless a data set has ``val`` or ``test``, without which the adaptation cannot be measured."""
     if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
-        raise BundleError(f"{dataset_dir} must have val or test, images with masks to score on; it has neither.")
+        raise BundleError(
+            f"{dataset_dir} must have val or test, images with masks to score on; it has neither: add one."
+        )
 
 
 def require_same_classes(source_dir: str | Path | None, classes: Classes) -> None:
-    """Compare the classes of the run that is adapted with those of the new data set, channel by channel.
+    """Compare the classes of the run to adapt with those of the new data set, channel by channel.
 
     Raises:
-        BundleError: if they are the same classes in another order; other names are taken to mean the same tissues, and
-            logged.
+        BundleError: if they are the same classes in a different order; different names are assumed to mean the same
+            tissues, and logged.
     """
     path = Path(source_dir or "") / "configs" / "train.json"
     if source_dir is None or not path.is_file():  # weights without a run
@@ -76,20 +78,20 @@ def draw_images(
     class_names: Sequence[str],
     label_file: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Draw training images at random; of one seed, a smaller number is the beginning of a larger one.
+    """Draw training images at random; for the same seed, a smaller draw is the start of a larger one.
 
     Args:
         dataset_dir: the data set's folder.
-        num_images: how many.
-        seed: of the draw, not negative.
-        pixel_masks: draw among the images that have a mask in ``train/mask``; else among all, which must have labels.
+        num_images: how many to draw.
+        seed: seed of the draw, not negative.
+        pixel_masks: draw from the images with a mask in ``train/mask``; otherwise from all, which must have labels.
         class_names, label_file: as for ``data.labelled_images``.
 
     Returns:
         ``{"image": path, "label": mask path or multi-hot label, "name": file name}`` per image.
 
     Raises:
-        BundleError: if there are not so many images, or those drawn differ in size.
+        BundleError: if there are not enough images, or those drawn differ in size.
     """
     if pixel_masks:
         folder = Path(dataset_dir) / "train"
@@ -101,25 +103,26 @@ def draw_images(
     if type(num_images) is not int or not 2 <= num_images <= len(items):  # batch norm needs two
         kind = "a mask in train/mask" if pixel_masks else "an image-level label"
         raise BundleError(
-            f"`num_images` must lie in 2..{len(items)}, the images of {dataset_dir} with {kind}, got {num_images!r}."
+            f"`num_images` must be in 2..{len(items)}, the number of images in {dataset_dir} with {kind}, got "
+            f"{num_images!r}."
         )
     drawn = [items[index] for index in np.random.default_rng(seed).permutation(len(items))[:num_images]]
     sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
     if len(set(sizes.values())) > 1:
         raise BundleError(
-            f"training images must be of one size, got {sizes}; cut patches with `python -m scripts prepare`."
+            f"training images must have the same size, got {sizes}; cut patches with `python -m scripts prepare`."
         )
     return drawn
 
 
 @distributed.one_rank_only()
 def write_pixel_masks(items: Sequence[Mapping[str, str]], mask_dir: str | Path, classes: Classes) -> None:
-    """Write masks in our values where stage 2 looks for them; masks that are there already are kept.
+    """Write masks in our values where stage 2 looks for them; existing masks are kept.
 
     Args:
-        items: have the paths of an image and its mask, ``"image"`` and ``"label"``.
-        mask_dir: where to write, and at the end ``manifest.json``.
-        classes: those of the data set, whose masks they are.
+        items: with the paths of an image and its mask, ``"image"`` and ``"label"``.
+        mask_dir: where to write the masks and, at the end, ``manifest.json``.
+        classes: the classes of the data set that the masks belong to.
     """
     table = classes.lookup_table()
     for item, path in zip(items, mask_paths(items, mask_dir), strict=True):

@@ -15,7 +15,7 @@ from ..files.foreign_files import limit_pixels, require_one_picture, unreadable
 
 
 def require_rgb(image: Image.Image) -> Image.Image:
-    """``image`` itself if it is one picture of 8-bit RGB.
+    """Return ``image`` if it is a single 8-bit RGB image.
 
     Raises:
         BundleError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
@@ -26,35 +26,35 @@ def require_rgb(image: Image.Image) -> Image.Image:
         mode = "RGB with 16 bits per colour"
     if mode != "RGB":
         raise BundleError(
-            f"{getattr(image, 'filename', 'the image')} must be an 8-bit RGB image, got {mode}; save it as one, "
+            f"{getattr(image, 'filename', 'the image')} must be an 8-bit RGB image, got {mode}; convert it with "
             "`Image.open(…).convert('RGB').save(…)`."
         )
     return image
 
 
 class RGBReader(PILReader):
-    """MONAI's reader of PNG, JPEG, TIFF and BMP for 8-bit RGB images alone; others are an error (``require_rgb``).
+    """MONAI's reader for PNG, JPEG, TIFF and BMP, restricted to 8-bit RGB images (``require_rgb``).
 
     Args:
-        reverse_indexing: give (W, H, 3) as MONAI does by default; ``False`` gives (H, W, 3).
+        reverse_indexing: return (W, H, 3), as MONAI does by default; ``False`` returns (H, W, 3).
     """
 
     def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Any:
-        """Open a file, within the limit of ``foreign_files``."""
+        """Open a file, within the size limit of ``foreign_files``."""
         limit_pixels()
         return super().read(data, **kwargs)
 
     def get_data(self, img: Image.Image) -> tuple[np.ndarray, dict]:
-        """The pixels, uint8, and the metadata. (``read`` is no place to refuse: MONAI then tries its other readers.)"""
+        """The pixels, uint8, and the metadata. (Checks belong here: if ``read`` fails, MONAI tries other readers.)"""
         require_rgb(img)
         try:
             return super().get_data(img)
-        except Exception as error:  # damaged files make PIL raise errors of many kinds, without their names
+        except Exception as error:  # damaged files make PIL raise errors of many kinds, without the file's name
             raise unreadable(img.filename, error) from error
 
 
 def image_loading() -> list[Transform]:
-    """What makes an item's ``image``, the path of an image file, a uint8 tensor (3, H, W) of bytes 0..255."""
+    """Transforms that load an item's ``image``, the path of an image file, as a uint8 tensor (3, H, W), 0..255."""
     return [
         LoadImaged(keys="image", reader=RGBReader(reverse_indexing=False), image_only=True),
         EnsureChannelFirstd(keys="image", channel_dim=-1),

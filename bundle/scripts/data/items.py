@@ -1,7 +1,7 @@
-"""From a data set's folder to the items of MONAI data sets.
+"""List a data set's folder as the items of MONAI data sets.
 
-Layout, as the published data sets have it: ``train/img`` (labels in the file names), ``val/img`` and ``val/mask``,
-``test/img`` and ``test/mask``; a mask has its image's file name.
+The layout is that of the published data sets: ``train/img`` (labels in the file names), ``val/img`` and ``val/mask``,
+``test/img`` and ``test/mask``; a mask has the file name of its image.
 """
 
 from collections import Counter
@@ -20,28 +20,32 @@ def find_images(folder: str | Path) -> list[Path]:
     """The image files of ``folder``, sorted by name.
 
     Raises:
-        FileNotFoundError: if the folder is missing or holds no image.
-        BundleError: if two images differ in their suffix alone, since their masks would have one name.
+        FileNotFoundError: if the folder is missing or has no images.
+        BundleError: if two images differ only in their suffix, since their masks would have the same name.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} must be a folder of images; it does not exist. Check `dataset_dir`.")
+        raise FileNotFoundError(f"{folder} must be a folder of images, but it does not exist; check `dataset_dir`.")
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
-        raise FileNotFoundError(f"{folder} must hold images ({', '.join(IMAGE_SUFFIXES)}); it holds none.")
+        raise FileNotFoundError(
+            f"{folder} must contain images ({', '.join(IMAGE_SUFFIXES)}), but has none; check `dataset_dir`."
+        )
     _require_different_stems(images, folder)
     return images
 
 
 def _require_different_stems(images: Sequence[Path], source: str | Path) -> None:
-    """Raise a ``BundleError`` if two images differ in suffix or folder alone, since their masks would have one name."""
+    """Raise a ``BundleError`` if images differ only in suffix or folder, since their masks would share a name."""
     twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twice:
-        raise BundleError(f"{source} must have one image of a name, whatever its suffix; {twice[:5]} are there twice.")
+        raise BundleError(
+            f"{source} must have only one image per name, ignoring suffixes, but repeats {twice[:5]}; rename them."
+        )
 
 
 def image_items(folder: str | Path) -> list[dict[str, str]]:
-    """``{"image": path, "name": file name}`` for each image file of a folder, or for the one that is given."""
+    """``{"image": path, "name": file name}`` for each image in ``folder``, or for ``folder`` itself if it is a file."""
     images = [Path(folder)] if Path(folder).is_file() else find_images(folder)
     return [{"image": str(path), "name": path.name} for path in images]
 
@@ -69,12 +73,12 @@ def labelled_images(
     for name, label in read_label_file(label_file, class_names).items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{label_file}: {name!r} must lie inside {folder}; it does not.")
+            raise BundleError(f"{label_file}: {name!r} must be inside {folder}, but is not; use a path relative to it.")
         if not path.is_file():
-            raise FileNotFoundError(f"{label_file} names {name!r}; {path} does not exist.")
+            raise FileNotFoundError(f"{label_file} must name existing images, got {name!r}; {path} does not exist.")
         items.append({"image": str(path), "label": label, "name": path.name})
     if not items:
-        raise BundleError(f"{label_file} must label at least one image; it has none.")
+        raise BundleError(f"{label_file} must label at least one image, but is empty.")
     listed = [Path(item["image"]) for item in items]
     _require_different_stems(listed, label_file)
     unlisted = sorted(
@@ -82,8 +86,8 @@ def labelled_images(
     )
     if unlisted:
         raise BundleError(
-            f"{label_file} must label every image of {folder}; {len(unlisted)} are not there, such as "
-            f"{unlisted[:5]}: add them, or move the images away."
+            f"{label_file} must label every image in {folder}; {len(unlisted)} are missing, such as "
+            f"{unlisted[:5]}: add them, or move the images elsewhere."
         )
     return items
 
@@ -99,7 +103,7 @@ def patch_size(dataset_dir: str | Path, default: Sequence[int]) -> list[int]:
 
 
 def images_with_masks(images: Sequence[str | Path], mask_dir: str | Path) -> list[dict[str, str]]:
-    """Pair images with the masks of ``mask_dir`` that have the same file name up to the suffix.
+    """Pair images with the masks in ``mask_dir`` of the same name, ignoring suffixes.
 
     Returns:
         ``{"image": path, "label": mask path, "name": file name}`` per image.
@@ -111,12 +115,12 @@ def images_with_masks(images: Sequence[str | Path], mask_dir: str | Path) -> lis
     items = []
     for image in map(Path, images):
         if image.stem not in masks:
-            raise FileNotFoundError(f"{image} must have a mask of the same name in {mask_dir}; there is none.")
+            raise FileNotFoundError(f"{image} must have a mask of the same name in {mask_dir}, but has none; add it.")
         items.append({"image": str(image), "label": str(masks[image.stem]), "name": image.name})
     return items
 
 
 def split_items(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
-    """Items with masks of the split ``"val"`` or ``"test"``; empty if the data set has no such folder."""
+    """Images with masks of the split ``"val"`` or ``"test"``; empty if the data set has no such folder."""
     folder = Path(dataset_dir) / split
     return images_with_masks(find_images(folder / "img"), folder / "mask") if folder.exists() else []

@@ -1,30 +1,30 @@
-"""From scores of the classes to a map of labels."""
+"""Turn class scores into label maps."""
 
 import torch
 
 from ..errors import BundleError
 from .background import white_background
 
-NO_CHANNEL = 255  # in the place of a channel, where scores are NaN
+NO_CHANNEL = 255  # replaces the channel where scores are NaN
 
 
 def largest_channel(scores: torch.Tensor) -> torch.Tensor:
-    """The channel with the largest of ``scores``, (B, K, H, W); the first one of equals.
+    """The channel with the largest of ``scores``, (B, K, H, W); ties go to the first.
 
     Returns:
-        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: whoever reads the masks
-        checks it, so that the device need not be waited for here.
+        (B, H, W) uint8 on the device of the scores, ``NO_CHANNEL`` where one of them is NaN: callers check for it once
+        the masks are on the host, so that nothing waits for the device here.
     """
-    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times as fast as argmax, on CPUs
+    channel = scores.max(dim=1).indices.to(torch.uint8)  # many times faster than argmax on CPUs
     return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
 
 
 def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:
-    """Raise a BundleError if a map of ``largest_channel``, on the host, was made of scores that are NaN."""
+    """Raise a BundleError if a map from ``largest_channel``, on the host, was made from scores that are NaN."""
     if (channel == NO_CHANNEL).any():
         raise BundleError(
             f"{name} must not be NaN; the network's weights or its input image are not finite: lower the learning "
-            "rate, or take --precision float32."
+            "rate, or use --precision float32."
         )
 
 
@@ -32,9 +32,9 @@ def label_map(scores: torch.Tensor, image: torch.Tensor, background: bool) -> to
     """The best channel of each pixel, or the background index K where the slide is white.
 
     Args:
-        scores: (B, K, H, W); -inf for classes that are left out. Ties go to the lowest channel.
+        scores: (B, K, H, W); -inf for excluded classes. Ties go to the lowest channel.
         image: RGB (B, 3, H, W), float in [0, 1].
-        background: whether white pixels are background; data sets without background have none.
+        background: whether white pixels are background; ``False`` for data sets without background.
 
     Returns:
         (B, H, W) int64 in 0..K-1, K for background, on the host.

@@ -1,4 +1,4 @@
-"""A folder with one mask for each image, and its list."""
+"""A folder with one mask per image, and its manifest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from ..files.atomic import write_json
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
-    """Where the mask of each item's ``image`` belongs."""
+    """The path of the mask for each item's ``image``."""
     return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
 
 
 @distributed.one_rank_only()
 def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> None:
-    """Write ``manifest.json``, the list of all masks, which says that they are complete.
+    """Write ``manifest.json``, the list of all masks, which marks them as complete.
 
     Raises:
         FileNotFoundError: if a mask is missing.
@@ -24,5 +24,7 @@ def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> 
     paths = mask_paths(items, mask_dir)
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        raise FileNotFoundError(f"{mask_dir} must have a mask of every image; {missing[:5]} are missing: run it again.")
+        raise FileNotFoundError(
+            f"{mask_dir} must have a mask for every image; {missing[:5]} are missing: run it again."
+        )
     write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})

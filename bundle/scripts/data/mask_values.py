@@ -1,7 +1,7 @@
-"""Translate the values of a data set's mask files into ours: 0 is background (or "rest"), 1 and up are tissues.
+"""Map the values in a data set's mask files to ours: 0 is background (or "rest"), 1 and up are tissues.
 
-A data set's ``mask_values`` says what each value in its files means, e.g. ``{"0": 1, "1": 2, "4": 0}``; a key may be an
-inclusive range, ``{"0": 0, "1-255": 1}``.
+A data set's ``mask_values`` gives our value for each value in its files, e.g. ``{"0": 1, "1": 2, "4": 0}``; a key may
+be an inclusive range, ``{"0": 0, "1-255": 1}``.
 """
 
 import re
@@ -20,13 +20,13 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
     """Our value for each file value 0..255: (256,) int16, -1 where ``mask_values`` has no entry.
 
     Raises:
-        BundleError: for a key that is no value or range within 0..255, a value given twice, or a value of ours that is
-            no whole number within 0..255.
+        BundleError: for a key that is not a value or range within 0..255, a value mapped twice, or a value of ours that
+            is not a whole number within 0..255.
     """
     if not isinstance(mask_values, Mapping) or not all(isinstance(key, str) for key in mask_values):
         raise BundleError(
-            f'`mask_values` must give our value for each value in the masks, as {{"0": 0, "1-255": 1}}, got '
-            f"{mask_values!r}; correct it."
+            f"`mask_values` must map each value in the masks to ours, got {mask_values!r}; write it as "
+            f'{{"0": 0, "1-255": 1}}.'
         )
     table = np.full(256, -1, dtype=np.int16)
     for key, ours in mask_values.items():
@@ -34,22 +34,22 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not low <= high <= 255:
             raise BundleError(
-                f'`mask_values` must have keys such as "3" or "1-255" within 0..255, got {key!r}; correct it.'
+                f'`mask_values` must have keys such as "3" or "1-255" within 0..255, got {key!r}; rewrite the key.'
             )
         if type(ours) is not int or not 0 <= ours <= 255:
             raise BundleError(
-                f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; correct it."
+                f"`mask_values` must map to whole numbers in 0..255, got {ours!r} for {key!r}; use a class's value."
             )
         if (table[low : high + 1] >= 0).any():
             raise BundleError(
-                f"`mask_values` must give each value once, got {key!r} on top of another entry; remove one."
+                f"`mask_values` must list each value once, but {key!r} overlaps another entry; remove one of them."
             )
         table[low : high + 1] = ours
     return table
 
 
 def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Translate ``mask``, (H, W) integers, by ``table`` (see ``lookup_table``) into (H, W) uint8.
+    """Map the values of ``mask``, (H, W) integers, through ``table`` (see ``lookup_table``) to (H, W) uint8.
 
     Raises:
         BundleError: if the mask has values without an entry in the table.
@@ -58,25 +58,25 @@ def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
     if (ours < 0).any():
         unknown = np.unique(mask[ours < 0])
         raise BundleError(
-            f"masks must hold values that `mask_values` lists ({np.flatnonzero(table >= 0).tolist()}), got also "
-            f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, or correct the mask."
+            f"masks must only have values that `mask_values` lists ({np.flatnonzero(table >= 0).tolist()}), also got "
+            f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, or fix the mask."
         )
     return ours.astype(np.uint8)
 
 
 def inverse(mask_values: Mapping[str, int]) -> dict[int, int]:
-    """The file value of each of our values; the lowest one where several mean the same."""
+    """The file value for each of our values; the lowest if several map to the same one."""
     table = lookup_table(mask_values)
     return {int(ours): int(np.flatnonzero(table == ours)[0]) for ours in np.unique(table[table >= 0])}
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """The values of the mask file ``path``, (H, W) integers; of a palette image the indices, not the colours.
+    """The values of the mask file ``path``, (H, W) integers; for a palette image the indices, not the colours.
 
-    A mask of grey values that is stored as RGB, its three channels equal, is read as the greyscale mask it is.
+    A greyscale mask stored as RGB, with three equal channels, is read as greyscale.
 
     Raises:
-        BundleError: if the file is no readable image, or has more than one number per pixel.
+        BundleError: if the file is not a readable image, or has more than one number per pixel.
     """
     with open_image(path) as picture:
         mode = picture.mode
@@ -89,29 +89,29 @@ def read_mask(path: str | Path) -> np.ndarray:
     if mode == "RGB":
         if (mask == mask[..., :1]).all():
             return mask[..., 0]
-        mode = "RGB with channels that differ"
+        mode = "RGB with different channels"
     if mode not in MASK_MODES:
         raise BundleError(
-            f"{path} must be a mask of one whole number per pixel (modes {', '.join(MASK_MODES)}, or RGB whose three "
-            f"channels are equal), got mode {mode}; save it as a greyscale or palette PNG whose pixels are the class "
+            f"{path} must be a mask with one whole number per pixel (mode {', '.join(MASK_MODES)}, or RGB with three "
+            f"equal channels), got mode {mode}; save it as a greyscale or palette PNG whose pixels are the class "
             "values."
         )
     return mask.astype(np.uint8) if mode == "1" else mask
 
 
 def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Read the mask of an image and translate its values.
+    """Read the mask of an image and map its values.
 
     Args:
         path: the mask file.
-        table: the value wanted for each value in the file (see ``lookup_table``).
+        table: the new value for each value in the file (see ``lookup_table``).
         size: height and width of the image in pixels.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        BundleError: if the file is no mask, has another size, or a value without an entry; with its path.
+        BundleError: if the file is not a mask, has a different size, or an unmapped value; with its path.
     """
     mask = read_mask(path)
     if mask.shape != tuple(size):
@@ -126,7 +126,7 @@ def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.nd
 
 
 def channel_of_value(values: Sequence[int]) -> dict[str, int]:
-    """The channel of each of our mask values; 0 becomes the ignore value ``K`` unless a channel stands for it.
+    """The channel of each of our mask values; 0 maps to the ignore index ``K`` unless it has a channel.
 
     Args:
         values: mask value of each of the ``K`` channels.

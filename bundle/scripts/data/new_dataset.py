@@ -1,4 +1,4 @@
-"""Describe a data set of your own, so that the bundle can train on it.
+"""Describe your own data set so that the bundle can train on it.
 
 python -m scripts new-dataset NAME --dataset-dir DIR --class-names tumor,stroma,other
 """
@@ -19,7 +19,7 @@ from ..files.pictures import Palette
 from .classes import require_class_names
 
 WHITE, REST = (255, 255, 255), (239, 239, 239)  # colours of mask value 0: background, or a class "rest"
-OKABE_ITO = (  # told apart by colour-blind eyes too; Okabe and Ito, Color Universal Design (2008)
+OKABE_ITO = (  # distinguishable with colour blindness; Okabe and Ito, Color Universal Design (2008)
     (230, 159, 0),
     (86, 180, 233),
     (0, 158, 115),
@@ -32,7 +32,7 @@ OKABE_ITO = (  # told apart by colour-blind eyes too; Okabe and Ito, Color Unive
 
 
 def distinct_colors(count: int) -> list[list[int]]:
-    """``count`` RGB colours: those of Okabe and Ito, then each as far from the ones before as 216 colours allow."""
+    """``count`` RGB colours: Okabe and Ito's, then those of a grid of 216 that are farthest from the previous ones."""
     colors = [list(color) for color in OKABE_ITO]
     grid = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 51)]), axis=-1).reshape(-1, 3)
     while len(colors) < count:
@@ -42,18 +42,18 @@ def distinct_colors(count: int) -> list[list[int]]:
 
 
 def require_names(name: str, class_names: Sequence[str], background: bool) -> None:
-    """Raise a BundleError unless the data set's name fits a file name and the class names differ."""
+    """Raise a BundleError unless the data set's name is valid in a file name and the class names differ."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise BundleError(f"`name` must be made of letters, digits, '-' and '_', got {name!r}; it names a file.")
-    if isinstance(class_names, str):
         raise BundleError(
-            f"`class_names` must be a list of names, got {class_names!r}; put each into quotes of its own."
+            f"`name` must be made of letters, digits, '-' and '_', got {name!r}; it becomes part of a file name."
         )
+    if isinstance(class_names, str):
+        raise BundleError(f"`class_names` must be a list of names, got {class_names!r}; quote each name separately.")
     least = 1 if background else 2
     if len(class_names) < least or not all(class_names) or len(set(class_names)) < len(class_names):
         raise BundleError(
-            f"`class_names` must be {least} or more different names, none empty, got {list(class_names)}; "
-            "give them in the order of the labels."
+            f"`class_names` must be {least} or more different, non-empty names, got {list(class_names)}; "
+            "list them in label order."
         )
     require_class_names(class_names)
 
@@ -76,23 +76,23 @@ def describe_dataset(
     colors: Palette | None = None,
     mpp: float | None = None,
 ) -> dict:
-    """The overlay of a data set whose masks hold our values.
+    """The overlay of a data set whose masks use our values.
 
-    With background its mask value is 0 and the classes are 1..K. Without, the last class is the rest and has 0, as in
-    GlaS: the classifier's channels stay in label order, the segmenter's are in the order of the mask values.
+    With background, its mask value is 0 and the classes are 1..K. Without, the last class is the rest and has value 0,
+    as in GlaS: the classifier's channels stay in label order, the segmenter's follow the order of the mask values.
 
     Args:
-        name: of the data set, usable in a file name.
+        name: name of the data set, usable in a file name.
         dataset_dir: its folder.
         class_names: the K classes in label order.
         background: whether pixels may belong to no class.
-        colors: RGB colour of each class; default: the ones of ``distinct_colors``, light grey for the rest.
-        mpp: micrometres per pixel of the patches; ``None`` if they are not known.
+        colors: RGB colour of each class; default: those of ``distinct_colors``, light grey for the rest.
+        mpp: micrometres per pixel of the patches; ``None`` if unknown.
     """
     dataset_dir = str(Path(dataset_dir).resolve())
     if "#" in dataset_dir or "::" in dataset_dir:
         raise BundleError(
-            f"`dataset_dir` must have no # and no :: in it, which part keys in MONAI's configs, got {dataset_dir}; "
+            f"`dataset_dir` must not contain # or ::, which separate keys in MONAI's configs, got {dataset_dir}; "
             "rename the folder."
         )
     if mpp is not None and not (isinstance(mpp, (int, float)) and mpp > 0):
@@ -105,7 +105,7 @@ def describe_dataset(
     require_colors(colors, count)
     color_of = {0: list(WHITE), **dict(zip(values, colors, strict=True))}
     return {
-        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Made by new-dataset.",
+        "_desc_": f"{name}: {count} tissues{'' if background else ', no background'}. Created by new-dataset.",
         "dataset_name": name,
         "dataset_dir": dataset_dir,
         "class_names": list(class_names),
@@ -128,25 +128,25 @@ def new_dataset(
     mpp: float | None = None,
     config_dir: str | Path = "configs",
 ) -> Path:
-    """Write ``CONFIG_DIR/dataset_NAME.json``, which is then yours to edit (see ``describe_dataset``).
+    """Write ``CONFIG_DIR/dataset_NAME.json``, which you can then edit (see ``describe_dataset``).
 
     Args:
-        name: of the data set.
-        dataset_dir: its folder, in the layout of ``scripts.data.items``.
-        class_names: in the order of the labels.
+        name: name of the data set.
+        dataset_dir: its folder, in the layout described in ``scripts.data.items``.
+        class_names: the classes in label order.
         background: whether pixels may belong to no class; if not, the last class is the rest.
-        colors: of the classes, e.g. ``[[205, 51, 51], [255, 165, 0]]``.
-        mpp: micrometres per pixel of the patches, for a network that is to work on slides.
-        config_dir: where overlays are looked for by name.
+        colors: RGB colours of the classes, e.g. ``[[205, 51, 51], [255, 165, 0]]``.
+        mpp: micrometres per pixel of the patches, for a network that will segment slides.
+        config_dir: the folder in which overlays are found by name.
 
     Raises:
-        BundleError: if names, colours or ``mpp`` do not fit.
-        FileExistsError: if there is such a config already.
+        BundleError: if names, colours or ``mpp`` are invalid.
+        FileExistsError: if the config already exists.
     """
     overlay = describe_dataset(name, dataset_dir, class_names, background, colors, mpp)
     path = Path(config_dir) / f"dataset_{name}.json"
     if path.exists():
-        raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or give another name.")
+        raise FileExistsError(f"`name` must be new, got {name!r}, but {path} exists; remove it or choose another name.")
     lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in overlay.items()]
     with atomic_path(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -154,11 +154,11 @@ def new_dataset(
 
 
 def next_commands(path: Path) -> str:
-    """What to type after the overlay ``path`` is written."""
+    """The commands to run after the overlay ``path`` is written."""
     overlay = json.loads(path.read_text(encoding="utf-8"))
     name, folder = shlex.quote(overlay["dataset_name"]), shlex.quote(overlay["dataset_dir"])
     return (
-        f"Wrote {path}. With patches in {folder}, next:\n"
+        f"Wrote {path}. Once the patches are in {folder}, run:\n"
         f"python -m scripts check {folder} --dataset {name}\n"
         f"python -m scripts train --dataset {name}"
     )

@@ -1,4 +1,4 @@
-"""Transforms MONAI does not have: bytes to floats, masks to channels, scores to masks."""
+"""Transforms that MONAI lacks: bytes to floats, masks to channels, scores to masks."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .mask_values import load_mask, lookup_table
 
 
 class ScaleBytesd(MapTransform):
-    """Bring images from 0..255 to [0, 1], in one pass (``ScaleIntensityRanged`` takes several).
+    """Scale images from 0..255 to [0, 1] in one pass (``ScaleIntensityRanged`` takes several).
 
     Args:
         keys: uint8 tensors of any shape; they become float32.
@@ -24,21 +24,21 @@ class ScaleBytesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             if item[key].dtype != torch.uint8:
-                raise BundleError(f"{key!r} must be uint8, got {item[key].dtype}; it may be scaled already.")
+                raise BundleError(f"{key!r} must be uint8, got {item[key].dtype}; it may already be scaled.")
             item[key] = item[key].contiguous() / 255
         return item
 
 
 class LoadMaskd(MapTransform):
-    """Read masks and give their values the meaning that is wanted, for instance the channel each stands for.
+    """Read masks and map their values, for instance to the channel of each class.
 
     Args:
         keys: paths of masks; they become (1, H, W) uint8 tensors.
         mapping: the new value for each value, or inclusive range such as ``"1-255"``, that a mask may have.
-        image_key: the image, (3, H, W), whose size a mask must have.
+        image_key: the image, (3, H, W), whose size the mask must match.
 
     Raises:
-        BundleError: if a file is no mask, has another size than the image, or a value without an entry; with its path.
+        BundleError: if a file is not a mask, differs in size from the image, or has an unmapped value; with its path.
     """
 
     def __init__(self, keys: KeysCollection, mapping: Mapping[str, int], image_key: str = "image") -> None:
@@ -54,16 +54,16 @@ class LoadMaskd(MapTransform):
 
 
 class LargestChanneld(MapTransform):
-    """Turn a network's scores into a mask: the mask value of the channel that is largest; the first one of equals.
+    """Turn a network's scores into a mask: the mask value of the channel with the largest score; ties go to the first.
 
-    This is where results leave the device: of the scores, wherever they are, the mask alone comes to the host.
+    This is where results leave the device: only the mask, not the scores, is copied to the host.
 
     Args:
         keys: scores, (K, H, W); they become masks, (1, H, W) uint8.
         values: the mask value of each channel.
 
     Raises:
-        BundleError: if a score is NaN, which would become a class in silence; infinite ones are let through.
+        BundleError: if a score is NaN, which would silently become a class; infinite scores are allowed.
     """
 
     def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ class WhiteBackgroundd(MapTransform):
     Args:
         keys: masks, (1, H, W) integer tensors on the host.
         image_key: the image, (3, H, W) in [0, 1].
-        background: ``False`` leaves the masks as they are, for data sets without background.
+        background: ``False`` leaves the masks unchanged, for data sets without background.
     """
 
     def __init__(self, keys: KeysCollection, image_key: str = "image", background: bool = True) -> None:

@@ -1,1 +1,1 @@
-"""How good masks are: metrics, scores of data sets, fitted CAMs, experiments."""
+"""Evaluate masks: metrics, scores of data sets, fitted CAMs, experiments."""

@@ -1,6 +1,6 @@
-"""Find level weights and a threshold for CAMs on one half of the val images, and score them on the other.
+"""Fit level weights and a threshold for CAMs on one half of the val images, and score them on the other.
 
-Masks decide the numbers here: with them, masks are no longer made from image-level labels alone.
+The fit uses ground-truth masks: pseudo masks made with these settings no longer come from image-level labels alone.
 """
 
 import itertools
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class RecordedCAMs(nn.Module):
-    """A classifier whose CAMs are computed once, and given again in the same order whenever they are asked for again.
+    """A classifier whose CAMs are computed once and then replayed in the same order.
 
     Args:
-        classifier: has ``cams(image)`` as ``CAMClassifier`` has.
+        classifier: has ``cams(image)`` like ``CAMClassifier``.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
@@ -37,11 +37,11 @@ class RecordedCAMs(nn.Module):
         self._position = 0
 
     def rewind(self) -> None:
-        """The next image is the first one again."""
+        """Start again from the first image."""
         self._position = 0
 
     def cams(self, image: torch.Tensor) -> Any:
-        """The CAMs and probabilities of ``image``, or those recorded at this place."""
+        """The CAMs and probabilities of ``image``, or those recorded at this position."""
         if self._position == len(self._record):
             self._record.append(self.classifier.cams(image))
         self._position += 1
@@ -49,7 +49,7 @@ class RecordedCAMs(nn.Module):
 
 
 def weight_grid(steps: int) -> Iterator[tuple[float, float, float]]:
-    """All weights of three levels that are multiples of ``1 / steps`` and add up to 1."""
+    """All weights of three levels that are multiples of ``1 / steps`` and sum to 1."""
     for shallow, middle in itertools.product(range(steps + 1), repeat=2):
         if shallow + middle <= steps:
             yield shallow / steps, middle / steps, (steps - shallow - middle) / steps
@@ -61,7 +61,7 @@ class _Half:
     Args:
         items: images and masks.
         network: the CAMs as a segmentation network.
-        classes: those of the data set.
+        classes: the data set's classes.
     """
 
     def __init__(self, items: Sequence[Mapping[str, Any]], network: CAMSegmenter, classes: Classes) -> None:
@@ -72,7 +72,7 @@ class _Half:
         self.classes = classes
 
     def mean_iou(self, gated: bool = True) -> float:
-        """Mean IoU with the network's present settings; without a gate all classes take part everywhere."""
+        """Mean IoU with the network's current settings; without the gate, all classes compete everywhere."""
         self.network.classifier = self.recorded
         self.recorded.rewind()
         label = None if gated else torch.ones(1, len(self.values), device=self.values.device)
@@ -84,7 +84,7 @@ class _Half:
         return mean_iou(confusion, exclude_background=self.classes.background)
 
     def fit(self, name: str, candidates: Sequence[Any], gated: bool) -> None:
-        """Set the network's attribute ``name`` to the best of its present value and ``candidates``."""
+        """Set the network's attribute ``name`` to the best of its current value and ``candidates``."""
         best, best_score = getattr(self.network, name), self.mean_iou(gated)
         for candidate in tqdm(candidates, desc=name, disable=None):
             setattr(self.network, name, candidate)
@@ -106,23 +106,25 @@ def fit_cams(
     """Fit ``level_weights`` without a gate, then the gate's ``threshold``, by mean IoU on every second image.
 
     Args:
-        network: the CAMs as a segmentation network; its classifier is trained. Afterwards it has what was fitted.
+        network: the CAMs as a segmentation network, with a trained classifier; gets the fitted values.
         dataset: images (3, H, W) uint8 with masks ``label``, (1, H, W), in our values.
-        classes: those of the data set; background takes no part (protocol ``published``).
+        classes: the data set's classes; background is not scored (protocol ``published``).
         path: JSON file of the result.
-        device: where the network works.
+        device: where the network runs.
         steps: level weights are multiples of 1 / ``steps``.
         thresholds: thresholds to try.
 
     Returns:
-        ``level_weights`` and ``threshold``, what was fitted; ``before`` and ``after``, the mean IoU on the images that
-        they were ``fitted`` on and on the others, ``held_out``.
+        ``level_weights`` and ``threshold``, as fitted; ``before`` and ``after``, each the mean IoU on the images used
+        for fitting (``fitted``) and on the others (``held_out``).
 
     Raises:
         BundleError: if there are fewer than two images.
     """
     if len(dataset) < 2:
-        raise BundleError(f"val must have two images or more to fit on one half of them, got {len(dataset)}.")
+        raise BundleError(
+            f"val must have at least two images, one half to fit on and one to score, got {len(dataset)}."
+        )
     network.to(device).eval()
     items = [{key: item[key].to(device) for key in ("image", "label")} for item in dataset]
     fitted, held_out = (_Half(half, network, classes) for half in (items[::2], items[1::2]))
@@ -136,5 +138,5 @@ def fit_cams(
         "after": {"fitted": round(fitted.mean_iou(), 4), "held_out": round(held_out.mean_iou(), 4)},
     }
     write_json(path, result)
-    logger.info(f"Fitted on every second val image: {result}; in {path}.")
+    logger.info(f"Fitted on every second val image: {result}; saved to {path}.")
     return result

@@ -1,4 +1,4 @@
-"""Scores of two stages side by side."""
+"""Compare the scores of two stages."""
 
 import logging
 from pathlib import Path
@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 @distributed.one_rank_only()
 def write_comparison(output_dir: str | Path, before: str, after: str) -> list[list[Any]]:
-    """Put the scores of two stages side by side, in ``scores/adaptation.csv`` and in the log.
+    """Write the scores of two stages side by side to ``scores/adaptation.csv`` and to the log.
 
     Args:
         output_dir: the run folder, with ``scores/STAGE_SPLIT.json`` of both stages.
-        before, after: the stages.
+        before, after: names of the stages.
 
     Returns:
         Rows of split, protocol, class (or ``"mean"``), then IoU and Dice before and after.
@@ -45,6 +45,6 @@ def write_comparison(output_dir: str | Path, before: str, after: str) -> list[li
     if worse:
         logger.warning(
             f"The mean IoU fell ({'; '.join(worse)}). Draw more images (--num_images) or others (--seed), or keep the "
-            "network as it was."
+            "original network."
         )
     return rows

@@ -1,19 +1,19 @@
-"""Train and score variants of the configs with several seeds, and put them side by side in one table.
+"""Train and score variants of the configs with several seeds, and compare them in one table.
 
     python -m scripts experiment PLAN.json --dataset NAME --output-dir DIR [--seeds 0,1,2] [--only NAME,NAME] ...
 
-A plan is JSON: ``configs``, the config files that all variants share; ``settings``, overrides that they share;
-``split``, what is scored; ``classes``, by data set, whose mean IoU is compared (all if left out); and ``variants``, by
-name, each with
+A plan is JSON: ``configs``, the config files shared by all variants; ``settings``, their shared overrides; ``split``,
+the split to score; ``classes``, by data set, the classes whose mean IoU is compared (default: all); and ``variants``,
+by name, each with
 
 * ``like``: another variant, whose configs and settings come before its own;
 * ``configs`` and ``settings`` of its own, which come after the shared ones;
-* ``classifier_of``: another variant whose trained classifier it takes, instead of training one;
-* ``second_round_of``: another variant whose run it goes on from (see ``configs/second_round.json``).
+* ``classifier_of``: another variant whose trained classifier it uses instead of training one;
+* ``second_round_of``: another variant whose run it starts from (see ``configs/second_round.json``).
 
-``{dataset}`` in a plan's texts stands for ``--dataset``. Each variant and seed has a run folder of its own,
-``DIR/NAME/SEED``. Runs that are complete are not done again, and cut ones go on, so the command can be repeated at any
-time. The table, Markdown, goes to ``DIR/table.md``.
+``{dataset}`` in a plan's strings is replaced by ``--dataset``. Each variant and seed has its own run folder,
+``DIR/NAME/SEED``. Complete runs are skipped and interrupted ones resumed, so the command can be repeated at any time.
+The table, in Markdown, is written to ``DIR/table.md``.
 """
 
 import json
@@ -40,33 +40,33 @@ VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "secon
 
 
 def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
-    """Read a plan (see the module's docstring) for a data set; what variants have from others is filled in.
+    """Read a plan (see the module's docstring) for a data set, resolving what variants inherit from others.
 
     Raises:
-        BundleError: if it has no variants, an unknown key, a variant refers to an unknown one, or to itself by
-            ``like``; or if it needs a ``dataset``.
+        BundleError: if it has no variants or an unknown key, a variant refers to an unknown one or, by ``like``, to
+            itself, or a ``dataset`` is needed but not given.
     """
     text = json.dumps(read_json(path))
     if dataset is None and "{dataset}" in text:
-        raise BundleError(f"`dataset` must name the data set for {path}, for instance glas, got null.")
+        raise BundleError(f"`dataset` must name the data set for {path}, got null; pass --dataset, for instance glas.")
     plan = json.loads(text.replace("{dataset}", str(dataset)))
     if not isinstance(plan, dict) or not plan.get("variants") or set(plan) - PLAN_KEYS:
-        raise BundleError(f"{path} must have `variants` and of other keys {sorted(PLAN_KEYS)} alone, got {list(plan)}.")
+        raise BundleError(f"{path} must have `variants`, and only keys from {sorted(PLAN_KEYS)}, got {list(plan)}.")
     for name, variant in plan["variants"].items():
         if set(variant) - VARIANT_KEYS:
             raise BundleError(
-                f"{path}: {name!r} must have keys of {sorted(VARIANT_KEYS)} alone, got {sorted(variant)}."
+                f"{path}: {name!r} must have only keys from {sorted(VARIANT_KEYS)}, got {sorted(variant)}."
             )
         for key in ("like", "classifier_of", "second_round_of"):
             if variant.get(key) is not None and variant[key] not in plan["variants"]:
-                raise BundleError(f"{path}: `{key}` of {name!r} must be a variant, got {variant[key]!r}.")
+                raise BundleError(f"{path}: `{key}` of {name!r} must name a variant, got {variant[key]!r}.")
     plan["variants"] = {name: _whole_variant(plan["variants"], name, path) for name in plan["variants"]}
     plan["classes"] = plan.get("classes", {}).get(dataset)
     return plan
 
 
 def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Any]:
-    """A variant with what it has from the one it is like."""
+    """A variant, including what it inherits from the one it is like."""
     whole, seen, current = {}, [], name
     while current is not None:
         if current in seen:
@@ -84,7 +84,7 @@ def _whole_variant(variants: Mapping[str, Any], name: str, path: str | Path) -> 
 
 
 def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) -> list[list[str]]:
-    """The command lines that make a variant's run."""
+    """The command lines for a variant's run."""
     variant = plan["variants"][name]
     configs = [*plan.get("configs", ["configs/train.json"]), *variant.get("configs", [])]
     settings = plan.get("settings", {}) | variant.get("settings", {}) | {"seed": seed}
@@ -107,21 +107,21 @@ def _argument(value: Any) -> str:
 
 
 def run_folder(output_dir: Path, name: str, seed: int) -> Path:
-    """Where the run of a variant and a seed is."""
+    """The run folder of a variant and a seed."""
     return output_dir / name.replace(" ", "_").replace("/", "_") / str(seed)
 
 
 def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path, threads: int | None) -> str | None:
-    """Make a variant's run, if it is not there; what it prints goes to ``log.txt`` in its folder.
+    """Run a variant unless its run is complete; its output goes to ``log.txt`` in the run folder.
 
     Returns:
-        What went wrong, for people; ``None`` if nothing did.
+        A message about what went wrong; ``None`` on success.
     """
     folder = run_folder(output_dir, name, seed)
     if RunFolder(folder).is_complete("train_segmenter"):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    # threads that have nothing to do leave the cores to the other runs
+    # idle threads leave the cores to the other runs
     shared = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     environment = os.environ | shared
     for command in commands(plan, name, seed, output_dir):
@@ -135,7 +135,7 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
 
 
 def mean_iou(folder: Path, stage: str, split: str, classes: Sequence[str] | None) -> float | None:
-    """Mean IoU of ``classes`` (all if ``None``) by the protocol ``published``; ``None`` if it was not scored."""
+    """Mean IoU of ``classes`` (all if ``None``) under the protocol ``published``; ``None`` if it was not scored."""
     path = folder / "scores" / f"{stage}_{split}.json"
     if not path.exists():
         return None
@@ -145,14 +145,14 @@ def mean_iou(folder: Path, stage: str, split: str, classes: Sequence[str] | None
 
 
 def million_parameters(path: Path) -> float | None:
-    """Number of trained and kept numbers in a file of weights, in millions."""
+    """Number of values in a weight file, parameters and buffers, in millions."""
     if not path.exists():
         return None
     return sum(tensor.numel() for tensor in read_tensors(path).values()) / 1e6
 
 
 def _cell(values: Sequence[float | None], digits: int) -> str:
-    """Mean and range of what there is."""
+    """Mean and range of the values that are not ``None``."""
     values = [value for value in values if value is not None]
     if not values:
         return "–"
@@ -165,7 +165,7 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
     split, classes = plan.get("split", "val"), plan.get("classes")
     lines = [
         f"Mean IoU of {', '.join(classes) if classes else 'all classes'} on {split}, protocol `published`: the mean "
-        "over seeds, and in brackets the lowest and the highest.",
+        "over seeds, with the lowest and highest in brackets.",
         "",
         "| variant | CAMs | segmentation | minutes | million parameters | seeds |",
         "|---|---|---|---|---|---|",
@@ -198,15 +198,15 @@ def experiment(
 
     Args:
         plan: the plan's file.
-        output_dir: folder of the runs and the table.
-        dataset: what ``{dataset}`` in the plan stands for, for instance ``glas``.
-        seeds: one or several.
-        only: names of variants to run; the table has all that are complete.
-        jobs: runs at a time; with several, each takes its share of the processor's cores.
-        settings: overrides for all variants, after their own, for instance fewer epochs to screen many of them.
+        output_dir: folder for the runs and the table.
+        dataset: value of ``{dataset}`` in the plan, for instance ``glas``.
+        seeds: one or more seeds.
+        only: names of the variants to run; the table lists all complete ones.
+        jobs: number of parallel runs, which share the CPU cores.
+        settings: overrides for all variants, applied after their own, for instance fewer epochs to screen many of them.
 
     Returns:
-        The table, and after it what went wrong.
+        The table, followed by messages about failed runs.
     """
     content, folder = read_plan(plan, dataset), Path(str(output_dir)).resolve()
     for variant in content["variants"].values():
@@ -215,10 +215,10 @@ def experiment(
     names = list(content["variants"]) if only is None else [only] if isinstance(only, str) else list(only)
     unknown = set(names) - set(content["variants"])
     if unknown:
-        raise BundleError(f"`only` must name variants of {plan}, got {sorted(unknown)}; correct it.")
+        raise BundleError(f"`only` must name variants of {plan}, got {sorted(unknown)}; check the spelling.")
     runs = [(name, seed) for name in names for seed in seeds]
     threads = None if jobs == 1 else max(1, cpu_cores() // jobs)
-    phases = [[], [], []]  # others may take the classifiers of the first runs, and go on from the second ones
+    phases = [[], [], []]  # later phases may use the classifiers, or start from the runs, of earlier ones
     for run in runs:
         variant = content["variants"][run[0]]
         later = 2 if variant.get("second_round_of") is not None else variant.get("classifier_of") is not None

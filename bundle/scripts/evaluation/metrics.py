@@ -1,8 +1,8 @@
-"""Scores of label maps from a confusion matrix pooled over all pixels of a data set, under two protocols.
+"""Score label maps from a confusion matrix pooled over all pixels of a data set, under two protocols.
 
-``published``: pixels whose truth is background leave the score; tissue predicted as background is a miss.
+``published``: pixels whose ground truth is background are not scored; tissue predicted as background is a miss.
 ``with_background``: background, value 0, is a class like any other.
-For data sets without background, where value 0 is a tissue, both are the same.
+For data sets without background, where value 0 is a tissue, the two are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from ..errors import BundleError
 
 
 class MaskConfusionMatrix(ConfusionMatrix):
-    """Ignite's confusion matrix, of masks; theirs takes one-hot predictions, in several times the time.
+    """Ignite's confusion matrix for masks; theirs takes one-hot predictions and is several times slower.
 
     Args:
         num_values: number of mask values ``V``.
@@ -29,7 +29,7 @@ class MaskConfusionMatrix(ConfusionMatrix):
 
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Count the pixels of items with masks ``pred_key`` and ``label``, (1, H, W) of any size."""
+        """Count the pixels of items with masks ``pred_key`` and ``label``, each (1, H, W) of any size."""
         for item in output:
             matrix = confusion_matrix(item[self.pred_key], item["label"], self.num_classes)
             self.confusion_matrix += matrix
@@ -54,16 +54,18 @@ class MeanIoU(MaskConfusionMatrix):
 
 
 def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) -> torch.Tensor:
-    """Pixel counts (V, V), truth down and prediction across, of two masks of one shape with values 0..V-1; on the host,
-    wherever the masks are."""
+    """Pixel counts (V, V), ground truth down and prediction across, of two same-shape masks with values 0..V-1; always
+    on the host."""
     pred, true = pred.cpu(), true.cpu()
     if pred.shape != true.shape:
-        raise BundleError(f"`pred` and `true` must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}.")
+        raise BundleError(
+            f"`pred` and `true` must have the same shape, got {tuple(pred.shape)} and {tuple(true.shape)}."
+        )
     for name, mask in (("pred", pred), ("true", true)):
         if mask.numel() and not 0 <= mask.min() <= mask.max() < num_values:
             raise BundleError(
-                f"`{name}` must have mask values in 0..{num_values - 1}, got {mask.min()}..{mask.max()}; correct "
-                "`mask_values` or `segmenter_values`."
+                f"`{name}` must have mask values in 0..{num_values - 1}, got {mask.min()}..{mask.max()}; check "
+                "`mask_values` and `segmenter_values`."
             )
     pairs = num_values * true.flatten().to(torch.int64) + pred.flatten().to(torch.int64)
     return torch.bincount(pairs, minlength=num_values**2).reshape(num_values, num_values)
@@ -73,17 +75,17 @@ def class_scores(confusion: torch.Tensor, exclude_background: bool) -> dict[str,
     """Scores of each class.
 
     Args:
-        confusion: pixel counts (V, V), truth down, prediction across; value 0 is background.
+        confusion: pixel counts (V, V), ground truth down, prediction across; value 0 is background.
         exclude_background: the ``published`` protocol; ``False`` for ``with_background``.
 
     Returns:
-        ``iou``, ``dice`` and ``recall`` of each class, (V,) or without background (V - 1,), in [0, 1]; NaN where they
-        are not defined (a class absent from truth and prediction; for recall, absent from truth); and ``pixels``, the
-        number of true pixels.
+        ``iou``, ``dice`` and ``recall`` of each class, (V,) or without background (V - 1,), in [0, 1], NaN where
+        undefined (a class absent from ground truth and prediction; for recall, absent from ground truth); and
+        ``pixels``, the number of ground-truth pixels.
     """
     confusion = confusion.double()
     if exclude_background:
-        confusion = confusion[1:]  # true background takes no part, tissue predicted as background does
+        confusion = confusion[1:]  # true background is not scored, but tissue predicted as background is
     first = int(exclude_background)
     hits = confusion[:, first:].diagonal()
     true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)[first:]
@@ -99,11 +101,11 @@ def mean_iou(confusion: torch.Tensor, exclude_background: bool) -> float:
     """Mean IoU over the classes that occur; arguments as in ``class_scores``.
 
     Raises:
-        BundleError: if no class occurs, so that there is nothing to score.
+        BundleError: if no class occurs, since there is nothing to score.
     """
     mean = class_scores(confusion, exclude_background)["iou"].nanmean().item()
     if mean != mean:
-        raise BundleError("the masks must show at least one class to be scored; all pixels are background.")
+        raise BundleError("the masks must show at least one class to be scored, but all pixels are background.")
     return mean
 
 
@@ -111,7 +113,7 @@ def summary(confusion: torch.Tensor, names: Sequence[str], exclude_background: b
     """All scores of one protocol, ready for JSON: undefined ones are ``None``.
 
     Args:
-        confusion: pixel counts (V, V), truth down, prediction across.
+        confusion: pixel counts (V, V), ground truth down, prediction across.
         names: name of each mask value.
         exclude_background: the ``published`` protocol; ``False`` for ``with_background``.
     """

@@ -1,4 +1,4 @@
-"""Score a network on the splits that have masks: JSON, tables, a confusion matrix, predictions and pictures."""
+"""Score a network on the splits that have masks: JSON, tables, confusion matrices, predictions and pictures."""
 
 import logging
 import shutil
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class ScoreHandler:
-    """Write an evaluator's predictions, collect their confusion matrices, and write scores and pictures when it ends.
+    """Write an evaluator's predictions, collect their confusion matrices, and write scores and pictures at the end.
 
-    Items of the evaluator's output have ``pred`` and ``label``, masks (1, H, W) of tissues; ``pred_with_background``,
-    the same after the whiteness rule; ``image``, (3, H, W) in [0, 1]; and ``scores``, (K, H, W).
+    Items of the evaluator's output have ``pred`` and ``label``, tissue masks (1, H, W); ``pred_with_background``, the
+    prediction with white pixels set to background; ``image``, (3, H, W) in [0, 1]; and ``scores``, (K, H, W).
 
     Args:
         output_dir: files go to its folders ``scores``, ``predictions``, ``pictures`` and ``tensorboard``.
-        title: what is scored on which split, for instance ``"segmentation_val"``; the files' name.
-        classes: names, values and colours. Without background both protocols are one.
-        picture_names: images of the sheet of pictures, by file name; ``None`` for the first ``num_pictures``.
+        title: stage and split that are scored, for instance ``"segmenter_val"``; used in file names.
+        classes: names, values and colours. Without background, the two protocols are the same.
+        picture_names: file names of the images shown on the picture sheet; ``None`` for the first ``num_pictures``.
         num_pictures: number of rows of the sheet.
-        activation: brings ``scores`` to [0, 1] for the heat maps; ``None`` if they are there already.
+        activation: maps ``scores`` to [0, 1] for the heat maps; ``None`` if they already are.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ScoreHandler:
         self.prediction_dir = self.output_dir / "predictions" / title
         self.classes = classes
         self.names, self.palette = classes.value_names, classes.palette
-        # prediction, and whether background leaves the score
+        # prediction, and whether background is excluded from the score
         self.protocols = {"published": ("pred", classes.background)}
         if classes.background:
             self.protocols["with_background"] = ("pred_with_background", False)
@@ -73,7 +73,7 @@ class ScoreHandler:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Forget an earlier run, and remove its predictions."""
+        """Discard an earlier run's results and remove its predictions."""
         self._confusions = {protocol: {} for protocol in self.protocols}
         self._rows = []
         if self.prediction_dir.exists():
@@ -92,11 +92,11 @@ class ScoreHandler:
                 self._rows.append(self._row(output))
 
     def _write_prediction(self, name: str, mask: np.ndarray) -> None:
-        """Write an image's predicted tissues, background too, as a palette PNG."""
+        """Write an image's predicted tissues and background as a palette PNG."""
         write_mask(self.prediction_dir / f"{Path(name).stem}.png", mask, self.palette)
 
     def _row(self, output: Mapping[str, torch.Tensor]) -> list[Any]:
-        """One image's pictures: itself, a heat map per channel, the predicted and the true tissues."""
+        """An image's row of pictures: the image, a heat map per channel, the prediction and the ground truth."""
         image = uint8_image(output["image"])
         scores = output["scores"].float().cpu()
         scores = scores if self.activation is None else self.activation(scores)
@@ -107,7 +107,7 @@ class ScoreHandler:
         ]
 
     def finish(self, engine: Engine) -> None:
-        """Write what was collected."""
+        """Write the collected results."""
         self._work.finish()
         pooled = {protocol: sum(matrices.values()) for protocol, matrices in self._confusions.items()}
         self.result = {"title": self.title, "images": len(next(iter(self._confusions.values()))), "protocols": {}}
@@ -126,7 +126,7 @@ class ScoreHandler:
             self._write_sheet()
 
     def _write_class_table(self) -> None:
-        """Per-class scores as CSV, and in the log for people."""
+        """Write per-class scores as CSV, and as a table in the log."""
         rows = [
             [protocol, name, *(scores[key] for key in ("iou", "dice", "recall", "pixels"))]
             for protocol, result in self.result["protocols"].items()
@@ -144,7 +144,7 @@ class ScoreHandler:
         logger.info(f"{self.title}, {self.result['images']} images:\n" + "\n".join(lines))
 
     def _write_image_table(self) -> None:
-        """Mean IoU of each image and protocol; empty where an image has nothing to score."""
+        """Write the mean IoU of each image and protocol; empty where an image has nothing to score."""
         rows = []
         for name in next(iter(self._confusions.values())):
             scores = [
@@ -156,7 +156,7 @@ class ScoreHandler:
         write_csv(self.output_dir / "scores" / f"{self.title}_images.csv", header, rows)
 
     def _write_sheet(self) -> None:
-        """The sheet of pictures, as PNG and in TensorBoard."""
+        """Write the picture sheet as PNG and to TensorBoard."""
         sheet = panels(self._rows, ["image", *self.classes.channel_names, "prediction", "truth"], self.classes.legend)
         write_png(self.output_dir / "pictures" / f"{self.title}.png", sheet)
         with SummaryWriter(self.output_dir / "tensorboard") as writer:
@@ -181,16 +181,16 @@ def score_splits(
     """Score a network on each split that has images.
 
     Args:
-        network: gives scores (B, K, H, W) of images (B, 3, H, W) in [0, 1].
-        evaluator: makes the evaluator for a ``network``, ``val_data_loader`` and ``val_handlers``.
-        dataloaders: the images of each split, with masks; an empty one is left out.
-        handler: makes the ``ScoreHandler`` for a ``title``.
+        network: returns scores (B, K, H, W) for images (B, 3, H, W) in [0, 1].
+        evaluator: creates the evaluator for a ``network``, ``val_data_loader`` and ``val_handlers``.
+        dataloaders: the images of each split, with masks; empty splits are skipped.
+        handler: creates the ``ScoreHandler`` for a ``title``.
         stage: name of the stage, the first part of the title.
-        inferer: how the network goes over an image; ``None`` for all at once.
-        activation: brings the network's scores (K, H, W) to [0, 1] for the pictures; ``None`` if they are there.
+        inferer: how to apply the network to an image; ``None`` for the whole image at once.
+        activation: maps the network's scores (K, H, W) to [0, 1] for the pictures; ``None`` if they already are.
 
     Returns:
-        The scores of each split, as they are in the JSON files; ``None`` in all processes but the first, which scores.
+        The scores of each split, as in the JSON files; ``None`` in all processes but the first, which does the scoring.
     """
     results = {}
     for split, dataloader in dataloaders.items():

@@ -1,1 +1,1 @@
-"""From a classifier's class activation maps (CAMs) to the pseudo masks that stage 2 learns from."""
+"""Turn a classifier's class activation maps (CAMs) into the pseudo masks that stage 2 is trained on."""

@@ -1,4 +1,4 @@
-"""From class activation maps (CAMs) to label scores: fusion of levels, gate, normalisation and white background."""
+"""Turn class activation maps (CAMs) into class scores: fusion of levels, gating and normalisation."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ WINDOWS_AT_A_TIME = 16
 
 
 def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
-    """Upsample CAMs bilinearly to the image's ``size`` (height, width) and add them up with ``level_weights``.
+    """Upsample CAMs bilinearly to the image's ``size`` (height, width) and sum them with ``level_weights``.
 
     Args:
-        cams: one CAM (B, K, h_i, w_i) per level, not negative.
+        cams: one non-negative CAM (B, K, h_i, w_i) per level.
         size: height and width of the image in pixels.
         level_weights: one weight per level.
 
@@ -33,12 +33,12 @@ def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weight
 def balance_classes(
     cam: torch.Tensor, level_weights: Sequence[float], class_strengths: Sequence[Sequence[float]]
 ) -> torch.Tensor:
-    """Divide the combined CAM of each class by its strength, which is combined from the levels' in the same way.
+    """Divide the combined CAM of each class by its strength, the weighted sum of its strengths at all levels.
 
     Args:
         cam: combined CAM, (B, K, H, W).
-        level_weights: those that it was combined with.
-        class_strengths: mean activation (levels, K); a class of strength 0 is left as it is.
+        level_weights: the weights used to combine it.
+        class_strengths: mean activation (levels, K); a class of strength 0 is left unchanged.
     """
     strengths = torch.tensor(level_weights).double() @ torch.tensor(class_strengths).double()
     if len(strengths) != cam.shape[1]:
@@ -48,33 +48,33 @@ def balance_classes(
 
 
 def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | None = None) -> torch.Tensor:
-    """Which classes an image shows: those of its label, or without one those whose probability passes a threshold.
+    """Which classes an image shows: those of its label or, without one, those whose probability exceeds a threshold.
 
     Args:
         prob: class probabilities, (B, K) in [0, 1].
         threshold: in [0, 1]; a class is present where ``prob > threshold``.
-        label: true image-level labels, (B, K) of 0 and 1, which then decide alone.
+        label: true image-level labels, (B, K) of 0 and 1, which replace the predicted ones.
 
     Returns:
-        (B, K) bool. An image without any class gets its most probable one. (The published code fails there.)
+        (B, K) bool. An image without any class gets its most probable one. (The published code fails in that case.)
     """
     if not 0 <= threshold <= 1:
-        raise BundleError(f"`threshold` must lie in [0, 1], got {threshold}; give a probability, not a percentage.")
+        raise BundleError(f"`threshold` must be in [0, 1], got {threshold}; use a probability, not a percentage.")
     present = prob > threshold if label is None else to_device(label, prob.device).bool()
     most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
     return torch.where(present.any(dim=1, keepdim=True), present, most_probable)
 
 
 def gate_and_normalize(cam: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Scores of the classes an image shows, scaled to [0, 1] over all classes and pixels of the image together.
+    """Scores of the classes an image shows, scaled to [0, 1] jointly over all classes and pixels of the image.
 
     Args:
         cam: combined CAM, (B, K, H, W), not negative.
-        present: the gate, (B, K) bool or 0/1; classes that are not present become 0 before the scaling.
+        present: the gate, (B, K) bool or 0/1; absent classes are set to 0 before scaling.
 
     Returns:
-        Scores (B, K, H, W) in [0, 1], and -inf for classes that are not present, so that no argmax takes them.
-        A constant CAM gives zeros (the published code gives NaN).
+        Scores (B, K, H, W) in [0, 1], and -inf for absent classes, so that argmax never selects them.
+        A constant CAM gives zeros (NaN in the published code).
     """
     gate = present.to(torch.bool)[:, :, None, None]
     gated = cam * gate
@@ -89,17 +89,18 @@ class CAMSegmenter(nn.Module):
     Args:
         classifier: has ``cams(image)`` as ``CAMClassifier`` has.
         level_weights: weight of the shallow, the middle and the deepest CAM.
-        threshold: class probability above which a class is taken to be present where no label is given.
-        channel_order: for each output channel the classifier's channel it comes from; ``None`` keeps their order.
-        flips: average the CAMs over the image and its mirror images (horizontal, vertical, both). Published: off.
-        scales: average the CAMs over these scales of the image. Published: 1 alone.
-        dtype: type in which the classifier works: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        window: height and width in pixels of the patches the classifier was trained on. Larger images are looked at in
-            windows of this size, half over one another, since what a classifier of patches has learnt of context and
-            of shares of tissue does not hold for whole images. ``None`` looks at every image as a whole.
-        class_strengths: mean activation (levels, K) of each class in patches that show it alone, in the classifier's
-            order (see ``class_balance``). The CAM of each class is divided by its own, so that no tissue outgrows
-            another for its classifier's louder answer. ``None`` leaves the CAMs as they are, as published.
+        threshold: class probability above which a class counts as present if there is no label.
+        channel_order: for each output channel, the classifier's channel it comes from; ``None`` keeps their order.
+        flips: average the CAMs over the image and its flips (horizontal, vertical, both). Published: off.
+        scales: average the CAMs over these scales of the image. Published: 1 only.
+        dtype: the classifier's autocast type: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        window: height and width in pixels of the patches the classifier was trained on. Larger images are processed in
+            windows of this size that overlap by half, since what a patch classifier has learnt about context and tissue
+            proportions does not hold for whole images. ``None`` processes every image as a whole.
+        class_strengths: mean activation (levels, K) of each class in patches that show only that class, in the
+            classifier's order (see ``class_balance``). The CAM of each class is divided by its strength, so that no
+            tissue outgrows another merely because the classifier responds to it more strongly. ``None`` leaves the CAMs
+            unchanged, as published.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class CAMSegmenter(nn.Module):
         if class_strengths is not None and len(class_strengths) != len(level_weights):
             raise BundleError(
                 f"`class_strengths` must have one row per level ({len(level_weights)}), got {len(class_strengths)}; "
-                "they are those of another classifier."
+                "measure them with this classifier."
             )
         if not scales or min(scales) <= 0:
             raise BundleError(f"`scales` must be positive numbers such as [0.75, 1.0, 1.25], got {list(scales)}.")
@@ -133,7 +134,7 @@ class CAMSegmenter(nn.Module):
         self.class_strengths = class_strengths
 
     def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and mirror images."""
+        """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and flips."""
         size = image.shape[2:]
         cam_sum, prob_sum, count = 0.0, 0.0, len(self.scales) * len(self.mirrored_axes)
         for scale in self.scales:
@@ -154,13 +155,13 @@ class CAMSegmenter(nn.Module):
         Args:
             image: the patches.
             label: true image-level labels, (B, K) of 0 and 1, which gate the classes; ``None`` gates by the predicted
-                ones. An image whose label is all 0 falls back to its most probable class.
+                labels. An image whose label is all 0 falls back to its most probable class.
 
         Returns:
-            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate leaves out. So that in another channel order
-            too the classifier's first channel wins a tie, those that tie with it are lower by the least step there is.
-            In larger images than ``window`` they are means over windows, each with a gate of its own, in which a class
-            that is left out counts -1, below every score.
+            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate excludes. So that ties go to the classifier's
+            first channel in any channel order, scores tied with it are lowered by the smallest representable step. For
+            images larger than ``window``, scores are means over windows, each with its own gate, in which an excluded
+            class counts as -1, below every score.
         """
         if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
             return self._scores(image, label)

@@ -1,4 +1,4 @@
-"""How strongly a classifier's activation maps answer to each class, measured with image-level labels alone."""
+"""Measure how strongly a classifier's activation maps respond to each class, from image-level labels alone."""
 
 import logging
 import math
@@ -20,11 +20,11 @@ from ..training.augmentation import PrepareBatch
 
 logger = logging.getLogger(__name__)
 
-PATCHES_PER_CLASS = 256  # enough: the mean strength of a class is known to about 1 %
+PATCHES_PER_CLASS = 256  # enough to estimate the mean strength of a class to about 1 %
 
 
 def purest_patches(labels: Sequence[Sequence[int]], class_index: int, limit: int = PATCHES_PER_CLASS) -> list[int]:
-    """Indices of the patches that show a class with the fewest others, at most ``limit``, spread evenly."""
+    """Indices of at most ``limit`` patches that show a class with the fewest other classes, spread evenly."""
     shown = [index for index, label in enumerate(labels) if label[class_index]]
     if not shown:
         return []
@@ -41,14 +41,14 @@ def measure_strengths(
     batch_size: int,
     device: str | torch.device,
 ) -> list[list[float]]:
-    """Mean activation of each level's CAM, (levels, K), over the patches that show a class alone, or with few others.
+    """Mean activation of each level's CAM, (levels, K), over patches that show only that class, or as few as possible.
 
     Args:
-        classifier: has ``cams(image)`` as ``CAMClassifier`` has; it is trained.
+        classifier: trained; has ``cams(image)`` like ``CAMClassifier``.
         items: patches with the multi-hot ``label``, (K,).
         transform: loads an item's ``image``, (3, H, W) uint8.
-        batch_size: patches that go through the classifier together.
-        device: where the classifier works.
+        batch_size: patches per forward pass.
+        device: where the classifier runs.
 
     Raises:
         BundleError: if no patch shows a class, or a strength is not a positive number.
@@ -59,7 +59,7 @@ def measure_strengths(
     for class_index in range(len(labels[0])):
         chosen = [items[index] for index in purest_patches(labels, class_index)]
         if not chosen:
-            raise BundleError(f"Class {class_index} must be shown by at least one training patch; none shows it.")
+            raise BundleError(f"class {class_index} must appear in at least one training patch, but is in none.")
         dataset = ThreadedDataset(chosen, transform)
         loader = DataLoader(dataset, batch_sampler=SameSizeBatches(chosen, batch_size), num_workers=0)
         sums = 0.0
@@ -71,7 +71,7 @@ def measure_strengths(
         strengths.append((sums / len(chosen)).tolist())
         if not all(math.isfinite(strength) and strength >= 0 for strength in strengths[-1]):
             raise BundleError(
-                f"The CAMs of class {class_index} must be finite, got means {strengths[-1]}; train the classifier anew."
+                f"the CAMs of class {class_index} must be finite, got means {strengths[-1]}; retrain the classifier."
             )
     return [list(level) for level in zip(*strengths, strict=True)]
 
@@ -84,15 +84,15 @@ def class_strengths(
     batch_size: int,
     device: str | torch.device,
 ) -> list[list[float]]:
-    """The classifier's strengths, (levels, K), from the file beside it; measured and written if it is not there.
+    """The classifier's class strengths, (levels, K), from the file beside it; measured and written if it is missing.
 
     Args:
-        path: JSON file; a classifier that moves takes it along, and then needs no training patches.
+        path: JSON file; if it is moved along with the classifier, no training patches are needed.
         classifier, transform, batch_size, device: as for ``measure_strengths``.
-        items: gives the training patches; called only if they are needed.
+        items: returns the training patches; called only if they are needed.
 
     Raises:
-        BundleError: if the file is not the strengths of such a classifier.
+        BundleError: if the file does not contain valid strengths.
     """
     path = Path(path)
     if path.exists():
@@ -100,12 +100,12 @@ def class_strengths(
     strengths = measure_strengths(classifier, items(), transform, batch_size, device)
     if distributed.get_rank() == 0:
         write_json(path, {"class_strengths": strengths})
-    logger.info(f"Strength of the CAMs by level and class: {strengths}; in {path}.")
+    logger.info(f"CAM strengths by level and class: {strengths}; saved to {path}.")
     return strengths
 
 
 def read_strengths(path: str | Path) -> list[list[float]]:
-    """The strengths that ``class_strengths`` has written."""
+    """Read the strengths written by ``class_strengths``."""
     try:
         strengths = read_json(path)["class_strengths"]
         valid = all(math.isfinite(value) and value >= 0 for level in strengths for value in level)
@@ -113,7 +113,7 @@ def read_strengths(path: str | Path) -> list[list[float]]:
         valid = False
     if not valid:
         raise BundleError(
-            f"{path} must have numbers, 0 or more, by level and class under `class_strengths`; it has not: remove it, "
-            "and they are measured again."
+            f"{path} must have numbers, 0 or more, by level and class under `class_strengths`, but does not; remove "
+            "it to have them measured again."
         )
     return strengths

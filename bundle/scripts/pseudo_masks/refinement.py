@@ -1,6 +1,7 @@
-"""Refine the scores of which pseudo masks are made: along superpixels, or by a first round's segmentation network.
+"""Refine the scores behind pseudo masks: by superpixels, or by a first round's segmentation network.
 
-Each wraps a network with ``forward(image, label)``, as ``cam.CAMSegmenter`` is or one of these, and has the same.
+Each class wraps a network with ``forward(image, label)``, such as ``cam.CAMSegmenter`` or another of these classes, and
+has the same signature.
 """
 
 import numpy as np
@@ -13,12 +14,12 @@ from ..runs.devices import to_device
 
 
 class SuperpixelAveraging(nn.Module):
-    """Give all pixels of a superpixel (scikit-image's SLIC) their mean score, so that masks follow edges.
+    """Average scores within each superpixel (scikit-image's SLIC), so that masks follow edges.
 
     Args:
-        network: gives scores (B, K, H, W), -inf for classes that are left out.
+        network: returns scores (B, K, H, W), -inf for excluded classes.
         area_px: mean area of a superpixel in pixels.
-        compactness: SLIC's weight of distance against colour; higher gives squarer superpixels.
+        compactness: SLIC's weight of distance relative to colour; higher values give squarer superpixels.
     """
 
     def __init__(self, network: nn.Module, area_px: int = 100, compactness: float = 10.0) -> None:
@@ -47,24 +48,24 @@ class SuperpixelAveraging(nn.Module):
 
 
 class ConfidentReplacement(nn.Module):
-    """Replace scores by a segmentation network's probabilities in the pixels of which it is sure: a second round.
+    """Replace scores by a segmentation network's probabilities at pixels where it is confident: a second round.
 
     Args:
-        network: gives scores (B, K, H, W) in [0, 1], -inf for classes that are left out, as a ``CAMSegmenter`` does.
-        segmenter: trained; gives logits (B, K, H, W) of the same channels in evaluation mode.
-        confidence: probability in [0, 1], among the classes that are not left out, above which a pixel is replaced.
+        network: returns scores (B, K, H, W) in [0, 1], -inf for excluded classes, like a ``CAMSegmenter``.
+        segmenter: trained network in evaluation mode; returns logits (B, K, H, W) for the same channels.
+        confidence: probability in [0, 1], normalised over the classes not excluded, above which a pixel is replaced.
     """
 
     def __init__(self, network: nn.Module, segmenter: nn.Module, confidence: float = 0.8) -> None:
         super().__init__()
         if not 0 <= confidence <= 1:
-            raise BundleError(f"`confidence` must lie in [0, 1], got {confidence}; give a probability.")
+            raise BundleError(f"`confidence` must be in [0, 1], got {confidence}; use a probability such as 0.8.")
         self.network = network
         self.segmenter = segmenter
         self.confidence = confidence
 
     def forward(self, image: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores (B, K, H, W) of ``image``, (B, 3, H, W) in [0, 1]; -inf for classes that ``network`` leaves out."""
+        """Scores (B, K, H, W) of ``image``, (B, 3, H, W) in [0, 1]; -inf for classes that ``network`` excludes."""
         scores = self.network(image, label)
         left_out = torch.isneginf(scores)
         prob = self.segmenter(image).float().masked_fill(left_out, -torch.inf).softmax(dim=1)

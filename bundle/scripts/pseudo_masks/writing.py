@@ -1,4 +1,4 @@
-"""Write the masks that a CAM classifier sees in images: the pseudo masks that stage 2 learns from."""
+"""Write the masks derived from a classifier's CAMs: the pseudo masks on which stage 2 is trained."""
 
 import logging
 from collections.abc import Callable
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 def mask_items(
     labelled_images: Callable[[], list[dict[str, Any]]], image_dir: str | Path | None = None
 ) -> list[dict[str, Any]]:
-    """The images to make masks of: the training patches with their labels, or those of any folder, without labels.
+    """The images to create masks for: the training patches with their labels, or any folder's, without labels.
 
     Args:
-        labelled_images: gives the training patches.
+        labelled_images: returns the training patches.
         image_dir: a folder of images; ``None`` for the training patches.
     """
     return labelled_images() if image_dir is None else image_items(image_dir)
@@ -49,22 +49,22 @@ def write_pseudo_masks(
     device: str | torch.device = "cpu",
     overlay_dir: str | Path | None = None,
 ) -> None:
-    """Write a palette PNG with the mask of each image, named as the image, and ``manifest.json``, the list of them.
+    """Write the mask of each image as a palette PNG of the same name, and ``manifest.json``, the list of masks.
 
-    Masks that are there already are kept, whoever made them: an edited mask is used as it is. Batches are fixed by the
-    images, so an interrupted run goes on to the same masks, and several processes, which share out whole batches, come
-    to those of one.
+    Existing masks are kept, whoever made them: an edited mask is used unchanged. Batches depend only on the images, so
+    an interrupted run resumes to the same masks, and several processes, which divide whole batches among them, produce
+    the same masks as one.
 
     Args:
         network: the CAMs as a segmentation network; its channels are those of the segmentation network.
-        dataset: items with ``image``, (3, H, W) uint8, ``name``, and if known the multi-hot ``label``, (K,), which
+        dataset: items with ``image``, (3, H, W) uint8, ``name``, and, if known, the multi-hot ``label``, (K,), which
             then gates the classes. Its ``data`` has the images' paths.
-        mask_dir: folder of the masks.
-        classes: names, values and colours; where there is background, white pixels become value 0.
-        batch_size: images of one size that go through the network together.
-        num_workers: processes that read images.
-        device: where the network works.
-        overlay_dir: folder for pictures of the new masks over their images; ``None`` for none.
+        mask_dir: folder for the masks.
+        classes: names, values and colours; if there is background, white pixels become value 0.
+        batch_size: number of same-size images per forward pass.
+        num_workers: number of processes that read images.
+        device: where the network runs.
+        overlay_dir: folder for overlay images of the new masks; ``None`` for none.
     """
     mask_dir = Path(mask_dir)
     paths = mask_paths(dataset.data, mask_dir)
@@ -78,7 +78,7 @@ def write_pseudo_masks(
         dataset, batch_sampler=unfinished, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda"
     )
     kept = sum(path.exists() for path in paths)
-    logger.info(f"Pseudo masks: {len(paths)} images, {kept} have masks already, which are kept, in {mask_dir}.")
+    logger.info(f"Pseudo masks: {len(paths)} images, {kept} of which already have masks in {mask_dir}, which are kept.")
     value_of_channel = np.array(classes.segmenter_values, dtype=np.uint8)
     network.to(device).eval()
     prepare_batch = PrepareBatch()

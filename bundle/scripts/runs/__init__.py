@@ -1,1 +1,1 @@
-"""A run: its folder and record, its stages, the options of its command line, the device it works on."""
+"""A run: its folder and record, its stages, its command-line options, its device."""

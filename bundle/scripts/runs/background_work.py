@@ -1,4 +1,4 @@
-"""Work that threads do meanwhile: what a network has found is written while it looks at the next images."""
+"""Background threads: a network's results are written while it processes the next images."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,9 +11,9 @@ MOST_THREADS = 8
 
 
 class BackgroundWork:
-    """Threads that do what is given to them; ``finish``, or the end of a ``with`` block, waits until all is done.
+    """Threads that run submitted functions; ``finish``, or the end of a ``with`` block, waits until all are done.
 
-    Errors are raised where work is given, or at the end; a block that ends with an error leaves what has not begun.
+    Errors are raised by a later ``submit`` or at the end; a block that ends with an error cancels pending work.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,13 @@ class BackgroundWork:
         return self
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Let a thread call ``function``; waits if the threads are behind, so that memory stays bounded."""
+        """Let a thread call ``function``; waits if the threads fall behind, so that memory stays bounded."""
         while self._pending and (self._pending[0].done() or len(self._pending) > 2 * self.threads):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(function, *arguments))
 
     def finish(self) -> None:
-        """Wait until all is done."""
+        """Wait until all work is done."""
         while self._pending:
             self._pending.popleft().result()
 

@@ -1,4 +1,4 @@
-"""The list of config files of a training, from the names of a data set, a method and a preset."""
+"""List the config files of a training from the names of a data set, a method and a preset."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,23 @@ CONFIGS = BUNDLE_ROOT / "configs"
 def config_list(
     dataset: str | Path, method: str = "esfan", preset: str = "lite", more: Sequence[str | Path] = ()
 ) -> list[Path]:
-    """Config files to be merged from left to right: ``train.json``, method, preset, data set, further overlays.
+    """Config files to merge from left to right: ``train.json``, method, preset, data set, further overlays.
 
     Args:
         dataset: a name, whose overlay is ``configs/dataset_NAME.json`` in the working directory or in the bundle, or
-            the overlay's file.
-        method: likewise, of ``configs/method_NAME.json``.
+            the path of the overlay.
+        method: likewise, for ``configs/method_NAME.json``.
         preset: ``lite`` or ``paper``: the networks.
-        more: further overlays' files.
+        more: paths of further overlays.
 
     Raises:
-        BundleError: if there is no such data set, method, preset or file.
+        BundleError: for an unknown data set, method or preset, or a missing file.
     """
     if preset not in PRESETS:
         raise BundleError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
     missing = [str(path) for path in more if not Path(path).is_file()]
     if missing:
-        raise BundleError(f"`config` must name files that exist, got {', '.join(missing)}.")
+        raise BundleError(f"`config` must name existing files, got {', '.join(missing)}; check the paths.")
     presets = [CONFIGS / name for name in PRESETS[preset]]
     overlays = [overlay_file("method", method), *presets, overlay_file("dataset", dataset)]
     return [CONFIGS / "train.json", *overlays, *(Path(path).resolve() for path in more)]
@@ -42,15 +42,15 @@ def overlay_file(kind: str, name: str | Path) -> Path:
 
     Args:
         kind: ``dataset`` or ``method``.
-        name: its name, or the overlay's file.
+        name: its name, or the path of its overlay.
 
     Raises:
-        BundleError: if there is none; with the nearest name.
+        BundleError: if there is none, with the closest name.
     """
     if Path(name).suffix == ".json":
         if not Path(name).is_file():
             raise BundleError(
-                f"`{kind}`: {name} must be a JSON file; it does not exist. Give a name or an overlay's file."
+                f"`{kind}`: {name} must be a JSON file, but it does not exist; pass a name or the path of an overlay."
             )
         return Path(name).resolve()
     folders = [Path.cwd() / "configs", CONFIGS]
@@ -60,17 +60,17 @@ def overlay_file(kind: str, name: str | Path) -> Path:
         files = (path for folder in folders for path in folder.glob(f"{kind}_*.json"))
         names = sorted({path.stem.removeprefix(f"{kind}_") for path in files})
         near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "or the file of an overlay."
+        hint = f"did you mean {near[0]!r}?" if near else "or pass the path of an overlay."
         raise BundleError(f"`{kind}` must be one of {', '.join(names)}, got {str(name)!r}; {hint}")
     return path.resolve()
 
 
 def in_working_directory(key: str, value: Any) -> dict[str, str]:
-    """Settings with which a folder that a config puts into the bundle is one in the working directory.
+    """Settings that move a folder which a config places inside the bundle to the working directory.
 
     Args:
-        key: the folder's.
-        value: an expression such as ``$@bundle_root + '/data'``, or a component that has one as an argument.
+        key: the folder's key.
+        value: an expression such as ``$@bundle_root + '/data'``, or a component that takes one as an argument.
     """
     if isinstance(value, Mapping):
         return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}

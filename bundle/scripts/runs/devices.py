@@ -1,7 +1,7 @@
-"""The device that does the work: which it is, what suits it, and tensors on their way between it and the host.
+"""Choose and configure the compute device, and move tensors between it and the host.
 
-A GPU works behind the program that feeds it. Whatever reads a value from it, or copies to it from memory that is not
-pinned, waits until all of its work is done; ``to_device`` and ``HostCopy`` do not.
+A GPU runs asynchronously behind the program that feeds it. Reading a value from it, or copying to it from memory that
+is not pinned, waits until all of its work is done; ``to_device`` and ``HostCopy`` do not wait.
 """
 
 import logging
@@ -27,23 +27,27 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "quota period" in microseconds, or
 
 
 def join_processes(device: str | torch.device = "cpu") -> None:
-    """Let the processes of ``torchrun`` find one another; without it, do nothing.
+    """Initialise the process group under ``torchrun``; otherwise do nothing.
 
     Args:
-        device: what they compute on and exchange.
+        device: the type of device on which the processes compute and exchange tensors.
     """
     if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
         backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=timedelta(days=7))  # one may wait long for another
-        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]  # of the process, not of Slurm's task: Ignite looks here
+        torch.distributed.init_process_group(
+            backend, timeout=timedelta(days=7)
+        )  # one process may wait long for another
+        os.environ["SLURM_LOCALID"] = os.environ[
+            "LOCAL_RANK"
+        ]  # Ignite reads this; it must be the process's rank, not the Slurm task's
         torch.distributed.barrier()
 
 
 def require_device(device: str | torch.device) -> torch.device:
-    """``device`` if it is on this machine.
+    """Return ``device`` if this machine has it.
 
     Raises:
-        BundleError: if it names no device, or one that is not there; it says which are.
+        BundleError: if it is not a device or not available; the message lists the available ones.
     """
     try:
         found = torch.device(device)
@@ -54,23 +58,23 @@ def require_device(device: str | torch.device) -> torch.device:
     if missing.get(found.type, False):
         names = ", ".join(f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(gpus))
         raise BundleError(
-            f"`device` must be one of this machine's, got {str(found)!r}; PyTorch {torch.__version__} sees "
-            f"{names or 'no GPU'} beside the CPU: give --device {'cuda:0' if gpus else 'cpu'}."
+            f"`device` must exist on this machine, got {str(found)!r}; PyTorch {torch.__version__} sees "
+            f"{names or 'no GPU'} besides the CPU: pass --device {'cuda:0' if gpus else 'cpu'}."
         )
     return found
 
 
 def prepare_device(device: str | torch.device, deterministic: bool = False) -> None:
-    """Get ready to work on ``device``: which algorithms, and as many CPU threads as the work beside it takes.
+    """Configure PyTorch for ``device``: its algorithms, and as many CPU threads as the work beside it needs.
 
-    Convolutions in float32 are exact, so that masks are those of a CPU; PyTorch would round to TF32 on a GPU.
+    Convolutions use full float32, so that masks match those of a CPU; by default PyTorch uses TF32 on GPUs.
 
     Args:
-        device: where the networks work.
-        deterministic: take algorithms alone that give the same numbers every time.
+        device: where the networks run.
+        deterministic: use only algorithms that give the same numbers every time.
 
     Raises:
-        BundleError: if ``device`` is not on this machine.
+        BundleError: if this machine does not have ``device``.
     """
     found = require_device(device)
     if found.type == "cuda" and found.index is not None:
@@ -89,16 +93,16 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def _choose_algorithms(deterministic: bool) -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = deterministic, False
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 @contextmanager
 def training_algorithms(benchmark: bool = True) -> Iterator[None]:
-    """What cuDNN does within, where training steps are made: float32 convolutions may be products in TF32.
+    """Configure cuDNN for training steps within this context: float32 convolutions may use TF32.
 
     Args:
-        benchmark: measure which algorithm is the fastest for each size that is met: worth it for few sizes.
+        benchmark: measure which algorithm is fastest for each input size; worthwhile if there are few sizes.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
@@ -110,8 +114,8 @@ def training_algorithms(benchmark: bool = True) -> Iterator[None]:
 
 
 def cpu_cores() -> int:
-    """How many CPU cores this process may use by itself: those of its affinity and its container's quota, shared with
-    the other processes that ``torchrun`` started on this machine."""
+    """Number of CPU cores for this process: those allowed by its affinity and its container's quota, divided among the
+    processes that ``torchrun`` started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if CPU_QUOTA.is_file():
         quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
@@ -120,24 +124,23 @@ def cpu_cores() -> int:
 
 
 def worker_threads(most: int) -> int:
-    """How many threads of its own this process may start: its cores, or as many as ``OMP_NUM_THREADS`` says; at most
-    ``most``."""
+    """Number of worker threads this process may start: ``OMP_NUM_THREADS`` if set, else its cores; at most ``most``."""
     return min(most, _threads_asked_for() or cpu_cores())
 
 
 def _threads_asked_for() -> int | None:
-    """What ``OMP_NUM_THREADS`` says; ``None`` if nothing, or the 1 that torchrun sets where nobody else does."""
+    """The value of ``OMP_NUM_THREADS``; ``None`` if unset, or if it is the default of 1 that torchrun sets."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     by_torchrun = text == "1" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
     return int(text) if text.isdecimal() and int(text) > 0 and not by_torchrun else None
 
 
 def chosen_precision(precision: str, device: str | torch.device) -> str:
-    """What ``precision`` is on ``device``: ``"auto"`` is bfloat16 on CUDA GPUs that have it, and float32 elsewhere.
+    """Resolve ``precision`` for ``device``: ``"auto"`` is bfloat16 on CUDA GPUs that support it, else float32.
 
     Args:
         precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        device: where the networks work.
+        device: where the networks run.
     """
     if precision not in PRECISIONS:
         raise BundleError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
@@ -151,22 +154,22 @@ def chosen_precision(precision: str, device: str | torch.device) -> str:
 
 
 def description(device: str | torch.device, precision: str, deterministic: bool) -> dict[str, Any]:
-    """What a run's record says of how it was computed: the device's name, ``precision`` and ``deterministic``."""
+    """How a run was computed, for its record: the device's name, ``precision`` and ``deterministic``."""
     found = torch.device(device)
     name = torch.cuda.get_device_name(found) if found.type == "cuda" else platform.processor() or platform.machine()
-    repeats = deterministic or found.type == "cpu"  # whether the same computation gives the same numbers again
+    repeats = deterministic or found.type == "cpu"  # whether a repeated computation gives the same numbers
     return {"device": f"{found}, {name}", "precision": precision, "deterministic": repeats}
 
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Say in plain words what to do if the device's memory does not suffice for what is done within.
+    """Replace out-of-memory errors raised within this context by a message that says what to do.
 
     Args:
-        advice: what halves the memory, for instance ``"halve --eval_batch_size"``.
+        advice: how to reduce memory use, for instance ``"halve --eval_batch_size"``.
 
     Raises:
-        BundleError: in the place of PyTorch's ``OutOfMemoryError``.
+        BundleError: instead of PyTorch's ``OutOfMemoryError``.
     """
     try:
         yield
@@ -175,15 +178,15 @@ def memory_advice(advice: str) -> Iterator[None]:
 
 
 def memory_sentence(error: torch.OutOfMemoryError, advice: str) -> str:
-    """What to say of an ``OutOfMemoryError``; ``advice`` as in ``memory_advice``."""
+    """The message for an ``OutOfMemoryError``; ``advice`` as in ``memory_advice``."""
     wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
-    return f"the GPU's memory is full{f', {wanted[1]} more are wanted' if wanted else ''}; {advice}."
+    return f"the GPU is out of memory{f', {wanted[1]} more needed' if wanted else ''}; {advice}."
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A host's ``tensor`` on ``device``; nothing waits for what the device is doing.
+    """Copy a host ``tensor`` to ``device`` without waiting for the device.
 
-    (But for MPS, which may read a tensor after it is gone.)
+    (Except on MPS, which might read the tensor after it has been freed.)
     """
     kind = torch.device(device).type
     if kind == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
@@ -192,10 +195,10 @@ def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
 
 
 class HostCopy:
-    """A device's tensor on its way to the host's memory; nothing waits before it is asked for.
+    """An asynchronous copy of a device tensor to host memory; only ``get`` waits for it.
 
     Args:
-        tensor: what is copied, of any shape; later changes of it do not show in the copy.
+        tensor: the tensor to copy, of any shape; later changes to it do not affect the copy.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -204,7 +207,7 @@ class HostCopy:
         self._arrived: Any = None
         if device.type == "cpu":
             self._copy = tensor.clone()
-        elif device.type == "mps" or not hasattr(module, "Event"):  # nothing would tell when the copy is there
+        elif device.type == "mps" or not hasattr(module, "Event"):  # nothing would signal that the copy is complete
             self._copy = tensor.cpu()
         else:
             self._copy = tensor.to("cpu", non_blocking=True)
@@ -212,11 +215,11 @@ class HostCopy:
             self._arrived.record(module.current_stream(device))
 
     def is_there(self) -> bool:
-        """Whether the copy is complete, so that nothing would wait for it."""
+        """Whether the copy is complete, so that ``get`` would not wait."""
         return self._arrived is None or self._arrived.query()
 
     def get(self) -> torch.Tensor:
-        """The copy, in the host's memory, once it is complete."""
+        """The copy in host memory, once it is complete."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._copy

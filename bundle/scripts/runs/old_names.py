@@ -1,4 +1,4 @@
-"""Names of modules in configs that earlier versions wrote: where those modules are now."""
+"""Map module names in configs written by earlier versions to where those modules are now."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 2
 NAME = re.compile(r"\bscripts\.(\w+(?:\.\w+)*)")
-MOVED = {  # modules, and what of a module went elsewhere
+MOVED = {  # modules, and single names that moved out of their module
     "devices": "runs.devices",
     "run_folder": "runs.run_folder",
     "workflow": "runs.stages",
@@ -71,7 +71,7 @@ MOVED = {  # modules, and what of a module went elsewhere
 
 
 def current_names(config: Any) -> Any:
-    """``config``, or a part of one, with today's name of whatever in ``scripts`` has moved; the log says so once."""
+    """``config``, or a part of one, with the current names of whatever in ``scripts`` has moved; logged once."""
     moved: dict[str, str] = {}
     config = _renamed(config, moved)
     if moved:
@@ -80,7 +80,7 @@ def current_names(config: Any) -> Any:
 
 
 def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
-    """A parser of config files, merged from left to right, with today's names."""
+    """A parser of config files, merged from left to right, with current names."""
     parser = ConfigParser()
     parser.read_config([str(path) for path in paths] if isinstance(paths, (list, tuple)) else str(paths))
     parser.set(current_names(parser.get()))
@@ -107,5 +107,5 @@ def _current(name: str, inside: str, moved: dict[str, str]) -> str:
 @cache
 def _say(moved: tuple[tuple[str, str], ...]) -> None:
     shown = ", ".join(f"{old} is now {new}" for old, new in moved[:SHOWN])
-    more = f", and {len(moved) - SHOWN} more like that" if len(moved) > SHOWN else ""
-    logger.warning(f"The configs were written by an earlier version, whose names are understood: {shown}{more}.")
+    more = f", and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    logger.warning(f"The configs were written by an earlier version; outdated names were updated: {shown}{more}.")

@@ -1,4 +1,4 @@
-"""Options of the command line that MONAI would take in silence: those that set nothing, or not what was meant."""
+"""Reject command-line options that MONAI would silently accept: those that set nothing, or not what was meant."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ from .settings import (
     require_possible_numbers,
 )
 
-MEANT = {  # words that are text to MONAI, and true as such
+MEANT = {  # words that MONAI reads as strings, which are truthy
     "true": "True",
     "yes": "True",
     "on": "True",
@@ -39,14 +39,14 @@ MEANT = {  # words that are text to MONAI, and true as such
 
 
 def require_known_options(config: Mapping[str, Any]) -> None:
-    """Check the merged config, and the options of the ``python -m monai.bundle run`` that is calling, if one is.
+    """Check the merged config and, when called from ``python -m monai.bundle run``, its command-line options.
 
     Args:
-        config: the merged config, with what the options set.
+        config: the merged config, including what the options set.
 
     Raises:
-        BundleError: if a setting has another type than in the bundle's own configs, a section has a setting that
-            nothing knows, or an option sets nothing, or is a word such as ``false``, which MONAI would take as text.
+        BundleError: if a setting's type differs from that in the bundle's own configs, a section has an unknown
+            setting, or an option sets nothing or is a word such as ``false``, which MONAI would read as a string.
     """
     if Path(sys.argv[0]).match("monai/bundle/__main__.py"):
         _require_options(config)
@@ -56,16 +56,16 @@ def require_known_options(config: Mapping[str, Any]) -> None:
 
 
 def require_known_keys(names: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Refuse settings that are no keys of ``config``, the merged one, and that nothing in it would read.
+    """Reject settings that are neither keys of the merged ``config`` nor read by anything in it.
 
     Raises:
-        BundleError: for the first one; with the nearest key.
+        BundleError: for the first such setting, with the closest key.
     """
     present = set(keys_of(config))
     for name in unknown_options([f"--{name}" for name in names if name not in present], config):
         near = nearest(name, config)
         hint = f"did you mean {near!r}?" if near else SEE_KEYS
-        raise BundleError(f"{name!r} must be a key of the configs, and is none; {hint}")
+        raise BundleError(f"{name!r} must be a key of the configs, but is not; {hint}")
 
 
 def _require_options(config: Mapping[str, Any]) -> None:
@@ -73,35 +73,33 @@ def _require_options(config: Mapping[str, Any]) -> None:
     for name in unknown_options(sys.argv[1:], config):
         others = [path.name for path, content in own_configs().items() if name in keys_of(content)]
         if others:
-            raise BundleError(f"--{name} must be a key of the configs; add configs/{others[0]}, which has it, to them.")
+            raise BundleError(f"--{name} must be a key of the configs; add configs/{others[0]}, which defines it.")
         near = nearest(name, config)
         hint = f"did you mean --{near}?" if near else SEE_KEYS
-        raise BundleError(f"--{name} must be a key of the configs, and is none; {hint}")
+        raise BundleError(f"--{name} must be a key of the configs, but is not; {hint}")
     for name in options(sys.argv[1:]):
         _require_read(name, config)
         value = at(config, name)
         if isinstance(value, str) and value.lower() in MEANT:
             meant = MEANT[value.lower()]
-            raise BundleError(
-                f"--{name} must be a value as Python writes it, got the text {value!r}; give --{name} {meant}."
-            )
+            raise BundleError(f"--{name} must be a Python literal, got the string {value!r}; pass --{name} {meant}.")
         if _is_text(name, config) and not isinstance(value, (str, Mapping, type(None))):
             raise BundleError(
-                f"--{name} must be text, but MONAI's command line takes what was given for the value {value!r}; put it "
-                f"into two pairs of quotes, --{name} '\"…\"', or use `python -m scripts train`, which keeps it."
+                f"--{name} must be a string, but MONAI's command line reads it as the value {value!r}; quote it "
+                f"twice, --{name} '\"…\"', or use `python -m scripts train`, which keeps strings."
             )
 
 
 def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """The options among ``arguments`` that set nothing.
 
-    An option is known whose key stands in one of the bundle's configs that are merged, or that ``config`` reads itself,
-    or in one of those that ``--config_file`` names; to which another key refers; or that is an argument of the
-    ``_target_`` it would be given to.
+    An option is known if its key is in one of the bundle's configs that are merged, in one that ``config`` reads
+    itself, or in one that ``--config_file`` names; if another key refers to it; or if the ``_target_`` of its section
+    takes it as an argument.
 
     Args:
-        arguments: of the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
-        config: the merged config, with what the options set.
+        arguments: the command line, for instance ``["run", "--seed", "1", "--train#lr=0.1"]``.
+        config: the merged config, including what the options set.
     """
     contents = [*merged_of(config), *read_by(config)]
     contents += [ConfigParser.load_config_file(str(path)) for path in _config_files(arguments) if path.is_file()]
@@ -110,20 +108,20 @@ def unknown_options(arguments: Sequence[str], config: Mapping[str, Any]) -> list
 
 
 def _require_read(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse an option that nothing reads, since an overlay has fixed what it usually sets."""
+    """Reject an option that nothing reads because an overlay has fixed what it usually sets."""
     if name in references(config):
         return
     for content in own_configs().values():
         for key in keys_of(content):
             if at(content, key) == f"@{name}" and at(config, key) is not None:
                 raise BundleError(
-                    f"--{name} must be read by the configs, but an overlay has fixed what it sets, {key}, to "
-                    f"{at(config, key)!r}; give --{key}."
+                    f"--{name} must be read by the configs, but an overlay has set {key}, which usually follows it, "
+                    f"to {at(config, key)!r}; pass --{key} instead."
                 )
 
 
 def _is_text(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a key is a name or a path."""
+    """Whether a key holds a name or a path."""
     usual = (at(content, name) for content in merged_of(config))
     plain = any(isinstance(value, str) and value[:1] not in ("", "$", "@", "%") for value in usual)
     return plain or name.endswith(("_dir", "_file", "_path", "_weights", "_name"))
@@ -150,7 +148,7 @@ def _config_files(arguments: Sequence[str]) -> list[Path]:
             value = match[1] if match[1] is not None else "".join(arguments[position + 1 : position + 2])
             try:
                 files = ast.literal_eval(value)
-            except (SyntaxError, ValueError):  # a single name, without quotes
+            except (SyntaxError, ValueError):  # a single unquoted name
                 files = value
             return [Path(str(file)) for file in ([files] if isinstance(files, str) else files)]
     return []

@@ -1,4 +1,4 @@
-"""End a command with the words of the error that matters, not with the tracebacks around it."""
+"""End a command with the message of the error that matters, not with the tracebacks around it."""
 
 import errno
 import logging
@@ -14,35 +14,33 @@ from .devices import memory_sentence
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = (
-    "interrupted; complete stages, whole epochs and finished images and slides are kept: repeat the command to go on."
-)
-EVALUATION_ADVICE = "halve --eval_batch_size (16), the images that go through the network together"
-REMEDIES = {  # for what a disk refuses
-    errno.ENOSPC: "free some space and repeat the command: what is complete is kept",
-    errno.EDQUOT: "free some space and repeat the command: what is complete is kept",
+INTERRUPTED = "interrupted; complete stages, finished epochs, images and slides are kept: repeat the command to resume."
+EVALUATION_ADVICE = "halve --eval_batch_size (16), the number of images per forward pass"
+REMEDIES = {  # for errors of the file system
+    errno.ENOSPC: "free some space and repeat the command: finished work is kept",
+    errno.EDQUOT: "free some space and repeat the command: finished work is kept",
     errno.EROFS: "write elsewhere, for instance with another --output_dir",
-    errno.EACCES: "give yourself the right to it, or write elsewhere, for instance with another --output_dir",
+    errno.EACCES: "fix its permissions, or write elsewhere, for instance with another --output_dir",
 }
 
 
 def install() -> None:
-    """Report errors that a person can mend in plain words from now on; all others keep their traceback."""
+    """From now on, report errors that users can fix as plain sentences; all others keep their traceback."""
     sys.excepthook = report
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, what led to it, and so on: MONAI wraps one in another for each level of a config."""
+    """``error`` and its chain of causes: MONAI wraps an error once for each level of a config."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def plain_cause(error: BaseException) -> BaseException | None:
-    """The error whose message is meant for the person at the keyboard; ``None`` if there is none.
+    """The error whose message is meant for the user; ``None`` if there is none.
 
-    That is the first ``BundleError``, which may say in words what a library's error was; without one, what led to
-    ``error`` if it is about a file.
+    That is the first ``BundleError``, which may explain a library's error; without one, the root cause of ``error`` if
+    it is an ``OSError``.
     """
     *_, root = causes(error)
     own = (cause for cause in causes(error) if isinstance(cause, BundleError))
@@ -51,7 +49,7 @@ def plain_cause(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Let the error that matters come out of what is done within, without those that MONAI puts around it."""
+    """Within this context, raise the error that matters without those that MONAI wraps around it."""
     try:
         yield
     except Exception as error:
@@ -62,7 +60,7 @@ def plainly() -> Iterator[None]:
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Write the error to stderr (and in full to ``run.log``, if there is one); serves as ``sys.excepthook``."""
+    """Write the error to stderr (and in full to ``run.log``, if any); used as ``sys.excepthook``."""
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write(f"\nStopped: {INTERRUPTED}\n")
         return
@@ -77,5 +75,5 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
     remedy = REMEDIES.get(plain.errno) if isinstance(plain, OSError) else None
     words = str(plain).rpartition(f"{BundleError.__module__}.{BundleError.__name__}: ")[
         2
-    ]  # of a loader's process, alone
+    ]  # without the traceback that a DataLoader worker adds
     sys.stderr.write(f"\nStopped: {words}{f'; {remedy}.' if remedy else ''}\n")

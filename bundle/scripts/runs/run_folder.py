@@ -1,6 +1,6 @@
-"""The folder of a run (``output_dir``): a bundle of its own with the merged config, the code, the weights and a record.
+"""The run folder (``output_dir``): a self-contained bundle with the merged config, code, weights and a record.
 
-``run.json`` is the record: which stages are complete, with their scores, the seed, versions and the code's revision.
+``run.json`` is the record: the complete stages, with their scores, seed, package versions and code revision.
 """
 
 import json
@@ -26,17 +26,22 @@ from .old_names import current_names
 logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
-OLD_STAGES = {"run": "train_segmenter"}  # what records of earlier versions call them
-NOTHING = object()  # the value of a key that is not there
+OLD_STAGES = {"run": "train_segmenter"}  # their names in records of earlier versions
+NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
-BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before anything is made
-MADE = ("train.json", "inference.json", "metadata.json", "dataset_*.json")  # configs that a run has of its own, or none
-SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # that MONAI Label's server makes in scripts/label_app
+BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before any results
+MADE = (
+    "train.json",
+    "inference.json",
+    "metadata.json",
+    "dataset_*.json",
+)  # configs that a run writes itself, or does without
+SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
 
 def read_record(output_dir: str | Path) -> dict[str, Any]:
-    """What ``run.json`` says; a record without stages if there is none yet."""
+    """The content of ``run.json``; a record without stages if there is no file yet."""
     path = Path(output_dir) / "run.json"
     record = read_json(path) if path.exists() else {"stages": {}}
     record["stages"] = {OLD_STAGES.get(name, name): facts for name, facts in record["stages"].items()}
@@ -44,7 +49,7 @@ def read_record(output_dir: str | Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The folder of a run (``output_dir``), of which only one process at a time writes.
+    """The folder of a run (``output_dir``); only one process at a time may write to it.
 
     Args:
         path: the folder; it need not exist.
@@ -59,7 +64,7 @@ class RunFolder:
         return read_record(self.path)["stages"]
 
     def is_complete(self, stage: str) -> bool:
-        """Whether the record says that a stage is complete and its result, moved with the folder or not, is there."""
+        """Whether a stage is recorded as complete and its result exists, even if the folder was moved."""
         record = self.stages.get(stage)
         return record is not None and (self.path / record["result"]).exists()
 
@@ -70,16 +75,16 @@ class RunFolder:
         label_file: str | Path | None = None,
         new_settings: bool = False,
     ) -> None:
-        """Make the folder a bundle with ``config``, or see that it is the folder of a run with the same settings.
+        """Turn the folder into a bundle with ``config``, or check that its existing run has the same settings.
 
         Args:
             config: the merged config, references unresolved.
-            dataset_dir: the data set's folder, as an expression in ``config`` may not resolve elsewhere.
-            label_file: likewise the file of labels, if there is one.
-            new_settings: accept other settings than those the run began with.
+            dataset_dir: the data set's folder, since an expression in ``config`` may not resolve elsewhere.
+            label_file: likewise the label file, if there is one.
+            new_settings: accept settings that differ from those the run started with.
 
         Raises:
-            BundleError: if the folder has a run with other settings.
+            BundleError: if the folder has a run with different settings.
         """
         if not new_settings:
             self.require_same_settings(config)
@@ -99,14 +104,14 @@ class RunFolder:
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
 
     def saved_config(self) -> dict[str, Any]:
-        """The merged config that the folder keeps; an empty one if there is none yet."""
+        """The merged config saved in the folder; empty if there is none yet."""
         path = self.path / "configs" / "train.json"
         return current_names(read_json(path)) if path.exists() else {}
 
     def require_same_settings(self, config: Mapping[str, Any]) -> None:
-        """Raise a ``BundleError`` if the folder has a run with other settings than the merged ``config``.
+        """Raise a ``BundleError`` if the folder has a run whose settings differ from the merged ``config``.
 
-        A run that stopped before it had made anything does not count.
+        A run that stopped before it produced any results does not count.
         """
         made = (file for file in self.path.rglob("*") if file.relative_to(self.path).parts[0] not in BEGUN)
         old = self.saved_config()
@@ -116,24 +121,24 @@ class RunFolder:
         new = portable(config, "", None)
         changed = list(differences(*({k: v for k, v in one.items() if k not in free} for one in (old, new))))
         if changed:
-            shown = "; ".join(f"{key}: {there} there, {here} here" for key, there, here in changed[:SHOWN_DIFFERENCES])
+            shown = "; ".join(f"{key}: was {there}, now {here}" for key, there, here in changed[:SHOWN_DIFFERENCES])
             more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
             raise BundleError(
                 f"`output_dir` {self.path} must be new or hold a run with the same settings, but these differ from its "
-                f"configs/train.json: {shown}{more}. Give the old values, choose another --output_dir, or give "
-                "--redo with the first stage that they concern."
+                f"configs/train.json: {shown}{more}. Restore the old values, choose another --output_dir, or pass "
+                "--redo with the first stage that they affect."
             )
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Do a stage within: it is timed, logged to ``run.log``, and recorded as complete unless an error ends it.
+        """Run a stage within this context: time it, log it to ``run.log``, and record it as complete unless it fails.
 
         Args:
-            stage: its name.
+            stage: the stage's name.
 
         Yields:
-            What the record will say of the stage, to be filled: ``result``, the file without which it is not complete,
-            and whatever else is to be known of it.
+            The stage's entry in the record, to be filled in: ``result``, the file without which it is not complete, and
+            any other facts to record.
         """
         record: dict[str, Any] = {}
         if distributed.get_rank() > 0:
@@ -162,18 +167,20 @@ class RunFolder:
         write_json(self.path / "run.json", record)
 
     def undo(self, stage: str, outputs: Sequence[str | Path]) -> None:
-        """Set what a stage has made aside, and forget it.
+        """Move a stage's outputs aside and remove it from the record.
 
         Args:
-            stage: its name.
-            outputs: what it made and what was made of that later, in that order.
+            stage: the stage's name.
+            outputs: its outputs, followed by those derived from them.
         """
         log_to_file(self.path / "run.log")
-        self.set_aside(list(reversed(outputs)))  # so that nothing remains whose origin is gone, whenever this is cut
+        self.set_aside(
+            list(reversed(outputs))
+        )  # derived ones first: if interrupted, no output remains without its source
         self.forget(stage)
 
     def forget(self, stage: str) -> None:
-        """Take a stage and those completed after it out of the record, so that they are done again."""
+        """Remove a stage and those completed after it from the record, so that they run again."""
         record = read_record(self.path)
         names = list(record["stages"])
         if stage in names:
@@ -181,15 +188,15 @@ class RunFolder:
             write_json(self.path / "run.json", record)
 
     def set_aside(self, outputs: Sequence[str | Path]) -> None:
-        """Move files and folders of the run into ``previous/N`` in it, since a person may have edited them.
+        """Move files and folders of the run into its ``previous/N``, since someone may have edited them.
 
         Raises:
-            BundleError: if one lies outside the folder; then nothing is moved.
+            BundleError: if one is outside the run folder; then nothing is moved.
         """
         self._to_previous(outputs, os.replace)
 
     def keep_copies(self, outputs: Sequence[str | Path]) -> None:
-        """As ``set_aside``, but the last of ``outputs``, a file, stays where it is too."""
+        """Like ``set_aside``, but the last of ``outputs``, a file, is copied and also stays in place."""
         self._to_previous(outputs[-1:], shutil.copy2)
         self._to_previous(outputs[:-1], os.replace)
 
@@ -197,7 +204,7 @@ class RunFolder:
         existing = [Path(path).resolve() for path in outputs if Path(path).exists()]
         for path in existing:
             if not path.is_relative_to(self.path):
-                raise BundleError(f"{path} must lie in {self.path} to be made again; move it away yourself first.")
+                raise BundleError(f"{path} must be inside {self.path} to be regenerated; move it away by hand first.")
         if not existing:
             return
         number = 1 + max((int(path.name) for path in (self.path / "previous").glob("[0-9]*")), default=0)
@@ -205,11 +212,11 @@ class RunFolder:
             target = self.path / "previous" / str(number) / path.relative_to(self.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             move(path, target)
-        logger.info(f"Put {[str(path) for path in existing]} into {self.path / 'previous' / str(number)}.")
+        logger.info(f"Moved {[str(path) for path in existing]} to {self.path / 'previous' / str(number)}.")
 
 
 def log_to_file(path: str | Path) -> None:
-    """Keep what is logged, and errors in full, in a file too; called again for the same file, it does nothing."""
+    """Also write the log, with full tracebacks, to a file; repeated calls for the same file do nothing."""
     path = Path(path).resolve()
     root = logging.getLogger()
     if any(getattr(handler, "baseFilename", None) == str(path) for handler in root.handlers):
@@ -222,7 +229,7 @@ def log_to_file(path: str | Path) -> None:
 
 
 def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str | Path | None) -> dict[str, Any]:
-    """``config`` as a run folder keeps it: paths that hold anywhere on this machine, and one process on any device."""
+    """``config`` as saved in a run folder: paths valid anywhere on this machine, for a single process on any device."""
     template = read_json(BUNDLE_ROOT / "configs" / "train.json")
     kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
     for key in config["run_settings"]["of_a_session"]:
@@ -241,7 +248,7 @@ def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
-    """Where two configs differ: the key, and the values of both as JSON, ``"nothing"`` where there is none."""
+    """Where two configs differ: the key and both values as JSON, ``"nothing"`` where the key is missing."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted((old | new).keys() - {"_desc_"}):
             yield from differences(old.get(name, NOTHING), new.get(name, NOTHING), f"{key}#{name}" if key else name)
@@ -261,7 +268,7 @@ def _short(text: str, length: int = 80) -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of the code, with ``-dirty`` after it if files were changed; ``None`` outside a git checkout."""
+    """The code's revision, followed by ``-dirty`` if files were changed; ``None`` outside a git checkout."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=10

@@ -1,4 +1,4 @@
-"""Merged settings that MONAI would take in silence: keys that nothing knows, wrong types, impossible numbers."""
+"""Reject merged settings that MONAI would silently accept: unknown keys, wrong types, impossible numbers."""
 
 import difflib
 import inspect
@@ -18,12 +18,12 @@ from ..files.foreign_files import read_json
 from .run_folder import BUNDLE_ROOT
 
 TRAIN = BUNDLE_ROOT / "configs" / "train.json"
-SEE_KEYS = "the README lists those often wanted, configs/train.json has them all."
+SEE_KEYS = "the README lists the most common keys, configs/train.json all of them."
 COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images)$")
 
 
 def require_known_settings(config: Mapping[str, Any]) -> None:
-    """Refuse settings that nothing knows or reads, also in sections and components, and sections that lost parts."""
+    """Reject settings that are unknown or unread, also in sections and components, and sections that lost parts."""
     train = own_configs()[TRAIN]
     known = _known_keys(config)
     for name, value in config.items():
@@ -32,17 +32,17 @@ def require_known_settings(config: Mapping[str, Any]) -> None:
         if name not in known and not isinstance(value, Mapping):
             near = difflib.get_close_matches(name, train, n=1, cutoff=0.8)
             if near:
-                raise BundleError(f"{name} must be a key of the configs, and is none; did you mean {near[0]}?")
+                raise BundleError(f"{name} must be a key of the configs, but is not; did you mean {near[0]}?")
             others = [path.name for path, content in own_configs().items() if name in content]
             if others:
                 raise BundleError(f"{name} must be read by the configs; add configs/{others[0]}, which reads it.")
 
 
 def _known_keys(config: Mapping[str, Any]) -> set[str]:
-    """The keys of the bundle's own configs that are merged, and what ``config`` reads itself."""
+    """The keys of the bundle's own configs that are merged, and those that ``config`` itself reads or refers to."""
     own = [*merged_of(config), *read_by(config)]
     known = {key for content in own for key in keys_of(content)} | references(config)
-    for stage in config.get("stages", {}).values():  # what one section may set, those that are laid on it may too
+    for stage in config.get("stages", {}).values():  # a section may also set what the section it is merged into may set
         for below, above in stage.get("sections", {}).items():
             known |= {above + key.removeprefix(below) for key in known if key.startswith(f"{below}#")}
             known |= {below + key.removeprefix(above) for key in known if key.startswith(f"{above}#")}
@@ -50,12 +50,12 @@ def _known_keys(config: Mapping[str, Any]) -> set[str]:
 
 
 def _require_known_parts(section: str, value: Mapping[str, Any], config: Mapping[str, Any], known: set[str]) -> None:
-    """Check the settings of a section or a component, and of those in it."""
+    """Check the settings of a section or a component, and of those nested in it."""
     usual = [found for content in merged_of(config) if isinstance(found := at(content, section), Mapping)]
     if "_target_" not in value and usual and all("_target_" in found for found in usual):
         raise BundleError(
-            f"{section} must have a `_target_`, got {dict(value)}, which takes the place of the whole section; set "
-            f"what is in it by its whole key, such as {section}#{next(iter(value), 'key')}."
+            f"{section} must have a `_target_`, got {dict(value)}, which replaces the whole section; set "
+            f"single values by their full key, such as {section}#{next(iter(value), 'key')}."
         )
     is_section = bool(usual) and all(name.isidentifier() for found in usual for name in found)
     for name, child in value.items():
@@ -66,13 +66,13 @@ def _require_known_parts(section: str, value: Mapping[str, Any], config: Mapping
         if key not in known and is_section and not takes:
             near = nearest(key, config)
             hint = f"did you mean {near}?" if near else SEE_KEYS
-            raise BundleError(f"{key} must be a key of the configs, and is none; {hint}")
+            raise BundleError(f"{key} must be a key of the configs, but is not; {hint}")
         if isinstance(child, Mapping):
             _require_known_parts(key, child, config, known)
 
 
 def texts_as_numbers(config: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that YAML takes as text, such as ``1e-4``, by key, where the bundle's own configs have a number."""
+    """Numbers that YAML reads as strings, such as ``1e-4``, by key, where the bundle's own configs have a number."""
     usual, found = usual_values(config), {}
     for key in keys_of(config):
         if isinstance(value := at(config, key), str) and type(usual.get(key)) is float:
@@ -84,7 +84,7 @@ def texts_as_numbers(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def require_own_types(config: Mapping[str, Any]) -> None:
-    """Refuse numbers and truth values that have other types than in the bundle's own configs."""
+    """Reject settings whose type differs from that of the number or Boolean in the bundle's own configs."""
     rules = {bool: "True or False", int: "a whole number", float: "a number"}
     for key, usual in usual_values(config).items():
         value, kind = at(config, key), type(usual)
@@ -95,7 +95,7 @@ def require_own_types(config: Mapping[str, Any]) -> None:
 
 
 def usual_values(config: Mapping[str, Any]) -> dict[str, bool | int | float]:
-    """The numbers and truth values of the bundle's own configs that are merged, by key."""
+    """The numbers and Booleans in the bundle's own configs that are merged, by key."""
     found: dict[str, Any] = {}
     for content in merged_of(config):
         for key in keys_of(content):
@@ -105,7 +105,7 @@ def usual_values(config: Mapping[str, Any]) -> dict[str, bool | int | float]:
 
 
 def _settled(config: Mapping[str, Any], key: str) -> Any:
-    """What stands in a config under a key, references to other keys followed."""
+    """The value of a key in a config, following references to other keys."""
     value = at(config, key)
     while isinstance(value, str) and re.fullmatch(r"@[\w#]+", value):
         value = at(config, value[1:])
@@ -114,12 +114,12 @@ def _settled(config: Mapping[str, Any], key: str) -> Any:
 
 @cache
 def own_configs() -> dict[Path, dict[str, Any]]:
-    """The bundle's own configs by their paths, train.json first."""
+    """The bundle's own configs by path, train.json first."""
     return {path: read_json(path) for path in (TRAIN, *sorted((set(TRAIN.parent.glob("*.json")) - {TRAIN})))}
 
 
 def merged_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The bundle's own configs that ``config`` was merged of: those all of whose keys it has."""
+    """The bundle's own configs that ``config`` was merged from: those whose keys it has all of."""
     return [
         content
         for content in own_configs().values()
@@ -135,22 +135,22 @@ def read_by(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def references(config: Mapping[str, Any]) -> set[str]:
-    """The keys that a config refers to."""
-    return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own sign
+    """The keys to which a config refers."""
+    return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own separator
 
 
 def keys_of(config: Any, prefix: str = "") -> Iterator[str]:
-    """The keys of a config on all levels, in MONAI's spelling: ``"train#optimizer#lr"``, ``"train#handlers#0"``."""
+    """The keys of a config at all levels, as MONAI spells them: ``"train#optimizer#lr"``, ``"train#handlers#0"``."""
     children = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
     for name, child in children:
-        for end in (index for index, letter in enumerate(str(name)) if letter == "#"):  # "train#lr" has "train" too
+        for end in (index for index, letter in enumerate(str(name)) if letter == "#"):  # "train#lr" implies "train"
             yield f"{prefix}{str(name)[:end]}".lstrip("+")
         yield f"{prefix}{name}".lstrip("+")
         yield from keys_of(child, f"{prefix}{name}#")
 
 
 def nearest(name: str, config: Mapping[str, Any]) -> str | None:
-    """The known option that is most like an unknown one: of the same section, if there is such a section."""
+    """The known option closest to an unknown one, from the same section if it exists."""
     section, _, _ = name.rpartition("#")
     parent = at(config, section) if section else config
     if isinstance(parent, Mapping):
@@ -163,7 +163,7 @@ def nearest(name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def arguments_of(component: Mapping[str, Any], wanted: str = "") -> set[str]:
-    """The arguments that a component's ``_target_`` takes, ``wanted`` among them if it takes any."""
+    """The arguments of a component's ``_target_``, including ``wanted`` if it accepts any keyword."""
     name = component.get("_target_")
     target = locate(name) if isinstance(name, str) and "." in name else None
     if target is None and isinstance(name, str):
@@ -171,14 +171,14 @@ def arguments_of(component: Mapping[str, Any], wanted: str = "") -> set[str]:
         target = getattr(target, name, None)
     try:
         parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # nothing that tells its arguments
+    except (TypeError, ValueError):  # no signature to inspect
         return {wanted} if isinstance(name, str) else set()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     return {parameter.name for parameter in parameters} | ({wanted} if takes_any else set())
 
 
 def at(config: Any, key: str) -> Any:
-    """What stands in a config under a key such as ``"train#handlers#0"``, nested or flat; ``None`` if nothing."""
+    """The value of a key such as ``"train#handlers#0"`` in a config, nested or flat; ``None`` if there is none."""
     if isinstance(config, list):
         first, _, rest = key.partition("#")
         inside = config[int(first)] if first.isdecimal() and int(first) < len(config) else None
@@ -193,16 +193,16 @@ def at(config: Any, key: str) -> Any:
 
 
 def parameters_of_run() -> set[str]:
-    """What MONAI's command itself takes."""
+    """The parameters of MONAI's own ``run`` command."""
     return {name for name in inspect.signature(run).parameters if name != "override"}
 
 
 def require_possible_numbers(config: Mapping[str, Any]) -> None:
-    """Refuse counts below 1 and negative learning rates, before anything is trained."""
+    """Reject counts below 1 and negative learning rates before any training starts."""
     for key in usual_values(config):
         value, least = at(config, key), 1 if COUNT.search(key) else 0
         if (least or re.search(r"(?:^|_|#)lr$", key)) and type(value) in (int, float) and not value >= least:
-            raise BundleError(f"`{key}` must be {least} or more, got {value!r}; see {_source(config, key)}.")
+            raise BundleError(f"`{key}` must be at least {least}, got {value!r}; see {_source(config, key)}.")
 
 
 def _source(config: Mapping[str, Any], key: str) -> str:
@@ -213,4 +213,4 @@ def _source(config: Mapping[str, Any], key: str) -> str:
 
 @cache
 def _locator() -> ComponentLocator:
-    return ComponentLocator()  # which looks through all of MONAI once
+    return ComponentLocator()  # scans all of MONAI once

@@ -1,4 +1,4 @@
-"""Run the stages of a training one after the other, each once."""
+"""Run the stages of a training in order, each once."""
 
 import inspect
 import logging
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 def merged_config() -> dict[str, Any]:
-    """The merged config, references unresolved, of the bundle run that is calling: the config's key ``config``.
+    """The merged config of the calling bundle run, references unresolved: the config's key ``config``.
 
-    MONAI hands a config's functions their arguments and nothing else, and no expression or macro of a config stands for
-    the whole of it, so the parser is looked up among the callers, here and nowhere else. In it too, numbers that YAML
-    takes as text become numbers, and names of earlier versions today's.
+    MONAI passes a config's functions only their arguments, and no expression or macro evaluates to the whole config, so
+    the parser is looked up on the call stack, here and nowhere else. Numbers that YAML reads as strings become numbers,
+    and names from earlier versions are updated, in the parser as well.
 
     Raises:
-        RuntimeError: if no ``ConfigParser`` is at work.
+        RuntimeError: if there is no ``ConfigParser`` on the call stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -51,15 +51,15 @@ def merged_config() -> dict[str, Any]:
 def prepare(
     config: Mapping[str, Any], device: str | torch.device, deterministic: bool = False, seed: int | None = None
 ) -> None:
-    """Get ready to run what a config says: how errors are told, its options, its device, its random numbers.
+    """Prepare to run a config: error reporting, checks of its options, device and random seeds.
 
     Args:
         config: the merged config.
         device, deterministic: as for ``devices.prepare_device``.
-        seed: of all random generators; ``None`` leaves them as they are.
+        seed: seed of all random generators; ``None`` leaves them unchanged.
     """
     plain_errors.install()
-    if "stage" not in config:  # checked before its overlays were laid on it
+    if "stage" not in config:  # else already checked, before the stage's overlays were merged
         require_known_options(config)
     prepare_device(device, deterministic)
     if seed is not None:
@@ -67,10 +67,10 @@ def prepare(
 
 
 def overlaid(config: Any, overlay: Any) -> Any:
-    """``config`` with ``overlay`` laid on it, sections key by key.
+    """Merge ``overlay`` into ``config``, section by section and key by key.
 
-    A section of the overlay that is empty or has a ``_target_`` of its own takes the place of the one below; so do
-    lists and single values.
+    A section of the overlay that is empty or has its own ``_target_`` replaces the one in ``config``; so do lists and
+    single values.
     """
     merged = isinstance(config, Mapping) and isinstance(overlay, Mapping) and overlay and "_target_" not in overlay
     if not merged:
@@ -79,10 +79,10 @@ def overlaid(config: Any, overlay: Any) -> Any:
 
 
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The config of a stage: the merged one, with the stage's own on it.
+    """The config of a stage: the merged config with the stage's own settings merged over it.
 
-    A stage's ``sections`` say which section of the config is laid on another (``{"train": "classification"}``) or,
-    where there is no other, copied; its ``overlay`` comes on top.
+    A stage's ``sections`` say which section of the config is merged into which other
+    (``{"train": "classification"}``), or copied if the other does not exist; its ``overlay`` is merged last.
 
     Raises:
         BundleError: if the config has no such stage.
@@ -97,7 +97,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
-    """A parser of a stage's config, also of one that an earlier version saved, with both trainings in full."""
+    """A parser for a stage's config; earlier versions' configs, with both trainings written out, work too."""
     config = current_names(config)
     if "stages" in config:
         return ConfigParser(config=stage_config(config, stage))
@@ -111,45 +111,45 @@ def run_stages(
 ) -> None:
     """Run the config's list ``initialize`` and the stage's own steps for each stage that is not complete.
 
-    Each stage has a parser of its own, so that nothing of the stage before stays in memory.
+    Each stage has its own parser, so that nothing from the previous stage stays in memory.
 
     Args:
         stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
-            ``overlay`` for the config, ``checks`` that come before anything is written, ``steps``, the ``outputs``
-            they make, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
-            ``scores``. One that ``continues`` goes on from its own last outputs whenever it is asked for, with
-            settings of its own.
+            ``overlay`` for the config, ``checks`` to run before anything is written, ``steps``, the ``outputs`` they
+            produce, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
+            ``scores``. A stage that ``continues`` resumes from its own last outputs whenever it is requested, and its
+            settings may change.
         config: the merged config.
         output_dir: the run folder.
-        redo: do this stage and those after it again, from their start.
+        redo: rerun this stage and all later ones from the start.
     """
     if redo is not None and (redo not in stages or _continues(config, redo)):
         raise BundleError(
             f"`redo` must be one of {[s for s in stages if not _continues(config, s)]} or null, got {redo!r}."
         )
     if int(os.environ.get("WORLD_SIZE", 1)) != distributed.get_world_size():
-        raise BundleError("several processes must find one another; add configs/multi_gpu_train.json to --config_file.")
+        raise BundleError("multiple processes must form a group; add configs/multi_gpu_train.json to --config_file.")
     folder = RunFolder(output_dir)
     if redo is None and not any(_continues(config, stage) for stage in stages):
-        folder.require_same_settings(config)  # a stage that is complete must be the one that is asked for
+        folder.require_same_settings(config)  # a complete stage must match the requested settings
     if redo is not None:
         _require_kept_stages_unchanged(redo, config, folder)
     first_again = len(stages) if redo is None else list(stages).index(redo)
     again = {stage: position >= first_again for position, stage in enumerate(stages)}
     complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
-    distributed.barrier()  # all processes have looked before one writes
+    distributed.barrier()  # every process has checked before any of them writes
     for stage in stages:
         if stage in complete:
-            logger.info(f"{stage} is complete in {output_dir}; `--redo {stage}` would do it again.")
+            logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
         else:
             _run_stage(stage, config, folder, again[stage])
 
 
 def _require_kept_stages_unchanged(redo: str, config: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise a ``BundleError`` if a setting has changed that a stage before the one that is done again was done with."""
+    """Raise a ``BundleError`` if a setting used by a stage before ``redo`` has changed."""
     names = list(folder.stages)
     old, new = folder.saved_config(), portable(config, "", None)
-    if redo not in names or "stages" not in old:  # of an earlier version
+    if redo not in names or "stages" not in old:  # written by an earlier version
         return
     for stage in (name for name in names[: names.index(redo)] if name in config["stages"]):
         before, now = (stage_settings(one, stage) for one in (old, new))
@@ -157,13 +157,13 @@ def _require_kept_stages_unchanged(redo: str, config: Mapping[str, Any], folder:
         if changed is not None:
             key, there, here = changed
             raise BundleError(
-                f"`{key}` must stay {there}, with which {stage} was done, got {here}; take --redo {stage}, or another "
+                f"`{key}` must stay {there}, as used by {stage}, got {here}; pass --redo {stage} or another "
                 "--output_dir."
             )
 
 
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What a stage's steps refer to, directly or through one another, by key; without what may change at any time."""
+    """The settings a stage's steps refer to, directly or indirectly, by key, without those that may change freely."""
     config = stage_config(config, stage)
     free = config["run_settings"]["free"]
     found: dict[str, Any] = {}
@@ -181,7 +181,7 @@ def _continues(config: Mapping[str, Any], stage: str) -> bool:
 
 
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
-    """Run one stage, from its start if it is done ``again``."""
+    """Run one stage, from scratch if ``again``."""
     parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
     get = parser.get_parsed_content
 
@@ -203,7 +203,7 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
                 folder.undo(stage, outputs)
             folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
     with folder.stage(stage) as record:
-        distributed.barrier()  # old results are out of the way
+        distributed.barrier()  # old results have been moved away
         work_through(f"stages#{stage}#steps")
         record["result"] = get(f"stages#{stage}#result")
         record["seed"] = get("seed")

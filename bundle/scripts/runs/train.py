@@ -26,24 +26,24 @@ def train(
 ) -> Path:
     """Train on patches with image-level labels: classifier, pseudo masks, segmentation network.
 
-    Complete stages are kept: the same call goes on where an interrupted one stopped. Data and runs are in the working
-    directory, in ``data`` and ``output``, unless ``dataset_dir`` and ``output_dir`` say otherwise.
+    Complete stages are kept: repeat the call to resume an interrupted run. Data and runs are in ``data`` and ``output``
+    in the working directory, unless ``dataset_dir`` and ``output_dir`` say otherwise.
 
     Args:
         dataset: name of a data set, whose overlay is ``configs/dataset_NAME.json`` in the working directory or in the
-            bundle, or the overlay's file.
-        method: ``esfan``, ``ibdr``, or likewise one of your own.
+            bundle, or the path of its overlay.
+        method: ``esfan``, ``ibdr``, or a method of your own, found in the same way.
         preset: ``lite`` or ``paper``: the networks.
         output_dir: the run's folder; default: ``output/DATASET_METHOD_PRESET``.
-        config: overlays of yours.
-        settings: other values for keys of the configs, such as ``epochs=3``, ``dataset_dir="…"`` or
+        config: additional overlays.
+        settings: overrides for keys of the configs, such as ``epochs=3``, ``dataset_dir="…"`` or
             ``**{"train#optimizer#weight_decay": 0}``.
 
     Returns:
         The run's folder, which ``load`` opens.
 
     Raises:
-        BundleError: if there is no such data set, method, preset or setting, or the data cannot be learnt from.
+        BundleError: for an unknown data set, method, preset or setting, or data that cannot be trained on.
 
     >>> train("dmeo")
     Traceback (most recent call last):
@@ -61,7 +61,7 @@ def train(
             settings |= in_working_directory(key, parser[key])
     parser.update({"bundle_root": str(BUNDLE_ROOT), **settings})
     folder = Path(parser.get_parsed_content("output_dir"))
-    report = sys.excepthook  # which the configs replace by that of commands
+    report = sys.excepthook  # the configs replace it with the commands' hook
     try:
         with plainly():
             monai.bundle.run("training", config_file=list(map(str, files)), bundle_root=str(BUNDLE_ROOT), **settings)

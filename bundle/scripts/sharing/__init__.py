@@ -1,1 +1,1 @@
-"""What leaves the laboratory: exported bundles, model cards, deployed networks."""
+"""Share results: exported bundles, model cards, deployed networks."""

@@ -2,10 +2,10 @@
 
     python -m scripts deploy dist/esfan_histopathology_segmentation --output deployed
 
-writes ``segmenter`` (stage 2: an image to logits) and, where the weights of stage 1 are there, ``classifier`` (an image
-to class activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``.
-All take any batch; ``.ts`` takes any size, the others all sizes of which both sides are multiples of the network's
-stride. Every file is loaded again, ONNX by ONNX Runtime, and must give the network's outputs to 1e-4.
+writes ``segmenter`` (stage 2: image to logits) and, if stage-1 weights exist, ``classifier`` (image to class activation
+maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``. All accept any batch
+size; ``.ts`` accepts any image size, the others sizes whose sides are multiples of the network's stride. Every file is
+loaded again, ONNX with ONNX Runtime, and must reproduce the network's outputs to within 1e-4.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,10 +30,10 @@ Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 class CAMOutput(nn.Module):
-    """Stage 1 as one network: an image in, its class activation map and class probabilities out.
+    """Stage 1 as one network that maps an image to its class activation map and class probabilities.
 
     Args:
-        classifier: has ``cams(image)``, as ``CAMClassifier`` has.
+        classifier: has ``cams(image)`` like ``CAMClassifier``.
         level_weights: weight of each of its levels.
     """
 
@@ -49,7 +49,7 @@ class CAMOutput(nn.Module):
 
 
 def networks(bundle: Path) -> dict[str, nn.Module]:
-    """The trained networks of a bundle's folder, for evaluation: ``segmenter`` and, if it is there, ``classifier``."""
+    """The trained networks of a bundle's folder in evaluation mode: ``segmenter`` and, if present, ``classifier``."""
     inference = read_configs(bundle / "configs" / "inference.json")
     segmenter = inference.get_parsed_content("network_def")
     found = {"segmenter": load_weights(segmenter, bundle / "models" / "model.pt").eval()}
@@ -63,7 +63,7 @@ def networks(bundle: Path) -> dict[str, nn.Module]:
 
 
 def to_torchscript(network: nn.Module, path: Path) -> None:
-    """Write TorchScript for any batch and size: scripted, or traced if it cannot be scripted."""
+    """Write TorchScript for any batch and image size: scripted, or traced if scripting fails."""
     try:
         module = torch.jit.script(network)
     except (RuntimeError, torch.jit.frontend.NotSupportedError):
@@ -72,21 +72,23 @@ def to_torchscript(network: nn.Module, path: Path) -> None:
 
 
 def to_program(network: nn.Module, stride: int) -> ExportedProgram:
-    """Export ``network`` with ``torch.export`` for any batch and all sides that are multiples of ``stride`` px."""
-    example = torch.rand(2, 3, 4 * stride, 6 * stride)  # numbers that differ, since equal ones are taken for one
+    """Export ``network`` with ``torch.export`` for any batch size and sides that are multiples of ``stride`` px."""
+    example = torch.rand(
+        2, 3, 4 * stride, 6 * stride
+    )  # different sizes, since equal ones would be treated as the same dimension
     sizes = {0: Dim("batch"), 2: stride * Dim("rows"), 3: stride * Dim("columns")}
     return torch.export.export(for_multiples_of_stride(network), (example,), dynamic_shapes=(sizes,))
 
 
 def to_onnx(program: ExportedProgram, path: Path, output_names: Sequence[str]) -> None:
-    """Write a program as ONNX; its input is ``image``."""
+    """Write a program as ONNX with the input ``image``."""
     names = {"input_names": ["image"], "output_names": list(output_names)}
     torch.onnx.export(program, (), str(path), **names, dynamo=True, external_data=False, verbose=False)
 
 
 def load_torchscript(path: Path) -> Run:
     """Read a ``.ts`` file."""
-    module = torch.jit.load(str(path), map_location="cpu")  # noqa: TID251, it was written just before
+    module = torch.jit.load(str(path), map_location="cpu")  # noqa: TID251, it was just written
     return lambda image: _as_tuple(module(image))
 
 
@@ -110,15 +112,15 @@ def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.T
 
 
 def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int, int, int]]) -> float:
-    """Largest absolute difference of an exported network from the network, on random images.
+    """Largest absolute difference between the outputs of an exported network and the original, on random images.
 
     Args:
-        network: the network, in evaluation mode.
-        run: the exported one.
-        shapes: batch, height and width of the images to try.
+        network: the original network, in evaluation mode.
+        run: the exported network.
+        shapes: batch size, height and width of the images to try.
 
     Raises:
-        BundleError: if it is more than 1e-4, or an output has another shape.
+        BundleError: if the difference is more than 1e-4, or an output has another shape.
     """
     worst = torch.tensor(0.0)
     generator = torch.Generator().manual_seed(0)
@@ -130,13 +132,13 @@ def largest_difference(network: nn.Module, run: Run, shapes: Sequence[tuple[int,
         for ours, theirs in zip(expected, got, strict=True):
             if ours.shape != theirs.shape:
                 raise BundleError(
-                    f"an exported network must give outputs of the same shape, {tuple(ours.shape)} for images of "
-                    f"{batch} x {height} x {width} px, got {tuple(theirs.shape)}."
+                    f"an exported network must give outputs of the original shape, {tuple(ours.shape)} for a batch of "
+                    f"{batch} images of {height} x {width} px, got {tuple(theirs.shape)}."
                 )
             worst = torch.maximum(worst, (ours - theirs).abs().max())  # NaN stays NaN
     if not worst <= LARGEST_DIFFERENCE:
         raise BundleError(
-            f"an exported network must give the same to {LARGEST_DIFFERENCE}, got a difference of {worst}."
+            f"an exported network must match the original to within {LARGEST_DIFFERENCE}, got a difference of {worst}."
         )
     return worst.item()
 
@@ -145,14 +147,14 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
     """Export all networks of a bundle to all formats; see the module's docstring.
 
     Args:
-        bundle: a run's folder or an exported bundle's.
-        output: where the files go; files of the same names are replaced.
+        bundle: the folder of a run or an exported bundle.
+        output: the output folder; files of the same names are replaced.
 
     Returns:
         The largest difference from the network's outputs, by file name.
 
     Raises:
-        BundleError: if a file gives other outputs than the network; it is not written then.
+        BundleError: if a file's outputs differ from the network's; that file is then not written.
     """
     bundle, output = Path(str(bundle)), Path(str(output))
     stride = read_json(bundle / "configs" / "inference.json")["segmenter_def"]["divisor"]
@@ -173,5 +175,5 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
 
 
 def describe(differences: Mapping[str, float]) -> str:
-    """A line for each file."""
-    return "\n".join(f"{name}: differs by {value:.1e} at most" for name, value in differences.items())
+    """Format the differences, one line per file."""
+    return "\n".join(f"{name}: differs by at most {value:.1e}" for name, value in differences.items())

@@ -1,7 +1,7 @@
-"""Layers for exporters: the same arithmetic as those they replace, on sizes that need not be known.
+"""Layers for exporters: the same arithmetic as the layers they replace, for dynamic image sizes.
 
-``torch.export`` and ONNX Runtime cannot follow padding that is computed from the image's size, nor adaptive pooling to
-more than one bin. For images whose sides are multiples of the network's stride both can be said otherwise.
+``torch.export`` and ONNX Runtime cannot handle padding computed from the image's size, or adaptive pooling to more than
+one bin. For images whose sides are multiples of the network's stride, both can be expressed differently.
 """
 
 from copy import deepcopy
@@ -14,7 +14,7 @@ from ..networks import PadAndCrop
 
 
 class AveragingMatrixPool(nn.Module):
-    """``AdaptiveAvgPool2d`` as two matrix products, which hold for any size.
+    """``AdaptiveAvgPool2d`` as two matrix products, which work for any size.
 
     Args:
         bins: rows and columns of the output.
@@ -25,7 +25,7 @@ class AveragingMatrixPool(nn.Module):
         self.bins = bins
 
     def _shares(self, size: int, like: torch.Tensor) -> torch.Tensor:
-        """The share of each of ``size`` pixels in each bin, (bins, size): bins may overlap by a pixel."""
+        """The weight of each of ``size`` pixels in each bin, (bins, size); bins may overlap by a pixel."""
         bins = torch.arange(self.bins, device=like.device)[:, None]
         pixel = torch.arange(size, device=like.device)[None]
         first, end = bins * size // self.bins, -(-(bins + 1) * size // self.bins)
@@ -57,12 +57,12 @@ def with_constant_padding(conv: Conv2dSame) -> nn.Module:
 
 
 def for_multiples_of_stride(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` for exporters, which takes images whose sides are multiples of its stride."""
+    """A copy of ``network`` for exporters, for images whose sides are multiples of its stride."""
     return _replaced(deepcopy(network))
 
 
 def _replaced(module: nn.Module) -> nn.Module:
-    """``module`` itself with its parts replaced, or what takes its place."""
+    """``module`` itself with its children replaced, or its replacement."""
     if isinstance(module, Conv2dSame):
         return with_constant_padding(module)
     if isinstance(module, nn.AdaptiveAvgPool2d):

@@ -1,12 +1,12 @@
-"""Make a bundle of its own, for MONAI's model zoo or a Hugging Face hub, from a run or from a file of weights.
+"""Export a self-contained bundle, for MONAI's Model Zoo or the Hugging Face Hub, from a run or a weight file.
 
     python -m scripts export RUN
     python -m scripts export --weights FILE --method ibdr --dataset luad
         [--preset lite] [--classifier FILE] [--repo-id OWNER/NAME]
 
-``dist/{method}_histopathology_segmentation`` and the same as a zip hold merged configs, the scripts that these reach,
-weights, model card, licences and a unit test in the zoo's form. Stage-1 weights go to ``models/classifier``. Scores in
-the card are those of the run; a file of weights has none.
+``dist/{method}_histopathology_segmentation`` and a zip of it hold merged configs, the scripts that they need, weights,
+model card, licences and a unit test in the Model Zoo's format. Stage-1 weights go to ``models/classifier``. The card
+reports the run's scores; a weight file has none.
 """
 
 import shutil
@@ -34,7 +34,7 @@ PRESETS = {"paper": [], "lite": ["lite.json"]}
 COPIED_CONFIGS = ("evaluate.json", "multi_gpu_train.json", "logging.conf")
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 COMMANDS_NEED = ("fire", "jsonschema")  # for MONAI's run and verify_metadata
-LARGE_BYTES = 25_000_000  # what the zoo takes
+LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 
 def default_config(method: str, preset: str, dataset: str | Path | None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def default_config(method: str, preset: str, dataset: str | Path | None) -> dict
 
 
 class Trained(NamedTuple):
-    """What is exported: the merged config, with defaults for the paths in it, files of weights, and the run if any."""
+    """What to export: the merged config, with defaults for the paths in it, weight files, and the run if any."""
 
     config: dict[str, Any]
     defaults: dict[str, Any]
@@ -63,19 +63,19 @@ class Trained(NamedTuple):
 
 
 def trained_by_run(run: Path, method: str, preset: str) -> Trained:
-    """Find what is exported in the folder of a complete run, of the method and preset that were asked for."""
+    """Find what to export in the folder of a complete run with the requested method and preset."""
     if not RunFolder(run).is_complete("train_segmenter"):
-        raise BundleError(f"`weights` must be a file of weights or the folder of a complete run, got {run}; finish it.")
+        raise BundleError(f"`weights` must be a weight file or the folder of a complete run, got {run}; finish it.")
     config = current_names(read_json(run / "configs" / "train.json"))
     if "stages" not in config:
         raise BundleError(
-            f"`weights` must be a run whose configs today's code can train with, got {run}, which an earlier version "
-            f"made; give its file, {run / 'models' / 'model.pt'}, with --method, --preset and --dataset."
+            f"`weights` must be a run whose configs the current code can train with, got {run}, from an earlier "
+            f"version; pass its file, {run / 'models' / 'model.pt'}, with --method, --preset and --dataset."
         )
     for key, asked in {"method_name": method, "preset": preset}.items():
         if config[key] != asked:
             name = key.removesuffix("_name")
-            raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; give --{name}.")
+            raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; change --{name}.")
     overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
     defaults = default_config(method, preset if preset in PRESETS else "paper", overlay if overlay.is_file() else None)
     patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
@@ -85,24 +85,26 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
 
 
 def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
-    """``config`` for any machine: data and results inside the bundle, which may be run from any folder.
+    """``config`` for any machine: data and results inside the bundle, which can run from any folder.
 
     Args:
         config: merged config, references unresolved.
-        defaults: the config whose values take the place of paths that hold on one machine alone.
+        defaults: the config whose values replace paths that are specific to this machine.
         patch_size: height and width of the training patches in px.
 
     Raises:
-        BundleError: if a path of this machine is left.
+        BundleError: if a path specific to this machine remains.
     """
-    shared = portable(dict(defaults) | dict(config), "", None)  # what newer code asks for may be new to an old run
+    shared = portable(dict(defaults) | dict(config), "", None)  # an old run may lack keys that newer code needs
     shared |= {key: defaults[key] for key in ("dataset_dir", "imports", "picture_names")}
     shared |= {key: defaults[key] for key, value in shared.items() if key in defaults and _is_absolute(value)}
     shared["output_dir"] = "$@bundle_root + '/output'"
     shared["patch_size"] = {**defaults["patch_size"], "default": list(patch_size)}
     left = [key for key, value in shared.items() if _holds_absolute(value)]
     if left:
-        raise BundleError(f"the config must hold no paths of one machine, but {left} do; give --weights as a file.")
+        raise BundleError(
+            f"the config must have no machine-specific paths, but {left} have; pass a weight file as --weights."
+        )
     return shared
 
 
@@ -116,7 +118,7 @@ def _holds_absolute(value: Any) -> bool:
 
 
 def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
-    """Write all configs of an exported bundle, complete in themselves, into ``folder / "configs"``."""
+    """Write all configs of an exported bundle, self-contained, into ``folder / "configs"``."""
     write_json(folder / "configs" / "train.json", train)
     write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
     for name in COPIED_CONFIGS:
@@ -124,7 +126,7 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
-    """Load weights strictly into the networks of the exported configs, and write them where these look for them."""
+    """Load weights strictly into the networks of the exported configs, and save them where the configs expect them."""
     for config, name, source, target in (
         ("inference.json", "network_def", weights, "model.pt"),
         ("train.json", "classifier_def", classifier, "classifier/model.pt"),
@@ -136,7 +138,7 @@ def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
 
 
 def write_metadata(folder: Path, facts: Facts) -> None:
-    """Complete ``metadata.json``: what the card says, the stage-1 network, and the versions that are installed here."""
+    """Complete ``metadata.json`` with the facts of the card, the stage-1 network, and the installed versions."""
     path = folder / "configs" / "metadata.json"
     metadata = read_json(path)
     configs = sorted((folder / "configs").glob("*.json"))
@@ -158,7 +160,7 @@ def write_metadata(folder: Path, facts: Facts) -> None:
 
 
 def write_large_files(folder: Path, repo_id: str, bundle_version: str) -> None:
-    """Write ``large_files.yml``, where files too large for the zoo are to be had, if there are any."""
+    """Write ``large_files.yml``, which says where to download files too large for the Model Zoo, if there are any."""
     large = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size > LARGE_BYTES:
@@ -209,27 +211,27 @@ def export(
     """Export a bundle; see the module's docstring.
 
     Args:
-        method: ``esfan`` or ``ibdr``, any that has an overlay ``configs/method_*.json``.
-        weights: a run's folder, or a file of the segmentation network's weights.
-        output: where the bundle's folder and zip go.
+        method: ``esfan``, ``ibdr`` or any other method with an overlay ``configs/method_*.json``.
+        weights: a run's folder, or the segmentation network's weight file.
+        output: where to write the bundle's folder and zip.
         preset: ``paper`` or ``lite``: the networks.
-        dataset: with a file of weights, the overlay of the data set they were trained on; LUAD-HistoSeg's if left out.
-        classifier: with a file of weights, a file of stage 1's, if they are to go along.
-        repo_id: the hub's repository, ``OWNER/NAME``, from which large files are to be had; the zoo's if left out.
+        dataset: with a weight file, the overlay of the data set it was trained on; default: LUAD-HistoSeg's.
+        classifier: with a weight file, the stage-1 weight file to include, if any.
+        repo_id: the Hub repository, ``OWNER/NAME``, that hosts large files; default: the Model Zoo's.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        FileExistsError: if ``output`` has such a bundle's folder already; a zip alone is written anew.
-        BundleError: for an unknown method or preset, one that is not the run's, or weights that do not fit.
+        FileExistsError: if ``output`` already has such a bundle's folder; a zip alone is overwritten.
+        BundleError: for an unknown method or preset, one that is not the run's, or weights that do not match.
     """
     source, output = Path(str(weights)).resolve(), Path(str(output)).resolve()
     name = f"{method}_histopathology_segmentation"
     folder = output / name
     archive = output / f"{name}.zip"
     if folder.exists():
-        raise FileExistsError(f"`output` must hold no {name} yet; remove {folder} or give another folder.")
+        raise FileExistsError(f"`output` must not contain {name} yet; remove {folder} or choose another folder.")
     if source.is_dir():
         if dataset is not None or classifier is not None:
             raise BundleError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
@@ -250,7 +252,7 @@ def export(
     )
     for path in (folder, archive):
         remove_leftovers_of(path)
-    with atomic_path(folder) as draft:  # the folder comes last: without it a zip is what a killed export left
+    with atomic_path(folder) as draft:  # the folder appears last: a zip without it is left over from a killed export
         draft.mkdir()
         build(draft, trained, facts)
         with atomic_path(archive) as temporary:

@@ -1,4 +1,4 @@
-"""What an exported bundle says of itself: the zoo's README, the hub's card, metadata and the terms of data sets."""
+"""An exported bundle's description: README for the Model Zoo, model card for the Hub, metadata and data terms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ from ..runs.stages import stage_parser
 
 SPLITS = ("val", "test")
 OF_A_RUN = {
-    "origin": "None of the authors' weights are redistributed: those here were trained by this code.",
-    "training": "`python -m monai.bundle run training --config_file configs/train.json` trains as they were trained.",
+    "origin": "None of the authors' weights are redistributed: these weights were trained with this code.",
+    "training": "`python -m monai.bundle run training --config_file configs/train.json` repeats their training.",
 }
 OF_A_FILE = {
-    "origin": "The code comes without the authors' weights; those here were given to it as a file, whose origin and "
+    "origin": "The code comes without the authors' weights; these weights were provided as a file, whose origin and "
     "terms whoever shares them should state here.",
-    "training": "How the weights were trained is not known to the code: they were given to it as a file.",
+    "training": "How the weights were trained is unknown to the code: they were provided as a file.",
 }
 STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
 PROTOCOL = "published"
 UNKNOWN_DATA = {
-    "source": "A data set of whoever trained these weights, who should say here what it is.",
+    "source": "A data set chosen by whoever trained these weights, who should describe it here.",
     "terms": "Whoever shares these weights should state the data set's terms here.",
 }
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an exported bundle.
+    """The known facts about an exported bundle.
 
     Args:
-        name: of the bundle.
-        version: of the bundle.
-        repo_id: the hub's repository, ``OWNER/NAME``.
+        name: the bundle's name.
+        version: the bundle's version.
+        repo_id: the Hub repository, ``OWNER/NAME``.
         config: its ``train.json``.
-        cards: what ``docs/cards.json`` says of methods, presets and data sets.
-        record: the run's ``run.json``; empty for a file of weights.
-        scores: by stage and split, as ``scores_of`` gives them.
-        has_classifier: whether the weights of stage 1 go along.
+        cards: the descriptions of methods, presets and data sets in ``docs/cards.json``.
+        record: the run's ``run.json``; empty for a weight file.
+        scores: by stage and split, as returned by ``scores_of``.
+        has_classifier: whether the stage-1 weights are included.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Facts:
 
     @property
     def first_line(self) -> str:
-        """What a reader must know first: what the weights were trained on."""
+        """What readers must know first: the data the weights were trained on."""
         data_set = self.data["title"]
         return self.data.get("first_line", f"The weights in `models/model.pt` were trained on {data_set}.")
 
     def metadata(self) -> dict[str, Any]:
-        """The entries of ``metadata.json`` that say what the bundle is."""
+        """The entries of ``metadata.json`` that describe the bundle."""
         return {
             "name": f"Tissue segmentation in histopathology ({self.method['title']})",
             "description": f"{self.first_line} {self.method['summary']}",
@@ -93,7 +93,7 @@ def read_cards(path: str | Path) -> dict[str, Any]:
 
 
 def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
-    """A run's scores by the protocol ``published``, by stage and split, with ``images``; empty without a run."""
+    """A run's scores under the protocol ``published``, by stage and split, with ``images``; empty without a run."""
     scores = {}
     for stage in STAGES if run is not None else ():
         for split in SPLITS:
@@ -105,7 +105,7 @@ def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def performance(facts: Facts) -> str:
-    """The section on performance: the run's own scores, or that there are none."""
+    """The section on performance: the run's own scores, or a statement that there are none."""
     if not facts.scores:
         return "No performance was measured for this bundle: the weights came without the run that trained them."
     lines = ["| what | split | images | mean IoU | mean Dice | IoU of each class |", "|---|---|---|---|---|---|"]
@@ -114,10 +114,10 @@ def performance(facts: Facts) -> str:
         means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"
         lines.append(f"| {STAGES[stage]} | {split} | {score['images']} | {means} | {classes} |")
     run = facts.record.get("stages", {}).get("train_segmenter", {})
-    made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "not recorded with which seed"
+    made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "seed not recorded"
     return (
-        f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose truth is background leave "
-        f"the score. Of the run that trained these weights ({made}):\n\n" + "\n".join(lines)
+        f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose ground truth is background "
+        f"are not scored. Scores of the run that trained these weights ({made}):\n\n" + "\n".join(lines)
     )
 
 
@@ -126,7 +126,7 @@ def _number(value: float | None) -> str:
 
 
 def text_card(facts: Facts) -> str:
-    """``docs/README.md`` by the zoo's sections."""
+    """``docs/README.md``, with the Model Zoo's sections."""
     config = facts.config
     mpp = config.get("model_mpp")
     classifier, segmenter = (stage_parser(config, stage) for stage in ("train_classifier", "train_segmenter"))
@@ -157,7 +157,7 @@ def text_card(facts: Facts) -> str:
 
 
 def hub_card(facts: Facts) -> str:
-    """``README.md`` for a Hugging Face hub: what machines read, then the text."""
+    """``README.md`` for the Hugging Face Hub: the machine-readable metadata, then the text."""
     results = [
         EvalResult(
             task_type="image-segmentation",
@@ -183,10 +183,10 @@ def hub_card(facts: Facts) -> str:
 
 
 def licences(facts: Facts) -> str:
-    """``docs/data_license.txt``: the terms of the training data, then those of every data set with an overlay."""
+    """``docs/data_license.txt``: the terms of the training data, then those of every other data set with an overlay."""
     texts = [f"Training data of these weights: {_terms(facts.data)}"]
     others = (entry for entry in facts.cards["data_sets"].values() if entry != facts.data)
-    texts.append("Other data sets that this code has settings for; none is part of this bundle:")
+    texts.append("Other data sets for which this code has settings; none is part of this bundle:")
     texts += [_terms(entry) for entry in others]
     return "\n\n".join(texts) + "\n"
 

@@ -1,4 +1,4 @@
-"""Find the code that configs reach: our modules, the files beside them that they read, and the packages they import."""
+"""Find the code that configs use: our modules, the files beside them that they read, and the packages they import."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ PACKAGE = re.compile(r'"_target_": "(\w+)\.')
 
 
 def reached_files(configs: Sequence[Path], root: Path) -> list[Path]:
-    """The files of ``root / "scripts"`` that configs need, directly or through one another's imports.
+    """The files of ``root / "scripts"`` that configs need, directly or through imports.
 
     Args:
         configs: JSON configs.
@@ -27,28 +27,28 @@ def reached_files(configs: Sequence[Path], root: Path) -> list[Path]:
         ``root``.
 
     Raises:
-        BundleError: if a config names something of ``scripts`` that is not there.
+        BundleError: if a config names something in ``scripts`` that does not exist.
     """
     modules = _reached_modules(configs, root).modules.values()
-    reached = {Path(module.__file__) for module in modules if module.__file__}  # what is built into Python has none
+    reached = {Path(module.__file__) for module in modules if module.__file__}  # built-in modules have none
     reached |= {beside for path in reached for beside in _files_beside(path)}
     return sorted(path.relative_to(root) for path in reached)
 
 
 def _reached_modules(configs: Iterable[Path], root: Path) -> ModuleFinder:
-    """What configs import from ``root``: modules in ``modules``, and what is not there in ``badmodules``."""
+    """What configs import from ``root``: modules found there in ``modules``, all others in ``badmodules``."""
     finder = ModuleFinder(path=[str(root)])
     for config in configs:
         for name in MODULE.findall(config.read_text(encoding="utf-8")):
-            with suppress(ImportError):  # the last part is a class or a function: what is before it is found
+            with suppress(ImportError):  # the last part is a class or function; the module before it is found
                 finder.import_hook(name)
             if ".".join(name.split(".")[:2]) not in finder.modules:
-                raise BundleError(f"{config} must name modules that exist, got {name!r}; correct it.")
+                raise BundleError(f"{config} must name existing modules, got {name!r}; fix the name.")
     return finder
 
 
 def _files_beside(path: Path) -> Iterator[Path]:
-    """Data files in a module's folder whose names are texts in it, such as a template."""
+    """Data files in a module's folder whose names occur in it as strings, such as templates."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[\w-]+\.\w+", node.value):
             beside = path.parent / node.value
@@ -73,6 +73,6 @@ def required_packages(configs: Sequence[Path], root: Path) -> dict[str, str]:
     missing = sorted(names - distributions.keys())
     if missing:
         raise BundleError(
-            f"the packages {missing} must be installed, since their versions are written down; install them."
+            f"the packages {missing} must be installed, since the bundle records their versions; install them."
         )
     return {name: version(name) for name in sorted({distributions[name][0] for name in names}, key=str.lower)}

@@ -1,4 +1,4 @@
-"""Turn weights that others published into those of our networks, and change the format of files of weights.
+"""Import published weights into our networks, and convert weight files between formats.
 
     python -m scripts weights import --source FILE --kind KIND --num-classes K --output models/x.pt
 
@@ -18,21 +18,21 @@ from .state_dicts import read_checkpoint
 
 
 def import_weights(source: str, kind: str, output: str, num_classes: int | None = None) -> Path:
-    """Turn a published file of weights into a state dict of our network; see the module's docstring.
+    """Convert a published weight file into a state dict of our network; see the module's docstring.
 
     Args:
         source: the published file.
-        kind: what it is.
+        kind: the kind of file.
         output: the file to write.
-        num_classes: number of tissue classes of the authors' checkpoint.
+        num_classes: number of tissue classes in the authors' checkpoint.
 
     Returns:
         ``output``.
 
     Raises:
         FileExistsError: if ``output`` exists.
-        BundleError: if the file is damaged or of another kind; names that are missing, unexpected or misshaped are
-            listed.
+        BundleError: if the file is damaged or of another kind, listing names that are missing or unexpected or have the
+            wrong shape.
     """
     source, output = str(source), new_file(output)
     kinds = [*CHECKPOINTS, "resnet38d_imagenet"]
@@ -48,10 +48,10 @@ def import_weights(source: str, kind: str, output: str, num_classes: int | None 
 
 
 def convert(source: str, output: str) -> Path:
-    """Write a state dict in the format that the suffix of ``output`` says: ``.safetensors``, or torch's for any other.
+    """Write a state dict in the format given by the suffix of ``output``: ``.safetensors``, or torch's for any other.
 
     Args:
-        source: the file of weights, in either format; a state dict, bare or the item ``"state_dict"`` of a checkpoint.
+        source: the weight file, in either format; a state dict, bare or the item ``"state_dict"`` of a checkpoint.
         output: the file to write.
 
     Returns:
@@ -59,7 +59,7 @@ def convert(source: str, output: str) -> Path:
 
     Raises:
         FileExistsError: if ``output`` exists.
-        BundleError: if ``source`` is no state dict.
+        BundleError: if ``source`` is not a state dict.
     """
     source, output = str(source), new_file(output)
     write_state_dict(output, read_checkpoint(source))
@@ -70,5 +70,5 @@ def new_file(path: str | Path) -> Path:
     """``path``, which must not exist. (Fire reads a file named 2024 as a number.)"""
     path = Path(str(path))
     if path.exists():
-        raise FileExistsError(f"`output` must be a new file, got {path}; remove it or give another name.")
+        raise FileExistsError(f"`output` must be a new file, got {path}; remove it or choose another name.")
     return path

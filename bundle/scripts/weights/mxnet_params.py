@@ -1,8 +1,8 @@
-"""Read MXNet's NDArray files (``.params``) with NumPy, since MXNet itself no longer installs.
+"""Read MXNet's NDArray files (``.params``) with NumPy, since MXNet itself can no longer be installed.
 
 A file is, in little endian: uint64 0x112, uint64 0, uint64 n, then n arrays, then uint64 n, then n names (uint64 length
-and UTF-8). An array is a header in one of four forms, told apart by its first uint32, the device (two int32), the type
-(int32) and the values.
+and UTF-8). An array is a header in one of four forms, distinguished by its first uint32, then the device (two int32),
+the type (int32) and the values.
 """
 
 import math
@@ -14,12 +14,12 @@ from ..errors import BundleError
 
 FILE_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # by MXNet's number of the type
-MAX_DIMENSIONS = 32  # more than any array has; in the oldest form the first uint32 is the number of dimensions
+DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # by MXNet's type number
+MAX_DIMENSIONS = 32  # more than any real array; in the oldest form the first uint32 is the number of dimensions
 
 
 class Reader:
-    """Take values from the front of a file's bytes; nothing is taken, or allocated, that the file does not hold.
+    """Read values from a file's bytes in order, never reading or allocating more than the file holds.
 
     Args:
         path: the file.
@@ -31,7 +31,7 @@ class Reader:
         self.position = 0
 
     def refuse(self, rule: str) -> BundleError:
-        """The error that says what the file must hold at this position."""
+        """The error that states what the file must contain at this position."""
         return BundleError(
             f"{self.path} must be an MXNet NDArray file: {rule} (at byte {self.position} of {len(self.content)}). "
             "Download it again, and check that it is a .params file."
@@ -41,7 +41,7 @@ class Reader:
         """The next ``count`` values, (count,), a view of the file."""
         size = np.dtype(dtype).itemsize * count
         if not 0 <= size <= len(self.content) - self.position:
-            raise self.refuse(f"{count} values of {np.dtype(dtype)} must follow, it ends before")
+            raise self.refuse(f"{count} values of {np.dtype(dtype)} must follow, but the file ends too early")
         values = self.content[self.position : self.position + size].view(dtype)
         self.position += size
         return values
@@ -59,17 +59,17 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        BundleError: if it is truncated, has trailing bytes, or is not such a file.
+        BundleError: if it is truncated, has trailing bytes, or is not an NDArray file.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be an MXNet NDArray file; it does not exist.")
+        raise FileNotFoundError(f"{path} must be an MXNet NDArray file, but it does not exist; check the path.")
     reader = Reader(path)
     if reader.number("<u8") != FILE_MAGIC or reader.number("<u8") != 0:
-        raise reader.refuse("it must begin with 0x112 and 0")
+        raise reader.refuse("it must start with 0x112 and 0")
     count = reader.number("<u8")
     arrays = []
-    for _ in range(count):  # an endless count runs into the end of the file
+    for _ in range(count):  # a bogus count runs into the end of the file
         arrays.append(read_array(reader))
     if reader.number("<u8") != count:
         raise reader.refuse(f"{count} names must follow the {count} arrays")
@@ -91,7 +91,7 @@ def read_array(reader: Reader) -> np.ndarray:
         raise reader.refuse(f"an array must have 1 to {MAX_DIMENSIONS} dimensions, got {dimensions}")
     shape = [int(side) for side in reader.take("<i8" if form in (V1, V2, V3) else "<u4", dimensions)]
     if min(shape) < 1:
-        raise reader.refuse(f"an array must have sides of 1 or more, got {shape}")
+        raise reader.refuse(f"an array must have dimensions of size 1 or more, got {shape}")
     reader.take("<i4", 2)  # the device it was saved from
     kind = reader.number("<i4")
     if not 0 <= kind < len(DTYPES):

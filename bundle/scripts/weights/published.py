@@ -1,7 +1,7 @@
-"""Read the weights that others published under the names, and where needed in the shapes, of our networks.
+"""Convert published weights to the names, and where needed the shapes, of our networks.
 
 The authors' stage-1 and stage-2 checkpoints of ESFAN and IBDR are torch files; ResNet38d's ImageNet weights are an
-MXNet file. Names are looked up from ours to theirs, so that an error names what the file lacks as the file spells it.
+MXNet file. Names are mapped from ours to theirs, so that errors list missing names as the file spells them.
 """
 
 import logging
@@ -21,7 +21,7 @@ from ..runs.run_folder import BUNDLE_ROOT
 logger = logging.getLogger(__name__)
 
 StateDict = Mapping[str, torch.Tensor]
-Renaming = Mapping[str, str]  # regular expression of the beginning of one of our names: the published beginning
+Renaming = Mapping[str, str]  # regular expression for the prefix of one of our names: the published prefix
 
 STAGE_1 = {
     r"backbone\.(b[2-5])\.0\.": r"\1.",
@@ -58,11 +58,11 @@ class Kind:
     """A kind of published checkpoint.
 
     Args:
-        method: overlay of the method.
+        method: the method's overlay.
         definition: the config's definition of the network.
-        renaming: from our names to the published ones; the first expression that fits counts.
-        ignored: regular expression of published names that may be there and hold nothing our network needs.
-        constants: names and shapes of the published Laplacians, which are constants and no weights in our network.
+        renaming: from our names to the published ones; the first matching expression applies.
+        ignored: regular expression for published names that are allowed but not needed by our network.
+        constants: names and shapes of the published Laplacians, which are constants rather than weights in our network.
     """
 
     method: str
@@ -72,7 +72,7 @@ class Kind:
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-# files in the older spelling have layers of the encoder that PSPNet never uses
+# files with the older names have encoder layers that PSPNet never uses
 CHECKPOINTS = {
     "esfan_stage1": Kind(
         "method_esfan.json", "classifier_def", STAGE_1, constants={"ESF.laplacian_kernel.weight": (1, 2048, 3, 3)}
@@ -94,7 +94,7 @@ def expected_state(kind: str, num_classes: int) -> StateDict:
 
 
 def rename(name: str, renaming: Renaming) -> str:
-    """The published form of one of our names."""
+    """Map one of our names to its published form."""
     for pattern, replacement in renaming.items():
         published, count = re.subn(f"^{pattern}", replacement, name)
         if count:
@@ -103,17 +103,17 @@ def rename(name: str, renaming: Renaming) -> str:
 
 
 def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) -> dict[str, torch.Tensor]:
-    """Turn an authors' checkpoint into a state dict of our network.
+    """Convert an authors' checkpoint into a state dict of our network.
 
     Args:
         state: the checkpoint's tensors. All names may have the prefix ``module.``; stage 2's encoder may be spelled
             ``encoder.`` or ``encoder.model.``.
         kind: one of ``CHECKPOINTS``.
         num_classes: number of tissue classes ``K``.
-        source: where it comes from, for messages.
+        source: its origin, for messages.
 
     Raises:
-        BundleError: if a name is missing, unexpected or of another shape; it lists them as the checkpoint spells them.
+        BundleError: listing missing and unexpected names and wrong shapes, with names as the checkpoint spells them.
     """
     facts, expected = CHECKPOINTS[kind], expected_state(kind, num_classes)
     prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
@@ -128,19 +128,19 @@ def from_checkpoint(state: StateDict, kind: str, num_classes: int, source: str) 
     require_names(state, shapes, ignored, source)
     for name in facts.constants:
         if not (state[prefix + name] == torch.tensor(LAPLACIAN)).all():
-            logger.warning(f"{source}: {name} is not the Laplacian {LAPLACIAN}, which ours always is.")
+            logger.warning(f"{source}: {name} is not the Laplacian {LAPLACIAN}, which our network always uses.")
     return {
         name: state[theirs[name]].reshape(tensor.shape).to(tensor.dtype).clone() for name, tensor in expected.items()
     }
 
 
 def from_imagenet(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, torch.Tensor]:
-    """Turn ResNet38d's ImageNet weights, as ``read_params`` gives them, into a state dict of our ``ResNet38d``.
+    """Convert ResNet38d's ImageNet weights, as returned by ``read_params``, into a state dict of our ``ResNet38d``.
 
-    The two batch norms that the file lacks, bn45 and bn52, are the identity.
+    The two batch norms that the file lacks, bn45 and bn52, become the identity.
     """
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    network = ResNet38d().state_dict()  # its batch norms begin as the identity
+    network = ResNet38d().state_dict()  # its batch norms are initialised as the identity
     expected = {
         name: tensor
         for name, tensor in network.items()
@@ -174,17 +174,17 @@ def mxnet_name(name: str) -> str:
 def require_names(
     state: StateDict, shapes: Mapping[str, tuple[int, ...]], ignored: re.Pattern[str], source: str
 ) -> None:
-    """Raise a BundleError that lists the names which ``state`` lacks, has in another shape or should not have.
+    """Raise a BundleError that lists the missing and unexpected names in ``state``, and those with wrong shapes.
 
     Args:
         state: tensors by name.
-        shapes: the shape of each name that must be there.
-        ignored: names that begin so may be there or not.
-        source: where ``state`` comes from, for messages.
+        shapes: the shape of each required name.
+        ignored: names with a matching prefix are optional.
+        source: the origin of ``state``, for messages.
     """
     problems = {
         "missing": [name for name in shapes if name not in state],
-        "misshaped": [
+        "wrong shape": [
             f"{name} {tuple(state[name].shape)} instead of {shape}"
             for name, shape in shapes.items()
             if name in state and state[name].shape != shape
@@ -195,7 +195,7 @@ def require_names(
         problems["not finite"] = [name for name in shapes if not torch.isfinite(state[name]).all()]
     if any(problems.values()):
         raise BundleError(
-            f"{source} must hold exactly the weights of this kind of network; "
+            f"{source} must contain exactly the weights of this kind of network; "
             + "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
             + ". Check `kind` and `num_classes`."
         )

@@ -81,7 +81,7 @@ def test_finished_data_is_left_untouched(tmp_path):
 
 
 def test_other_settings_are_refused(data_dir):
-    with pytest.raises(ValueError, match=rf'"seed": 4.*got .*"seed": 3.*{re.escape(str(data_dir))}.*give another'):
+    with pytest.raises(ValueError, match=rf'"seed": 4.*got .*"seed": 3.*{re.escape(str(data_dir))}.*choose another'):
         make_demo_data(data_dir, **{**SETTINGS, "seed": 4})
 
 
@@ -97,7 +97,7 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(
-            FileExistsError, match=rf"`output_dir` must be new.*got {re.escape(str(path))}; give another"
+            FileExistsError, match=rf"`output_dir` must be new.*got {re.escape(str(path))}; choose another"
         ):
             make_demo_data(path, **SETTINGS)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("notes.txt", "mine")]
@@ -126,9 +126,9 @@ def test_folder_appears_complete_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, "`seed` must be a whole number, got -1; give 0 or more"),
+        ({"seed": -1}, "`seed` must be a whole number, got -1; use 0 or more"),
         ({"num_val": 2.5}, "`num_val` must be a whole number, got 2.5"),
-        ({"size_px": 16}, "`size_px` must be a whole number, got 16; give 32 or more"),
+        ({"size_px": 16}, "`size_px` must be a whole number, got 16; use 32 or more"),
         ({"stain": "lab_c"}, r"`stain` must be one of \['lab_a', 'lab_b'\], got 'lab_c'"),
     ],
 )

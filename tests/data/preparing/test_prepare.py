@@ -154,7 +154,7 @@ def test_report_counts_the_written_patches(source, tmp_path):
     assert json.loads((output / "prepare.json").read_text())["train"] == report["train"]
     text = format_report(report)
     assert f"train: {len(labels)} patches of 8 px from 3 images" in text
-    assert f"{report['train']['patches_without_class']:7d}  left out: no class covers 30.0%" in text
+    assert f"{report['train']['patches_without_class']:7d}  patches skipped: no class covers 30.0%" in text
     assert f"{labels.count('1 0'):7d}  [1 0] tumor\n" in text
 
 
@@ -208,7 +208,7 @@ def test_published_values_of_a_range_are_its_lowest(source, tmp_path):
 
 def test_refuses_to_write_masks_that_the_overlay_misreads(source, tmp_path):
     overlay = write_overlay(tmp_path, source=None, mask_values={"0": 1, "1": 2, "3": 0})
-    with pytest.raises(ValueError, match=r"reads \{0: 1, 1: 2, 2: -1\}; give `published_values`"):
+    with pytest.raises(ValueError, match=r"maps \{0: 1, 1: 2, 2: -1\}; set `published_values`"):
         prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16)
 
 
@@ -222,12 +222,12 @@ def test_prepares_the_splits_asked_for_and_found(source, tmp_path):
     assert "test" not in report
     (source / "train").rename(tmp_path / "aside2")
     with pytest.raises(
-        FileNotFoundError, match="source must hold folders train/img and .*, or images with .* `mask_suffix` in"
+        FileNotFoundError, match="source must contain train/img and .*, or images with .* `mask_suffix` in"
     ):
         prepare(str(source), str(tmp_path / "out3"), overlay)
-    with pytest.raises(FileNotFoundError, match="nope must hold folders .*; it does not exist; correct `source`"):
+    with pytest.raises(FileNotFoundError, match="nope must contain .*; it does not exist; check `source`"):
         prepare(str(source / "nope"), str(tmp_path / "out3"), overlay)
-    with pytest.raises(ValueError, match=r"some of train, val, test, got \['valid'\]"):
+    with pytest.raises(ValueError, match=r"one or more of train, val, test, got \['valid'\]"):
         prepare(str(source), str(tmp_path / "out3"), overlay, splits="valid")
 
 
@@ -248,11 +248,11 @@ def test_refuses_an_existing_output_and_leaves_none_after_an_error(source, tmp_p
     [
         ({"patch_size": 0}, "`patch_size` must be a whole number"),
         ({"patch_size": 1.5}, "`patch_size` must be a whole number"),
-        ({"stride": 0}, r"`stride` must lie in 1\.\.128"),
-        ({"stride": 129}, r"`stride` must lie in 1\.\.128"),
-        ({"min_share": 0}, r"`min_share` must lie in \(0, 1\]"),
-        ({"min_share": 5}, "give a share, not a percentage"),
-        ({"min_share": "10%"}, r"`min_share` must lie in \(0, 1\], got '10%'"),
+        ({"stride": 0}, r"`stride` must be in 1\.\.128"),
+        ({"stride": 129}, r"`stride` must be in 1\.\.128"),
+        ({"min_share": 0}, r"`min_share` must be in \(0, 1\]"),
+        ({"min_share": 5}, "use a fraction, not a percentage"),
+        ({"min_share": "10%"}, r"`min_share` must be in \(0, 1\], got '10%'"),
     ],
 )
 def test_refuses_settings_that_cannot_work(source, tmp_path, options, message):
@@ -262,7 +262,7 @@ def test_refuses_settings_that_cannot_work(source, tmp_path, options, message):
 
 def test_refuses_unfit_sources(source, tmp_path):
     overlay = write_overlay(tmp_path)
-    with pytest.raises(ValueError, match=r"train/mask/s0.png: .* got also \[3\]"):
+    with pytest.raises(ValueError, match=r"train/mask/s0.png: .* also got \[3\]"):
         prepare(str(source), str(tmp_path / "out"), write_overlay(tmp_path, source={"mask_values": {"0-1": 1}}))
     write_overlay(tmp_path)
     (source / "train/mask/s1.png").rename(tmp_path / "s1.png")
@@ -270,7 +270,9 @@ def test_refuses_unfit_sources(source, tmp_path):
         prepare(str(source), str(tmp_path / "out"), overlay)
     (tmp_path / "s1.png").rename(source / "train/mask/s1.png")
     Image.new("RGB", (33, 40)).save(source / "train/img/s0.png")
-    with pytest.raises(ValueError, match="train/img must have one image of a name, whatever its suffix; ..s0.."):
+    with pytest.raises(
+        ValueError, match="train/img must have only one image per name, ignoring suffixes, but repeats ..s0.."
+    ):
         prepare(str(source), str(tmp_path / "out"), overlay)
 
 
@@ -412,12 +414,14 @@ def test_a_flat_folder_needs_a_mask_suffix_and_no_split_folders(source, tmp_path
     flat = tmp_path / "flat"
     images, masks = write_release(flat, ["a", "b"], ".png", "_anno.png")  # with no and with one instance
     section = {"mask_values": {"0": 1, "1": 2, "3": 0}}
-    with pytest.raises(FileNotFoundError, match="flat must hold folders .*, or images .* `mask_suffix` in .* `source`"):
+    with pytest.raises(FileNotFoundError, match="flat must contain .*, or images .* `mask_suffix` in .* `source`"):
         prepare(str(flat), str(tmp_path / "out"), write_overlay(tmp_path, source=section))
     overlay = write_overlay(tmp_path, source=section | {"mask_suffix": "_anno", "patch_size": 20})
-    with pytest.raises(FileNotFoundError, match="nowhere must hold folders .*, or images with their masks"):
+    with pytest.raises(FileNotFoundError, match="nowhere must contain .*, or images with their masks"):
         prepare(str(tmp_path / "nowhere"), str(tmp_path / "out"), overlay)
-    with pytest.raises(FileNotFoundError, match="flat must hold images of val or test; correct `source` or `splits`"):
+    with pytest.raises(
+        FileNotFoundError, match="flat must contain images of val or test, but has none; check `source` or `splits`"
+    ):
         prepare(str(flat), str(tmp_path / "out"), overlay, splits=["val", "test"])
     prepare(str(flat), str(tmp_path / "out"), overlay)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prepare.json", "train"]
@@ -438,14 +442,14 @@ def test_refuses_flat_folders_that_are_incomplete_or_unreadable(tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
     (flat / "train_2_anno.bmp").rename(flat / "aside")
-    refuse(FileNotFoundError, r"flat must have a mask beside it .*; \['train_2.bmp'\] have none")
+    refuse(FileNotFoundError, r"flat must have a mask beside it .*, but \['train_2.bmp'\] have none")
     (flat / "aside").rename(flat / "train_2_anno.bmp")
     (flat / "train_3.bmp").rename(flat / "aside")
-    refuse(FileNotFoundError, r"flat must have an image beside it .*; \['train_3_anno.bmp'\] have none")
+    refuse(FileNotFoundError, r"flat must have an image beside it .*, but \['train_3_anno.bmp'\] have none")
     (flat / "aside").rename(flat / "train_3.bmp")
     red = Image.new("RGB", (50, 40), (255, 0, 0))
     red.save(flat / "train_1_anno.bmp")
-    refuse(ValueError, "train_1_anno.bmp must be a mask .* got mode RGB with channels that differ; save it as")
+    refuse(ValueError, "train_1_anno.bmp must be a mask .* got mode RGB with different channels; save it as")
     for path in flat.iterdir():
         path.rename(path.with_name(path.name.replace("train", "gland")))
     refuse(ValueError, r"`splits` must match images to train on, got 'train_\*', which matches none of \['gland_1'")

@@ -45,21 +45,30 @@ KEYS = "mask_values, patch_size, stride, min_share, mask_suffix, splits, val_sha
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"suffix": "_anno", "val_share": 0.2}, rf"`source` .* keys among {KEYS}, got \['suffix'\]; correct it"),
+        ({"suffix": "_anno", "val_share": 0.2}, rf"`source` .* keys among {KEYS}, got \['suffix'\]; rename"),
         ("/data/glas", f"`source` .* keys among {KEYS}, got '/data/glas'"),
-        ({"mask_suffix": ""}, "`mask_suffix` must be text such as .*, got ''"),
-        ({"mask_suffix": 1}, "`mask_suffix` must be text such as .*, got 1;"),
-        ({"splits": {"val": "a*"}}, r"`splits` must give train, .*, got \{'val': 'a\*'\}; correct it"),
-        ({"splits": {"train": "*", "valid": "a*"}}, "`splits` must give train, and may give val and test, .*'valid'"),
-        ({"splits": {"train": ["a", "b"]}}, r"`splits` must give .* a pattern such as .*'train': \['a', 'b'\]"),
-        ({"splits": "train_*"}, r"`splits` must give train, .*, got train_\*;"),
-        ({"val_share": 20}, r"`val_share` must lie in \[0, 1\), got 20; give a share, not a percentage"),
-        ({"val_share": -0.1}, r"`val_share` must lie in \[0, 1\), got -0.1"),
-        ({"test_share": 1.0}, r"`test_share` must lie in \[0, 1\), got 1.0"),
-        ({"test_share": "0.2"}, r"`test_share` must lie in \[0, 1\), got '0.2'"),
-        ({"val_share": True}, r"`val_share` must lie in \[0, 1\), got True"),
-        ({"val_share": 0.7, "test_share": 0.3}, r"must leave images to train, a sum below 1, got 0.7 \+ 0.3; lower"),
-        ({"group": "(a"}, r"`group` must be a regular expression, got '\(a': .*; correct it"),
+        ({"mask_suffix": ""}, "`mask_suffix` must be a string such as .*, got ''"),
+        ({"mask_suffix": 1}, "`mask_suffix` must be a string such as .*, got 1;"),
+        ({"splits": {"val": "a*"}}, r"`splits` must have a pattern for train, .*, got \{'val': 'a\*'\}; write"),
+        (
+            {"splits": {"train": "*", "valid": "a*"}},
+            "`splits` must have a pattern for train, and may have one for val and test, .*'valid'",
+        ),
+        (
+            {"splits": {"train": ["a", "b"]}},
+            r"`splits` must have a pattern for train, .*'train': \['a', 'b'\]\}; write it as",
+        ),
+        ({"splits": "train_*"}, r"`splits` must have a pattern for train, .*, got train_\*;"),
+        ({"val_share": 20}, r"`val_share` must be in \[0, 1\), got 20; use a fraction, not a percentage"),
+        ({"val_share": -0.1}, r"`val_share` must be in \[0, 1\), got -0.1"),
+        ({"test_share": 1.0}, r"`test_share` must be in \[0, 1\), got 1.0"),
+        ({"test_share": "0.2"}, r"`test_share` must be in \[0, 1\), got '0.2'"),
+        ({"val_share": True}, r"`val_share` must be in \[0, 1\), got True"),
+        (
+            {"val_share": 0.7, "test_share": 0.3},
+            r"must leave images for train, so their sum must be below 1, got 0.7 \+ 0.3; lower",
+        ),
+        ({"group": "(a"}, r"`group` must be a regular expression, got '\(a': .*; fix the pattern"),
         ({"group": 3}, "`group` must be a regular expression, got 3"),
     ],
 )
@@ -156,13 +165,19 @@ def test_patterns_tell_capitals_apart():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"splits": {"train": "tr_*"}}, r"got 'tr_\*', which matches none of \['a_1', 'a_2', 'a_3'\] …; correct it"),
+        (
+            {"splits": {"train": "tr_*"}},
+            r"got 'tr_\*', which matches none of \['a_1', 'a_2', 'a_3'\] …; fix the pattern",
+        ),
         (
             {"splits": {"train": "*", "val": "b*"}},
-            "an image, .* in one split; 'b_1' of group 'b_1' is in train and val",
+            "each image, .* in one split, but 'b_1' of group 'b_1' is in train and val",
         ),
         ({"splits": {"train": "*_1", "test": "*_2"}, "group": "^.."}, "'a_2' of group 'a_' is in train and test"),
-        ({"group": r"^[ab]\d"}, r"`group` must be found in .* each image, '\^\[ab\]\\\\d' is not in 'a_1'; correct it"),
+        (
+            {"group": r"^[ab]\d"},
+            r"`group` must match in .* every image, but '\^\[ab\]\\\\d' does not match 'a_1'; fix the pattern",
+        ),
         (
             {"group": "^.", "val_share": 0.1, "test_share": 0.1},
             r"at least 3 groups, got 2, \['a', 'b'\]; set `test_share` and `val_share` to 0, or add images",
@@ -194,18 +209,18 @@ def test_pairs_files_of_any_image_format_and_ignores_others(tmp_path):
 
 def test_names_images_without_mask_and_masks_without_image(tmp_path):
     write_images(tmp_path, "a.png", "b.png", "b_mask.png")
-    message = r"must have a mask beside it \(`mask_suffix` is '_mask'\); \['a.png'\] have none: add it"
+    message = r"must have a mask beside it \(`mask_suffix` is '_mask'\), but \['a.png'\] have none; add it"
     with pytest.raises(FileNotFoundError, match=f"{re.escape(str(tmp_path))} {message}"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))
     (tmp_path / "a.png").rename(tmp_path / "c_mask.png")
-    with pytest.raises(FileNotFoundError, match=r"must have an image beside it .*; \['c_mask.png'\] have none"):
+    with pytest.raises(FileNotFoundError, match=r"must have an image beside it .*, but \['c_mask.png'\] have none"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))
 
 
 def test_refuses_two_images_or_masks_of_one_name(tmp_path):
     write_images(tmp_path, "a.png", "a.jpg", "a_mask.png")
-    with pytest.raises(ValueError, match=r"one image of a name, whatever its suffix; \['a'\] are there twice"):
+    with pytest.raises(ValueError, match=r"one image per name, ignoring suffixes, but repeats \['a'\]; rename"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))
     (tmp_path / "a.jpg").rename(tmp_path / "a_mask.jpg")
-    with pytest.raises(ValueError, match=r"one image of a name, whatever its suffix; \['a_mask'\] are there twice"):
+    with pytest.raises(ValueError, match=r"one image per name, ignoring suffixes, but repeats \['a_mask'\]; rename"):
         read_flat_folder(tmp_path, release(mask_suffix="_mask"))

@@ -145,12 +145,12 @@ def test_labs_stain_the_same_tissue_differently():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size_px": 31}, "`size_px` must be a whole number, got 31; give 32 or more"),
+        ({"size_px": 31}, "`size_px` must be a whole number, got 31; use 32 or more"),
         ({"size_px": 64.0}, "`size_px` must be a whole number, got 64.0"),
         ({"tissues": ()}, r"`tissues` must be distinct values of \[1, 2, 3\], got \(\)"),
         ({"tissues": (1, 1)}, r"got \(1, 1\)"),
         ({"tissues": (0, 1)}, r"got \(0, 1\)"),
-        ({"glass": 30}, r"`glass` must lie in \[0, 0.6\], got 30; give a share, not a percentage"),
+        ({"glass": 30}, r"`glass` must be in \[0, 0.6\], got 30; use a fraction, not a percentage"),
     ],
 )
 def test_patch_refuses_bad_arguments(arguments, message):
@@ -160,7 +160,7 @@ def test_patch_refuses_bad_arguments(arguments, message):
 
 def test_patch_says_when_tissues_find_no_room(monkeypatch):
     monkeypatch.setattr(synthetic_tissue, "MIN_SHARE", 0.4)
-    with pytest.raises(ValueError, match=r"got no room for \(1, 2, 3\) in 64 px"):
+    with pytest.raises(ValueError, match=r"but \(1, 2, 3\) do not fit in 64 px"):
         make_patch(np.random.default_rng(0), 64, (1, 2, 3))
 
 

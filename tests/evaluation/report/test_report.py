@@ -233,7 +233,7 @@ def test_an_adaptation_shows_before_and_after(run_folder, dataset_dir):
     stages = ["before the adaptation", "after the adaptation", "after the adaptation"]
     assert [item["stage"] for item in read_scores(run_folder / "scores")] == stages
     tables = {table[0][0]: table for table in page.tables}
-    assert ["goes on from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
+    assert ["started from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
     kinds = ["image", "before the adaptation", "prediction", "truth"]
     assert page.texts_of_pictures()[:4] == [f"{kind} of b.png" for kind in kinds]
 
@@ -245,7 +245,7 @@ def test_a_run_without_its_data_or_predictions_says_so(run_folder, dataset_dir, 
     shutil.rmtree(run_folder / "predictions")
     page = written(run_folder, dataset_dir)
     assert page.texts_of_pictures()[:2] == ["image of b.png", "truth of b.png"]
-    assert "The folder predictions is not there; scoring the network again writes it." in page.texts
+    assert "The folder `predictions` is missing; score the network again to create it." in page.texts
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):

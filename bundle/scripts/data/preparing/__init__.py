@@ -1,1 +1,1 @@
-"""Make a data set's folder: cut a release into patches, or draw a synthetic one."""
+"""Create a data set's folder: cut a release into patches, or generate a synthetic one."""

@@ -1,16 +1,16 @@
-"""Make a data set in the published layout from images with masks: labelled patches to train, whole images to score.
+"""Build a data set in the published layout from images with masks: patches for training, whole images for scoring.
 
     python -m scripts prepare --source DIR --output DIR --dataset NAME [--patch-size 128] ...
 
-The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder, a release that the overlay's section
-``"source"`` describes (see ``releases``); which of its images went to which split is in ``prepare.json``.
+The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder: a release that the overlay's section
+``"source"`` describes (see ``releases``). ``prepare.json`` records which of its images went to which split.
 
-A training mask decides which classes a patch shows, and nothing else: it is not written (but with ``train_masks`` it
-is, cut like its image, for few-shot adaptation). ``min_share`` is the share of
-a patch from which a class counts as present, and so decides what can be learned: if it is low, most patches show most
-classes and labels hardly tell patches apart; if it is high, labels call slivers of tissue absent, and patches in which
-nothing reaches the share are lost. The table printed at the end (patches per class and per combination of classes)
-shows which combinations there are to learn from; classes that always occur together cannot be told apart.
+A training mask only determines which classes a patch shows: it is not written, except with ``train_masks``, which cuts
+it like its image, for few-shot adaptation. ``min_share`` is the smallest share of a patch at which a class counts as
+present, and so determines what can be learned: if it is low, most patches show most classes and their labels hardly
+differ; if it is high, labels call slivers of tissue absent, and patches in which no class reaches the share are lost.
+The table printed at the end (patches per class and per combination of classes) shows which combinations are available
+for training; classes that always occur together cannot be told apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,36 +33,36 @@ from .releases import SPLITS, Release, read_flat_folder, read_release
 
 
 def is_flat(source: Path, release: Release) -> bool:
-    """Whether ``source`` is to be read as a flat folder: it has no ``{split}/img``, and ``release`` a mask suffix."""
+    """Whether to read ``source`` as a flat folder: it has no ``{split}/img``, and ``release`` has a mask suffix."""
     layout = any((source / split / "img").is_dir() for split in SPLITS)
     return source.is_dir() and not layout and release.mask_suffix is not None
 
 
 def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[str, list[dict[str, str]]]:
-    """Images and masks of each split that ``source`` has, from ``{split}/img`` and ``{split}/mask`` or a flat folder.
+    """Images and masks of each split in ``source``, from ``{split}/img`` and ``{split}/mask`` or a flat folder.
 
     Returns:
         Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``images_with_masks``).
 
     Raises:
-        FileNotFoundError: if the split ``"train"`` is asked for and missing, or all splits are.
+        FileNotFoundError: if the split ``"train"`` is requested but missing, or if all splits are missing.
         BundleError: for an unknown split, or two images of a split with the same name.
     """
     if not splits or not set(splits) <= set(SPLITS):
-        raise BundleError(f"`splits` must be some of {', '.join(SPLITS)}, got {splits}; correct them.")
+        raise BundleError(f"`splits` must be one or more of {', '.join(SPLITS)}, got {splits}; rename them.")
     if is_flat(source, release):
         pairs = read_flat_folder(source, release)
         found = [split for split in splits if pairs[split]]
         if not found:
             raise FileNotFoundError(
-                f"{source} must hold images of {' or '.join(splits)}; correct `source` or `splits`."
+                f"{source} must contain images of {' or '.join(splits)}, but has none; check `source` or `splits`."
             )
         return {split: pairs[split] for split in found}
     found = [split for split in splits if (source / split).is_dir()]
     if not found or "train" in set(splits) - set(found):
-        fault = "check `source`" if source.is_dir() else "it does not exist; correct `source`"
+        fault = "check `source`" if source.is_dir() else "it does not exist; check `source`"
         raise FileNotFoundError(
-            f"{source} must hold folders {'/img and '.join(splits)}/img, or images with their masks beside them if the "
+            f"{source} must contain {'/img and '.join(splits)}/img, or images with their masks beside them if the "
             f"data set's overlay has `mask_suffix` in its section `source`; {fault}."
         )
     pairs = {}
@@ -73,18 +73,18 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
 
 
 def patch_starts(length_px: int, patch_size: int, stride: int) -> list[int]:
-    """First pixels of the patches along a side of ``length_px``; the last patch is moved back to end at the border."""
+    """First pixel of each patch along a side of ``length_px``; the last patch is shifted back to end at the border."""
     last = length_px - patch_size
     return [*range(0, last, stride), last] if last >= 0 else []
 
 
 def patch_label(mask: np.ndarray, values: Sequence[int], min_share: float) -> list[int]:
-    """The multi-hot label of a patch with ``mask``, (H, W) uint8: classes that cover ``min_share`` of it or more.
+    """The multi-hot label of a patch with ``mask``, (H, W) uint8: the classes that cover at least ``min_share`` of it.
 
     Args:
         mask: class values.
         values: the mask value of each class, in label order.
-        min_share: share of the pixels in (0, 1].
+        min_share: share of the pixels, in (0, 1].
     """
     pixels = np.bincount(mask.ravel(), minlength=256)
     return [int(pixels[value] >= min_share * mask.size) for value in values]
@@ -105,15 +105,15 @@ def cut_patches(
     Args:
         items: images and masks (see ``find_pairs``).
         folder: where to write.
-        classes: those of the data set.
+        classes: the data set's classes.
         table: our value for each value in the masks (see ``lookup_table``).
         patch_size: side of a patch in px.
-        stride: distance of neighbouring patches in px.
-        min_share: share of a patch from which a class is present.
-        draw_mask: makes the picture of a mask, which then goes into ``folder / "mask"``; ``None`` for no masks.
+        stride: distance between neighbouring patches in px.
+        min_share: smallest share of a patch at which a class counts as present.
+        draw_mask: turns a mask into an image, which is written to ``folder / "mask"``; ``None`` for no masks.
 
     Returns:
-        The number of images, patches and what was left out, and the counts of ``count_labels``.
+        The number of images, of patches and of what was skipped, and the counts of ``count_labels``.
     """
     labels, small_images, empty_patches = [], 0, 0
     for item in tqdm(items, desc="train"):
@@ -142,7 +142,7 @@ def cut_patches(
 
 
 def mask_drawer(written: Mapping[int, int], palette: Palette) -> Callable[[np.ndarray], Image.Image]:
-    """A function that makes the palette image of a mask in our values.
+    """A function that turns a mask in our values into a palette image.
 
     Args:
         written: the value to write for each of ours.
@@ -164,7 +164,7 @@ def copy_pairs(
         items: images and masks (see ``find_pairs``).
         folder: where to write.
         table: our value for each value in the masks (see ``lookup_table``).
-        draw_mask: makes the picture of a mask in our values.
+        draw_mask: turns a mask in our values into an image.
     """
     for item in tqdm(items, desc=folder.name):
         mask = read_pair_mask(item["image"], item["label"], table)
@@ -174,7 +174,7 @@ def copy_pairs(
 
 
 def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
-    """The value to write for each of our values: the same, or the one in the data set's ``published`` files.
+    """The value to write for each of our values: the same, or that of the data set's ``published`` files.
 
     Raises:
         BundleError: if our values would be misread by ``mask_values``.
@@ -186,8 +186,8 @@ def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int,
     misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
     if misread:
         raise BundleError(
-            f"`mask_values` must read masks in our values as they are, but reads {misread}; give `published_values`, "
-            "or move it into `source` in the overlay and let `mask_values` map each value to itself."
+            f"`mask_values` must map each of our values to itself, but maps {misread}; set `published_values`, or "
+            "move these to the overlay's `source` and write `mask_values` that map each value to itself."
         )
     return {ours: ours for ours in written}
 
@@ -196,17 +196,17 @@ def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
     """The settings of ``cut_patches``; ``stride`` defaults to half of ``patch_size``.
 
     Raises:
-        BundleError: unless patches of these settings cover every pixel and can have a label.
+        BundleError: unless patches with these settings cover every pixel and can have a label.
     """
     if type(patch_size) is not int or patch_size < 1:
-        raise BundleError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; give 1 or more.")
+        raise BundleError(f"`patch_size` must be a whole number of pixels, got {patch_size!r}; use 1 or more.")
     stride = max(1, patch_size // 2) if stride is None else stride
     if type(stride) is not int or not 1 <= stride <= patch_size:
         raise BundleError(
-            f"`stride` must lie in 1..{patch_size}, `patch_size`, got {stride!r}; larger ones skip pixels."
+            f"`stride` must be in 1..{patch_size} (`patch_size`), got {stride!r}; a larger stride skips pixels."
         )
     if type(min_share) not in (int, float) or not 0 < min_share <= 1:
-        raise BundleError(f"`min_share` must lie in (0, 1], got {min_share!r}; give a share, not a percentage.")
+        raise BundleError(f"`min_share` must be in (0, 1], got {min_share!r}; use a fraction, not a percentage.")
     return {"patch_size": patch_size, "stride": stride, "min_share": min_share}
 
 
@@ -224,30 +224,31 @@ def prepare(
     """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
 
     Args:
-        source: has ``{train,val,test}/{img,mask}``, image and mask of the same name, of which val and test may be
-            missing; or is a release, images and masks in one folder, as the overlay's ``source`` describes it.
-        output: the folder to make.
-        dataset: the data set's name or its overlay's file (see ``runs.config_lists``), whose section ``source`` (see
-            ``Release``) says how to read ``source``.
-        patch_size: side of a training patch in px; default: the overlay's ``source``, or else 128.
-        stride: distance of neighbouring patches in px, up to ``patch_size``; default: the overlay's ``source``, or half
-            of a ``patch_size`` that is given.
-        min_share: share of a patch from which a class counts as present; default: the overlay's ``source``, or 0.05.
-        published_values: write masks in the file values of ``mask_values`` instead of ours.
-        splits: which ones to prepare.
-        train_masks: write the masks of the training patches too, for few-shot adaptation; training never reads them.
+        source: has ``{train,val,test}/{img,mask}``, where an image and its mask have the same name and val and test may
+            be missing; or is a release, images and masks in one folder, as described by the overlay's ``source``.
+        output: the folder to create.
+        dataset: the data set's name or the path of its overlay (see ``runs.config_lists``), whose section ``source``
+            (see ``Release``) says how to read ``source``.
+        patch_size: side of a training patch in px; default: from the overlay's ``source``, or 128.
+        stride: distance between neighbouring patches in px, up to ``patch_size``; default: from the overlay's
+            ``source``, or half of ``patch_size`` if that is given.
+        min_share: smallest share of a patch at which a class counts as present; default: from the overlay's ``source``,
+            or 0.05.
+        published_values: write masks with the file values of ``mask_values`` instead of ours.
+        splits: the splits to prepare.
+        train_masks: also write the masks of the training patches, for few-shot adaptation; training never reads them.
 
     Returns:
-        The report, which is also in ``prepare.json``: the settings and what there is by split, and the names of each
-        split's images if ``source`` is a flat folder.
+        The report, also written to ``prepare.json``: the settings, the contents of each split, and, if ``source`` is a
+        flat folder, the names of each split's images.
 
     Raises:
         FileExistsError: if ``output`` exists.
-        BundleError: for an argument out of range, or a file that is not as it must be.
+        BundleError: for an argument out of range, or an invalid file.
     """
     source, output = Path(str(source)), Path(str(output))  # Fire reads a folder named 2024 as a number
     if output.exists():
-        raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or give another one.")
+        raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or choose another one.")
     overlay, classes = read_overlay(overlay_file("dataset", dataset))
     release = read_release(overlay)
     if patch_size is None:
@@ -277,16 +278,16 @@ def prepare(
 
 
 def format_report(report: Mapping) -> str:
-    """The table that shows what ``prepare`` made."""
+    """Format the report of ``prepare`` as a table."""
     lines = []
     if "train" in report:
         train = report["train"]
         lines += [
-            f"train: {train['patches']} patches of {report['patch_size']} px from {train['images']} images, with the "
-            f"classes that cover {report['min_share']:.1%} or more",
+            f"train: {train['patches']} patches of {report['patch_size']} px from {train['images']} images, labelled "
+            f"with the classes that cover {report['min_share']:.1%} or more",
             *format_counts(train),
-            f"  {train['patches_without_class']:7d}  left out: no class covers {report['min_share']:.1%}",
-            f"  {train['images_smaller_than_patch']:7d}  images left out: smaller than a patch",
+            f"  {train['patches_without_class']:7d}  patches skipped: no class covers {report['min_share']:.1%}",
+            f"  {train['images_smaller_than_patch']:7d}  images skipped: smaller than a patch",
         ]
     lines += [f"{split}: {report[split]['images']} images with masks" for split in ("val", "test") if split in report]
     return "\n".join(lines)

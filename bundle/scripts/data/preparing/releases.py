@@ -1,7 +1,7 @@
-"""From a data set's release, images and masks together in one flat folder, to its splits.
+"""Split a data set's release, with images and masks together in one flat folder.
 
-The overlay's section ``"source"`` states what tells releases apart. GlaS has ``train_1.bmp`` with ``train_1_anno.bmp``
-and ``testA_1.bmp`` with ``testA_1_anno.bmp``; DigestPath has ``NAME.jpg`` with ``NAME_mask.jpg``, several of a slide.
+The overlay's section ``"source"`` states how releases differ. GlaS has ``train_1.bmp`` with ``train_1_anno.bmp`` and
+``testA_1.bmp`` with ``testA_1_anno.bmp``; DigestPath has ``NAME.jpg`` with ``NAME_mask.jpg``, several per slide.
 """
 
 import re
@@ -19,22 +19,22 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Release:
-    """How to read the files that a data set was released as; names of images are without their suffix.
+    """How to read the files of a data set's release; image names are given without suffix.
 
     Args:
         mask_values: our value for each value in the masks (see ``lookup_table``).
         patch_size: side of a training patch in px that suits the images.
-        stride: distance of neighbouring patches of that size in px; ``None`` for half of it.
-        min_share: share of a patch from which a class counts as present.
-        mask_suffix: in a flat folder the mask of ``NAME.ext`` is ``NAME`` + this + the suffix of any image format.
-        splits: shell pattern of the names of a split's images; images that match none are left out.
-        val_share: share of the images of train's pattern that become val if val has no pattern.
+        stride: distance between neighbouring patches in px; ``None`` for half of ``patch_size``.
+        min_share: smallest share of a patch at which a class counts as present.
+        mask_suffix: in a flat folder, the mask of ``NAME.ext`` is ``NAME`` + this + the suffix of any image format.
+        splits: for each split, a shell pattern for its image names; images that match none are skipped.
+        val_share: share of the images matching train's pattern that become val, if val has no pattern.
         test_share: the same for test.
-        group: regular expression: images in whose names it finds the same text, e.g. their slide's name, stay in one
-            split; default: each image alone.
+        group: regular expression; images whose names contain the same match, e.g. the slide's name, stay in one split;
+            default: each image is its own group.
 
     Raises:
-        BundleError: for a value that cannot be meant.
+        BundleError: for an invalid value.
     """
 
     mask_values: Mapping[str, int]
@@ -49,29 +49,32 @@ class Release:
 
     def __post_init__(self) -> None:
         if self.mask_suffix is not None and not (isinstance(self.mask_suffix, str) and self.mask_suffix):
-            raise BundleError(f'`mask_suffix` must be text such as "_mask", got {self.mask_suffix!r}; correct it.')
+            raise BundleError(
+                f'`mask_suffix` must be a string such as "_mask", got {self.mask_suffix!r}; use the end of the masks\' '
+                "names."
+            )
         if (
             not isinstance(self.splits, Mapping)
             or not {"train"} <= set(self.splits) <= set(SPLITS)
             or not all(isinstance(pattern, str) for pattern in self.splits.values())
         ):
             raise BundleError(
-                f'`splits` must give train, and may give val and test, a pattern such as "train_*", got {self.splits}; '
-                "correct it."
+                f"`splits` must have a pattern for train, and may have one for val and test, got {self.splits}; write "
+                'it as {"train": "train_*"}.'
             )
         for name, share in (("val_share", self.val_share), ("test_share", self.test_share)):
             if type(share) not in (int, float) or not 0 <= share < 1:
-                raise BundleError(f"`{name}` must lie in [0, 1), got {share!r}; give a share, not a percentage.")
+                raise BundleError(f"`{name}` must be in [0, 1), got {share!r}; use a fraction, not a percentage.")
         if self.val_share + self.test_share >= 1:
             raise BundleError(
-                "`val_share` and `test_share` must leave images to train, a sum below 1, got "
-                f"{self.val_share} + {self.test_share}; lower one."
+                "`val_share` and `test_share` must leave images for train, so their sum must be below 1, got "
+                f"{self.val_share} + {self.test_share}; lower one of them."
             )
         try:
             re.compile(self.group or "")
         except (re.error, TypeError) as error:
             raise BundleError(
-                f"`group` must be a regular expression, got {self.group!r}: {error}; correct it."
+                f"`group` must be a regular expression, got {self.group!r}: {error}; fix the pattern."
             ) from error
 
 
@@ -79,31 +82,35 @@ def read_release(overlay: Mapping) -> Release:
     """The section ``"source"`` of a data set's overlay; ``mask_values`` defaults to the overlay's.
 
     Raises:
-        BundleError: for an unknown key, or a value that cannot be meant.
+        BundleError: for an unknown key or an invalid value.
     """
     section = overlay.get("source", {})
     allowed = [item.name for item in fields(Release)]
     if not isinstance(section, Mapping) or not set(section) <= set(allowed):
         got = sorted(set(section) - set(allowed)) if isinstance(section, Mapping) else section
-        raise BundleError(f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; correct it.")
+        raise BundleError(
+            f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; rename or remove it."
+        )
     return Release(**{"mask_values": overlay["mask_values"], **section})
 
 
 def natural_key(name: str) -> list:
-    """Sort key by which ``"train_2"`` comes before ``"train_10"``."""
+    """Sort key that puts ``"train_2"`` before ``"train_10"``."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def group_of(name: str, group: str | None) -> str:
-    """The text that the regular expression ``group`` finds in an image's name; without one the name itself."""
+    """The match of the regular expression ``group`` in an image's name; without a ``group``, the name itself."""
     match = re.search(group or ".*", name)
     if match is None:
-        raise BundleError(f"`group` must be found in the name of each image, {group!r} is not in {name!r}; correct it.")
+        raise BundleError(
+            f"`group` must match in the name of every image, but {group!r} does not match {name!r}; fix the pattern."
+        )
     return match[0]
 
 
 def take_last(groups: list[list[str]], images: float, keep: int) -> list[str]:
-    """Remove the last groups, as many as come nearest to ``images`` names, one or more, but leave ``keep`` groups."""
+    """Remove the last groups, at least one and as many as get closest to ``images`` names; leave ``keep`` groups."""
     taken = list(accumulate(map(len, reversed(groups))))[: len(groups) - keep]
     count = 1 + min(range(len(taken)), key=lambda index: round(abs(taken[index] - images), 6))
     last = [name for members in groups[-count:] for name in members]
@@ -112,13 +119,14 @@ def take_last(groups: list[list[str]], images: float, keep: int) -> list[str]:
 
 
 def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
-    """The names of each split's images, in natural order; groups are in the order of their first image.
+    """The image names of each split, in natural order; groups are ordered by their first image.
 
-    Of the images of train's pattern the last groups become test, those before them val, by the shares of the images.
+    Of the images that match train's pattern, the last groups become test and those before them val, according to
+    ``test_share`` and ``val_share``.
 
     Raises:
-        BundleError: if train's pattern matches no image or too few groups, or if images of a group, or one image, match
-            the patterns of two splits.
+        BundleError: if train's pattern matches no image or too few groups, or if an image, or images of the same group,
+            match the patterns of two splits.
     """
     names = sorted(names, key=natural_key)
     split_of: dict[str, str] = {}
@@ -129,8 +137,8 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
             text = group_of(name, release.group)
             if split_of.setdefault(text, split) != split:
                 raise BundleError(
-                    f"`splits` must put an image, and all images of a `group`, in one split; {name!r} of group "
-                    f"{text!r} is in {split_of[text]} and {split}: correct the patterns."
+                    f"`splits` must put each image, and all images of a `group`, in one split, but {name!r} of group "
+                    f"{text!r} is in {split_of[text]} and {split}; fix the patterns."
                 )
             matched[split].append(name)
             if split == "train":
@@ -138,13 +146,13 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
     if not groups:
         raise BundleError(
             f"`splits` must match images to train on, got {release.splits['train']!r}, which matches none of "
-            f"{names[:3]} …; correct it."
+            f"{names[:3]} …; fix the pattern."
         )
     shares = {"test": release.test_share, "val": release.val_share}
     shares = {split: share for split, share in shares.items() if share and split not in release.splits}
     if len(groups) <= len(shares):
         raise BundleError(
-            f"the images of train's pattern must be of at least {len(shares) + 1} groups, got {len(groups)}, "
+            f"the images matching train's pattern must form at least {len(shares) + 1} groups, got {len(groups)}, "
             f"{list(groups)}; set `{'` and `'.join(f'{split}_share' for split in shares)}` to 0, or add images."
         )
     total, members = len(matched["train"]), list(groups.values())
@@ -154,7 +162,7 @@ def split_names(names: Sequence[str], release: Release) -> dict[str, list[str]]:
 
 
 def read_flat_folder(folder: Path, release: Release) -> dict[str, list[dict[str, str]]]:
-    """Images and masks of each split from a folder in which the masks lie beside the images.
+    """Images and masks of each split from a folder with the masks beside the images.
 
     Returns:
         Items ``{"image": path, "label": mask path, "name": file name}`` by split (see ``split_names``).
@@ -170,8 +178,8 @@ def read_flat_folder(folder: Path, release: Release) -> dict[str, list[dict[str,
         alone = [path.name for name, path in files.items() if name not in partners]
         if alone:
             raise FileNotFoundError(
-                f"each file of {folder} must have {kind} beside it (`mask_suffix` is {release.mask_suffix!r}); "
-                f"{alone[:5]} have none: add it, or move the file away."
+                f"each file in {folder} must have {kind} beside it (`mask_suffix` is {release.mask_suffix!r}), but "
+                f"{alone[:5]} have none; add it, or move the file elsewhere."
             )
     return {
         split: [{"image": str(images[name]), "label": str(masks[name]), "name": images[name].name} for name in names]

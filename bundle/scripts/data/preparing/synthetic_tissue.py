@@ -1,9 +1,9 @@
 """Synthetic H&E tissue with exact masks.
 
-A pixel is ``white point * 10 ** -(concentrations @ stain vectors)``: the law of Beer and Lambert with the optical
-densities of haematoxylin and eosin (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001). The three tissues share
-stains, matrix and stain variation; they differ in the size, shape and crowding of their nuclei and in the fibres
-between them. The colour of a pixel alone therefore does not tell them apart. Structures are sized for 1 um per pixel.
+A pixel is ``white point * 10 ** -(concentrations @ stain vectors)``: the Beer-Lambert law with the optical densities of
+haematoxylin and eosin (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001). The three tissues share stains, matrix
+and stain variation; they differ in the size, shape and density of their nuclei and in the fibres between them. A
+pixel's colour alone therefore does not identify its tissue. Structures are sized for 1 um per pixel.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ...errors import BundleError
 
 CLASS_NAMES = ("tumor", "stroma", "lymphocytes")
 PALETTE = ((255, 255, 255), (205, 51, 51), (255, 165, 0), (65, 105, 225))  # RGB of mask values 0 (background) to 3
-MIN_SHARE = 0.05  # of a patch's area, from which a class counts as present
+MIN_SHARE = 0.05  # smallest share of a patch's area at which a class counts as present
 MIN_SIZE_PX = 32
 MAX_GLASS = 0.6
 PAD_PX = 8  # drawn around a patch and cropped, so that nuclei cross its edges
-FRAGMENT_PX = 150  # area under which a piece of tissue could not show its texture
+FRAGMENT_PX = 150  # smaller pieces of tissue could not show their texture
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Stain:
     """Colours of one laboratory and scanner.
 
     Args:
-        haematoxylin: optical density in (R, G, B) of concentration 1; its range of strengths over patches follows.
-        eosin: likewise.
+        haematoxylin: optical density in (R, G, B) at concentration 1.
+        haematoxylin_strength: range of its strength over patches.
+        eosin, eosin_strength: likewise.
         white_point: (R, G, B) in [0, 255] of bare glass.
         jitter: standard deviation of a patch's deviation from the two stain vectors.
     """
@@ -53,15 +54,15 @@ STAINS = {
 
 @dataclass(frozen=True)
 class Nuclei:
-    """One population of nuclei; ranges are (low, high), drawn for each nucleus, the spacing once for all.
+    """One population of nuclei; ranges are (low, high), drawn per nucleus, except the spacing, drawn once for all.
 
     Args:
-        spacing_px: range of the least distance between two centres.
+        spacing_px: range of the minimum distance between two centres.
         radius_px: range of the longer semi-axis.
         aspect: range of the shorter semi-axis divided by the longer one.
-        irregularity: amplitude of the outline's waves, as a share of the radius.
+        irregularity: amplitude of the outline's waves, as a fraction of the radius.
         chromatin: range of the haematoxylin concentration at the nuclear membrane.
-        paleness: share of the chromatin missing at the centre; 0 is solid, 1 an empty vesicle.
+        paleness: fraction of the chromatin missing at the centre; 0 is solid, 1 an empty vesicle.
         alignment: 0 for any angle, 1 for the angle of the fibres.
     """
 
@@ -80,7 +81,7 @@ class Tissue:
 
     Args:
         nuclei: the populations.
-        haematoxylin: range of the matrix's mean concentration; a patch has one.
+        haematoxylin: range of the matrix's mean concentration, drawn once per patch.
         eosin: likewise.
         fibres: contrast of the fibres in the matrix's eosin.
         grain: contrast of the grain in the matrix's eosin.
@@ -106,11 +107,11 @@ TISSUES = {  # by mask value
 
 
 def mix_stains(concentrations: np.ndarray, stain_vectors: np.ndarray, white_point: np.ndarray) -> np.ndarray:
-    """Turn stain concentrations into light by the law of Beer and Lambert.
+    """Turn stain concentrations into light by the Beer-Lambert law.
 
     Args:
         concentrations: (H, W, S) of S stains, at least 0.
-        stain_vectors: (S, 3), optical density in (R, G, B) of concentration 1.
+        stain_vectors: (S, 3), optical density in (R, G, B) at concentration 1.
         white_point: (3,) or (H, W, 3), the light where there is no stain.
 
     Returns:
@@ -121,9 +122,9 @@ def mix_stains(concentrations: np.ndarray, stain_vectors: np.ndarray, white_poin
 
 @cache
 def blur_weights(length: int, scale_px: float) -> np.ndarray:
-    """Weights (length, nodes), of unit norm in each row, that blur normal noise by a Gaussian of ``scale_px``.
+    """Weights (length, nodes), with unit norm in each row, that blur normal noise with a Gaussian of ``scale_px``.
 
-    Gaussian bumps one ``scale_px`` apart look like filtered white noise, at the price of a small matrix product.
+    Gaussian bumps one ``scale_px`` apart look like filtered white noise, at the cost of a small matrix product.
     """
     nodes = np.arange(-3, length / scale_px + 3) * scale_px
     bumps = np.exp(-0.5 * ((np.arange(length)[:, None] - nodes) / scale_px) ** 2)
@@ -131,18 +132,18 @@ def blur_weights(length: int, scale_px: float) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: tuple[float, float]) -> np.ndarray:
-    """Draw normal noise (H, W) of mean 0 and variance 1 at every pixel, blurred by ``scale_px`` (rows, columns)."""
+    """Draw normal noise (H, W) with mean 0 and variance 1 at every pixel, blurred by ``scale_px`` (rows, columns)."""
     rows, columns = (blur_weights(*pair) for pair in zip(shape, scale_px, strict=True))
     return rows @ rng.standard_normal((rows.shape[1], columns.shape[1])) @ columns.T
 
 
 def place_centres(rng: np.random.Generator, free: np.ndarray, spacing_px: float) -> np.ndarray:
-    """Throw darts at the true pixels of ``free``, (H, W) bool, until none fits: (N, 2) int rows and columns."""
+    """Throw darts at the true pixels of ``free``, (H, W) bool, until no more fit: (N, 2) int rows and columns."""
     reach = int(np.ceil(spacing_px))
     grid = np.arange(-reach, reach + 1)
     near = grid[:, None] ** 2 + grid**2 < spacing_px**2
     padded = np.pad(free, reach)
-    inner = padded[reach:-reach, reach:-reach]  # a view: what a dart clears is gone from the next volley
+    inner = padded[reach:-reach, reach:-reach]  # a view: pixels cleared by a dart are not drawn in the next volley
     centres = []
     while inner.any():
         volley = rng.permutation(np.flatnonzero(inner))[:256]
@@ -161,8 +162,8 @@ def draw_nuclei(
     Args:
         shape: (H, W) of the maps.
         centres: (N, 2) int rows and columns.
-        angles: (N,) of the long axes, in radians from the columns' axis towards the rows' axis.
-        nuclei: what they look like.
+        angles: (N,) angles of the long axes, in radians from the column axis towards the row axis.
+        nuclei: their appearance.
 
     Returns:
         (2, H, W) float32: haematoxylin concentration and coverage in [0, 1].
@@ -174,7 +175,7 @@ def draw_nuclei(
     def draw(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (count, 1, 1)).astype(np.float32)
 
-    dy, dx = grid[:, None] - draw(-0.5, 0.5), grid - draw(-0.5, 0.5)  # centres lie anywhere within their pixel
+    dy, dx = grid[:, None] - draw(-0.5, 0.5), grid - draw(-0.5, 0.5)  # centres may be anywhere within their pixel
     cosine, sine = (f(angles).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     long_px = draw(*nuclei.radius_px)
     short_px = long_px * draw(*nuclei.aspect)
@@ -194,7 +195,7 @@ def draw_nuclei(
 
 
 def draw_fibres(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw wavy fibres: their density, of mean 0 and variance about 1, and their angle in radians, each (H, W)."""
+    """Draw wavy fibres: their density, with mean 0 and variance about 1, and their angle in radians, each (H, W)."""
     y, x = np.mgrid[: shape[0], : shape[1]] - np.array(shape).reshape(2, 1, 1) / 2
     angle = rng.uniform(0, np.pi)
     along = np.cos(angle) * x + np.sin(angle) * y
@@ -208,7 +209,7 @@ def draw_fibres(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.nd
         straight = smooth_noise(rng, (side, side), scale_px)
         where = [across + side / 2, along + side / 2]
         density += weight * ndimage.map_coordinates(straight, where, order=1, mode="reflect")
-    return density, np.arctan2(slope_x, -slope_y)  # a fibre runs where ``across`` stays the same
+    return density, np.arctan2(slope_x, -slope_y)  # a fibre follows constant ``across``
 
 
 def draw_tissue(
@@ -226,7 +227,7 @@ def draw_tissue(
     speckle = 1 + 0.12 * smooth_noise(rng, shape, (0.9, 0.9))
     depth_px = ndimage.distance_transform_edt(region)
     for nuclei in tissue.nuclei:
-        # A nucleus keeps most of its width within its tissue; what still sticks out is cut, so that the mask is exact.
+        # Most of a nucleus's width stays within its tissue; what protrudes is cut off, so that the mask is exact.
         free = depth_px > 0.8 * nuclei.radius_px[0] * nuclei.aspect[1]
         centres = place_centres(rng, free, rng.uniform(*nuclei.spacing_px))
         deviation = (1 - nuclei.alignment) * rng.uniform(-np.pi / 2, np.pi / 2, len(centres))
@@ -238,7 +239,7 @@ def draw_tissue(
 
 
 def absorb_fragments(mask: np.ndarray, least_px: int) -> np.ndarray:
-    """Give every connected piece of ``mask``, (H, W), under ``least_px`` pixels to what lies nearest."""
+    """Merge every connected piece of ``mask``, (H, W), with fewer than ``least_px`` pixels into the nearest region."""
     small = np.zeros(mask.shape, dtype=bool)
     for value in np.unique(mask):
         pieces, _ = ndimage.label(mask == value)
@@ -248,7 +249,7 @@ def absorb_fragments(mask: np.ndarray, least_px: int) -> np.ndarray:
 
 
 def draw_layout(rng: np.random.Generator, size_px: int, tissues: Sequence[int], glass: float) -> np.ndarray:
-    """Propose which tissue lies where: (size_px, size_px) uint8 with values 0 and ``tissues``, of any shares."""
+    """Propose a layout of the tissues: (size_px, size_px) uint8 with values 0 and ``tissues``, in any proportion."""
     shape = (size_px, size_px)
     fields = [
         smooth_noise(rng, shape, (22, 22)) + 0.1 * smooth_noise(rng, shape, (5, 5)) + rng.normal(0, 0.25)
@@ -265,7 +266,7 @@ def draw_layout(rng: np.random.Generator, size_px: int, tissues: Sequence[int], 
 
 
 def scan(rng: np.random.Generator, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """Stain, light and photograph a section: (H, W, 2) concentrations into an (H, W, 3) uint8 RGB image."""
+    """Stain, illuminate and scan a section: (H, W, 2) concentrations to an (H, W, 3) uint8 RGB image."""
     shape = concentrations.shape[:2]
     strength = [rng.uniform(*stain.haematoxylin_strength), rng.uniform(*stain.eosin_strength)]
     thickness = np.clip(1 + 0.1 * smooth_noise(rng, shape, (30, 30)), 0.6, 1.4)
@@ -276,39 +277,39 @@ def scan(rng: np.random.Generator, concentrations: np.ndarray, stain: Stain) -> 
     light = mix_stains(concentrations * strength * thickness[..., None], vectors, lamp)
     blur_px = rng.uniform(0.5, 0.8)
     light = ndimage.gaussian_filter(light, (blur_px, blur_px, 0))
-    light += rng.normal(0, 1, light.shape) * np.sqrt(1 + light / 60)  # read-out noise and the photons' shot noise
+    light += rng.normal(0, 1, light.shape) * np.sqrt(1 + light / 60)  # read noise and shot noise
     return np.clip(np.round(light), 0, 255).astype(np.uint8)
 
 
 def require_whole_number(name: str, value: int, least: int) -> None:
     """Raise a BundleError unless ``value`` is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BundleError(f"`{name}` must be a whole number, got {value!r}; give {least} or more.")
+        raise BundleError(f"`{name}` must be a whole number, got {value!r}; use {least} or more.")
 
 
 def make_patch(
     rng: np.random.Generator, size_px: int, tissues: Sequence[int], stain: Stain = STAINS["lab_a"], glass: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a patch and its mask. The same state of ``rng`` gives the same tissue in every stain.
+    """Draw a patch and its mask; the same state of ``rng`` gives the same tissue in every stain.
 
     Args:
         rng: source of all randomness.
         size_px: height and width, at least 32.
-        tissues: mask values of the tissues it shows, distinct, from 1 to 3; each covers at least 5 % of the patch.
-        stain: colours of the laboratory.
-        glass: share of bare glass in [0, 0.6]; small vessels and clefts come on top.
+        tissues: distinct mask values, 1 to 3, of the tissues to show; each covers at least 5 % of the patch.
+        stain: the laboratory's colours.
+        glass: share of bare glass in [0, 0.6], in addition to small vessels and clefts.
 
     Returns:
         image, (size_px, size_px, 3) uint8 RGB, and mask, (size_px, size_px) uint8, 0 for background and vessels.
 
     Raises:
-        BundleError: for an argument out of range, or when the tissues find no room.
+        BundleError: for an argument out of range, or if the tissues do not fit.
     """
     require_whole_number("size_px", size_px, MIN_SIZE_PX)
     if not tissues or len(set(tissues)) < len(tissues) or not set(tissues) <= set(TISSUES):
-        raise BundleError(f"`tissues` must be distinct values of {sorted(TISSUES)}, got {tissues}; give at least one.")
+        raise BundleError(f"`tissues` must be distinct values of {sorted(TISSUES)}, got {tissues}; use at least one.")
     if not 0 <= glass <= MAX_GLASS:
-        raise BundleError(f"`glass` must lie in [0, {MAX_GLASS}], got {glass}; give a share, not a percentage.")
+        raise BundleError(f"`glass` must be in [0, {MAX_GLASS}], got {glass}; use a fraction, not a percentage.")
     inner = (slice(PAD_PX, -PAD_PX), slice(PAD_PX, -PAD_PX))
     for _ in range(200):
         mask = draw_layout(rng, size_px + 2 * PAD_PX, tissues, glass)
@@ -317,8 +318,8 @@ def make_patch(
             break
     else:
         raise BundleError(
-            f"`tissues` must each cover {MIN_SHARE:.0%} of the patch, got no room for {tissues} in {size_px} px with "
-            f"{glass:.0%} glass; give fewer tissues, less glass or a larger `size_px`."
+            f"`tissues` must each cover {MIN_SHARE:.0%} of the patch, but {tissues} do not fit in {size_px} px with "
+            f"{glass:.0%} glass; use fewer tissues, less glass or a larger `size_px`."
         )
     fibres, angle = draw_fibres(rng, mask.shape)
     concentrations = sum(draw_tissue(rng, mask == value, TISSUES[value], fibres, angle) for value in tissues)

@@ -11,8 +11,8 @@ from .templates import render
 
 WIDTH, HEIGHT = 360, 220  # of a chart, in the units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 38  # margins around the axes
-FEW = 40  # a curve of at most so many points shows each of them
-MANY = 600  # a curve of more is thinned
+FEW = 40  # curves with at most this many points mark each of them
+MANY = 600  # curves with more points are thinned
 
 Point = tuple[float, float]
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 def read_curves(folder: str | Path) -> dict[str, list[Point]]:
     """The (step, value) pairs of each scalar in the event files of ``folder``; empty if there are none.
 
-    Where a training was killed and resumed, or done again, the steps that came later count.
+    If a training was killed and resumed, or rerun, the later values of a step are kept.
     """
     if not Path(folder).is_dir():
         return {}
@@ -30,7 +30,7 @@ def read_curves(folder: str | Path) -> dict[str, list[Point]]:
 
 
 def _last_session(events: Iterable) -> list[Point]:
-    """The finite points of ``events``, without those that a later event of their step, or of one before, undid."""
+    """The finite points of ``events``, without those superseded by a later event at the same or an earlier step."""
     kept: list[Point] = []
     for event in sorted(events, key=lambda event: event.wall_time):
         while kept and kept[-1][0] >= event.step:
@@ -41,13 +41,13 @@ def _last_session(events: Iterable) -> list[Point]:
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """The mean of each value and its neighbours, a twentieth of ``values`` in all; (N,), cut off at the ends."""
+    """Moving average over a twentieth of ``values``, (N,), with a shorter window at the ends."""
     window = np.ones(2 * (len(values) // 40) + 1)
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` even steps of 1, 2 or 5 times a power of ten, from at most ``low`` to at least ``high``."""
+    """About ``count`` ticks, spaced by 1, 2 or 5 times a power of ten, from at most ``low`` to at least ``high``."""
     if not high > low:
         low, high = low - abs(low) / 2 - 1e-3, high + abs(high) / 2 + 1e-3
     raw = (high - low) / count
@@ -60,10 +60,10 @@ def chart(name: str, points: Sequence[Point], x_name: str, smoothed: bool = Fals
     """A curve as an SVG element with axes.
 
     Args:
-        name: of the vertical axis.
-        points: at least one (x, y), x rising.
+        name: name of the vertical axis.
+        points: at least one (x, y), with increasing x.
         x_name: name of the horizontal axis.
-        smoothed: draw the smoothed curve, over a faint raw one; its outliers are cut off at the axis.
+        smoothed: draw a smoothed curve over the faint raw one, whose outliers are clipped to the axis.
     """
     x, y = np.array(points, dtype=float).T
     line = smooth(y) if smoothed else y

@@ -1,4 +1,4 @@
-"""Pictures of single val images for a run's report: as they are, as each stage saw them, and the truth."""
+"""Pictures of single val images for a run's report: the image, each stage's prediction, and the ground truth."""
 
 import base64
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from ...files.foreign_files import open_image
 from ...files.pictures import overlay
 
 LONGEST_SIDE_PX = 320
-PREDICTIONS = {  # what a picture shows, by the folder of ``predictions``
+PREDICTIONS = {  # caption by folder of ``predictions``
     "classifier_val": "pseudo mask",
     "source_val": "before the adaptation",
     "segmenter_val": "prediction",
@@ -24,7 +24,7 @@ PREDICTIONS = {  # what a picture shows, by the folder of ``predictions``
 
 
 def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
-    """The names with the best, median and worst of ``scores``, none twice; of an even number the lower median."""
+    """The names with the best, median and worst of ``scores``, none twice; the lower median for an even number."""
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
     if len(ranked) < 3:
         return dict(zip(("best", "worst"), ranked, strict=False))
@@ -32,15 +32,15 @@ def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
 
 
 class ValExamples:
-    """The val images of a run, each as a row of pictures: image, pseudo mask, prediction, truth, as far as they exist.
+    """The val images of a run, each as a row of pictures: image, pseudo mask, prediction, ground truth, if they exist.
 
     Args:
         output_dir: the run folder, with ``predictions``.
         dataset_dir: the data set's folder.
-        classes: those of the data set.
+        classes: the data set's classes.
 
     Raises:
-        OSError, BundleError: if the data set is not there or damaged.
+        OSError, BundleError: if the data set is missing or damaged.
     """
 
     def __init__(self, output_dir: str | Path, dataset_dir: str | Path, classes: Classes) -> None:
@@ -49,13 +49,15 @@ class ValExamples:
         self.table = classes.lookup_table()
         self.palette = classes.palette
         if not self.items:
-            raise FileNotFoundError(f"{Path(dataset_dir) / 'val'} does not exist; say where the data are now.")
+            raise FileNotFoundError(
+                f"{Path(dataset_dir) / 'val'} does not exist; pass the data's current folder as --dataset-dir."
+            )
 
     def row(self, name: str) -> dict[str, Image.Image]:
-        """The pictures of the image ``name``, by what they show.
+        """The pictures of the image ``name``, by caption.
 
         Raises:
-            OSError, BundleError: if the image or a mask of it is missing, damaged or of another size.
+            OSError, BundleError: if the image or one of its masks is missing, damaged or of the wrong size.
         """
         if name not in self.items:
             raise FileNotFoundError(f"{name} is no longer among the val images.")
@@ -73,7 +75,7 @@ class ValExamples:
 
 
 def embedded(picture: Image.Image) -> dict[str, Any]:
-    """``src``, ``width`` and ``height`` of an HTML picture that holds its own data, of at most 320 px a side."""
+    """``src``, ``width`` and ``height`` of an HTML image with embedded data, at most 320 px per side."""
     picture, buffer = picture.copy(), BytesIO()
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     picture.save(buffer, format="JPEG", quality=90)

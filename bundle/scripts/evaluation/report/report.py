@@ -1,4 +1,4 @@
-"""A run's ``report.html``: what was set, how it learnt, what it scores and what that looks like, in one file.
+"""A run's ``report.html``: settings, learning curves, scores and example images in one file.
 
 python -m scripts report RUN --dataset-dir WHERE_THE_DATA_ARE_NOW
 """
@@ -28,7 +28,7 @@ from .templates import render
 logger = logging.getLogger(__name__)
 
 STAGES = {"source": "before the adaptation", "classifier": "classifier", "segmenter": "segmentation network"}
-TRAINING_SETTINGS = {  # by their key in the section of a training
+TRAINING_SETTINGS = {  # by key in a training's section
     "epochs": "epochs",
     "batch_size": "batch size",
     "accumulation_steps": "batches per step",
@@ -40,7 +40,7 @@ OTHER_SETTINGS = {
     "seed": "seed",
     "precision": "precision",
     "amp": "automatic mixed precision",
-    "source_dir": "goes on from",
+    "source_dir": "started from",
     "num_images": "images adapted on",
     "freeze_encoder": "encoder frozen",
     "dataset_dir": "data set",
@@ -50,7 +50,7 @@ OTHER_SETTINGS = {
 
 @distributed.one_rank_only()
 def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
-    """Write ``report.html`` from the files of a run folder; a sentence stands for what is not there.
+    """Write ``report.html`` from the files of a run folder; missing parts are replaced by a sentence.
 
     Args:
         output_dir: the run folder.
@@ -60,7 +60,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         The file's path.
 
     Raises:
-        BundleError: if ``output_dir`` is not a run's.
+        BundleError: if ``output_dir`` is not a run folder.
     """
     output_dir = Path(output_dir).resolve()
     path, config_file = output_dir / "report.html", output_dir / "configs" / "train.json"
@@ -83,16 +83,16 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    logger.info(f"The report is {path}.")
+    logger.info(f"Wrote the report to {path}.")
     return path
 
 
 def report(run_folder: str, dataset_dir: str | None = None) -> Path:
-    """Write a run's ``report.html`` again.
+    """Regenerate a run's ``report.html``.
 
     Args:
         run_folder: ``output_dir`` of the run.
-        dataset_dir: the data set's folder, if it is not where the run found it.
+        dataset_dir: the data set's folder, if it has moved since the run.
     """
     run_folder = Path(run_folder)
     config = run_folder / "configs" / "train.json"
@@ -102,7 +102,7 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """What was scored, with ``stage`` and ``split``: val first, the stages in the order of their work."""
+    """The scores of a run, with ``stage`` and ``split``: val first, stages in the order in which they run."""
     found = []
     for path in folder.glob("*_*.json"):
         stage, _, split = path.stem.rpartition("_")
@@ -115,7 +115,7 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
 
 
 def _curves(folder: Path) -> list[dict[str, str]]:
-    """Losses by step, scores by epoch."""
+    """Charts of losses by step and of scores by epoch."""
     curves = []
     for name, points in sorted(read_curves(folder).items()):
         loss, (best_at, best) = name.endswith("_loss"), max(points, key=lambda point: point[1])
@@ -126,7 +126,7 @@ def _curves(folder: Path) -> list[dict[str, str]]:
 
 
 def _confusion_table(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The shares of the true pixels of each class, right ones on blue and wrong ones on orange."""
+    """The confusion matrix as shares of each class's true pixels, correct ones on blue and wrong ones on orange."""
     classes, confusion = list(result["classes"]), result["confusion"]
     first = len(confusion) - len(classes)  # 1 where true background is not scored
     rows = []
@@ -137,16 +137,16 @@ def _confusion_table(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shade(share: float, right: bool) -> str:
-    """From white to a blue or an orange on which black can be read."""
+    """A colour between white and a blue or orange on which black text is readable."""
     full = (120, 168, 220) if right else (244, 165, 105)
     return f"rgb({','.join(str(round(255 - share * (255 - channel))) for channel in full)})"
 
 
 def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict[str, Any]:
-    """Three val images, chosen by the score of the segmentation network; also in ``pictures/examples.png``."""
+    """Three val images, chosen by the segmentation network's score; also written to ``pictures/examples.png``."""
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
-        sentence = "The segmentation network was not scored on val, so there is no image to choose."
+        sentence = "The segmentation network was not scored on val, so there are no images to choose from."
         return {"legend": [], "figures": [], "sentences": [sentence]}
     with open(table, newline="", encoding="utf-8") as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
@@ -169,12 +169,12 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict
     if not chosen and not sentences:
         sentences.append("No val image has a score.")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
-        sentences.append("The folder predictions is not there; scoring the network again writes it.")
+        sentences.append("The folder `predictions` is missing; score the network again to create it.")
     return {"legend": classes.legend, "figures": figures, "sentences": sentences}
 
 
 def _settings(parser: ConfigParser) -> dict[str, Any]:
-    """The settings that matter most."""
+    """The most important settings."""
     trainings = ["classifier", "segmenter"] if "source_dir" not in parser else ["segmenter"]
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
     columns = [_training_settings(stage_parser(parser.get(), f"train_{network}"), network) for network in trainings]
@@ -187,7 +187,7 @@ def _settings(parser: ConfigParser) -> dict[str, Any]:
 
 
 def _training_settings(parser: ConfigParser, network: str) -> list[Any]:
-    """What a network is, how it is trained, and the ``TRAINING_SETTINGS``."""
+    """A network's definition, loss and optimiser, and its ``TRAINING_SETTINGS``."""
     parts = [_parts(parser, f"@{network}_def"), _parts(parser, f"@{network}_loss")]
     parts.append(_parts(parser, "@train#optimizer")[:1])
     values = [parser.get_parsed_content(f"train#{key}", default="–") for key in TRAINING_SETTINGS]
@@ -195,7 +195,7 @@ def _training_settings(parser: ConfigParser, network: str) -> list[Any]:
 
 
 def _parts(parser: ConfigParser, value: Any) -> list[str]:
-    """The classes that make up an object of the config, outermost first, with the names of the models they take."""
+    """The classes that make up an object of the config, outermost first, with the names of the models they use."""
     while isinstance(value, str) and value.startswith("@"):
         value = parser.get(value[1:])
     if not isinstance(value, Mapping):
@@ -206,7 +206,7 @@ def _parts(parser: ConfigParser, value: Any) -> list[str]:
 
 
 def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The version of each package; all of them if the stages' differ."""
+    """The version of each package, or all versions if they differ between stages."""
     pairs = dict.fromkeys(pair for stage in record.values() for pair in stage["versions"].items())
     packages = dict.fromkeys(package for package, _ in pairs)
     return [(package, ", ".join(version for name, version in pairs if name == package)) for package in packages]

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill the file ``template`` with ``values``, escaped unless the template says that one is HTML already."""
+    """Fill the file ``template`` with ``values``, escaped unless the template marks a value as safe HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
