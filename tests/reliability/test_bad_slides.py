@@ -80,8 +80,8 @@ SLIDES = table(
     ("a header alone", write_bytes("bad.tif", b"II*\0\x08\0\0\0"), READ, "tifffile: ", "Replace the file"),
     ("cut short early", shortened(0.1), READ, "tifffile: ", "Replace the file"),
     ("cut short late", shortened(0.9), "bad.tif must be readable; its level 0 is damaged at row 0, column 0"),
-    ("no resolution", written(mpp=None), "bad.tif must say its micrometres per pixel", "--mpp"),
-    ("a printer's resolution", written(mpp=353), "bad.tif must say its micrometres per pixel", "--mpp"),
+    ("no resolution", written(mpp=None), "bad.tif must state its micrometres per pixel", "--mpp"),
+    ("a printer's resolution", written(mpp=353), "bad.tif must state its micrometres per pixel", "--mpp"),
     (
         "a side of 4 billion",
         tiff(2**32 - 1, 2**32 - 1),

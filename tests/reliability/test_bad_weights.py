@@ -72,8 +72,8 @@ NAN = torch.full((4,), torch.nan)
 READ = "model.pt must be a state dict written by torch.save; it cannot be read"
 TORCH = table(
     ("code", save("model.pt", {"0.weight": Trap()}), READ, "objects and code in it are not loaded", "download the"),
-    ("code in the old format", save("model.pt", Trap(), _use_new_zipfile_serialization=False), READ, "are not run"),
-    ("a plain pickle", write_bytes("model.pt", pickle.dumps(Trap(), protocol=2)), READ, "are not run", "save"),
+    ("code in the old format", save("model.pt", Trap(), _use_new_zipfile_serialization=False), READ, "are not loaded"),
+    ("a plain pickle", write_bytes("model.pt", pickle.dumps(Trap(), protocol=2)), READ, "are not loaded", "save"),
     ("a whole network", save("model.pt", network()), READ, "save `network.state_dict()`"),
     ("no bytes", write_bytes("model.pt", b""), READ, "download the file again"),
     ("text", write_bytes("model.pt", b"version https://git-lfs.github.com/spec/v1"), READ, "download the file again"),

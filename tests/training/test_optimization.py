@@ -68,7 +68,7 @@ def test_a_step_moves_each_group_at_its_rate():
 def test_refuses_parts_without_a_trainable_parameter(part):
     network = TinyClassifier()
     network.norm.requires_grad_(False)
-    with pytest.raises(ValueError, match=rf"`part_multipliers` must name submodules .*; \['{part}'\] have none"):
+    with pytest.raises(ValueError, match=rf"`part_multipliers` must name .* got \['{part}'\], which have none; remove"):
         parameter_groups(network, 0.1, 0.1, part_multipliers={part: 2, "squeeze": 2})
 
 

@@ -43,7 +43,10 @@ def parameter_groups(
         multiplier = (bias_multiplier if is_bias else 1.0) * part_multipliers.get(part, 1.0)
         groups.setdefault((lr * multiplier, 0.0 if is_bias else weight_decay), []).append(parameter)
     if unused:
-        raise BundleError(f"`part_multipliers` must name trainable submodules; {sorted(unused)} have no parameters.")
+        raise BundleError(
+            "`part_multipliers` must name submodules with trainable parameters, got "
+            f"{sorted(unused)}, which have none; remove them."
+        )
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
