@@ -46,7 +46,10 @@ def our_commands():
             for line in block.splitlines()
         ]
         codes = re.findall(r"`(python -m scripts [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        for line in [*lines, *(" ".join(code.split()) for code in codes if "..." not in code and " --" in code and "--help" not in code)]:
+        for line in [
+            *lines,
+            *(" ".join(code.split()) for code in codes if "..." not in code and " --" in code and "--help" not in code),
+        ]:
             if line.startswith("python -m scripts "):
                 yield pytest.param(shlex.split(line)[3:], id=line[:100])
 

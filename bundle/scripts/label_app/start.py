@@ -33,8 +33,6 @@ def start(run: str | Path | None, given: Sequence[str]) -> None:
     try:
         from monailabel.main import Main
     except ModuleNotFoundError as error:
-        raise BundleError(
-            "MONAI Label must be installed, in a separate environment; see docs/label.md."
-        ) from error
+        raise BundleError("MONAI Label must be installed, in a separate environment; see docs/label.md.") from error
     sys.argv[1:] = command_line(app, given)
     Main().run()

@@ -150,9 +150,7 @@ def test_what_was_not_scanned_is_white():
 def test_files_that_are_no_slides_are_named_with_every_reader_s_reason(tmp_path, content):
     path = tmp_path / "a.svs"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"a.svs must be a readable slide; openslide: .*; cucim: .*; tifffile: "
-    ):
+    with pytest.raises(ValueError, match=r"a.svs must be a readable slide; openslide: .*; cucim: .*; tifffile: "):
         Slide(path, 0.5)
 
 

@@ -129,9 +129,7 @@ def test_slides_are_found_in_folders_and_lists(tmp_path):
     assert find_slides([tmp_path / "b.SVS", "x.svs"])[1].name == "x.svs"
     with pytest.raises(FileNotFoundError, match="`slides` must be slide files or a folder of them"):
         find_slides(tmp_path / "c")
-    with pytest.raises(
-        ValueError, match=r"must have unique names, ignoring suffixes, got \['a'\] twice; rename"
-    ):
+    with pytest.raises(ValueError, match=r"must have unique names, ignoring suffixes, got \['a'\] twice; rename"):
         find_slides([tmp_path / "a.ome.tif", "other/a.svs"])
 
 

@@ -57,7 +57,7 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
     if not worst <= (1e-3 if image.device.type == "cpu" else 2e-2) * largest:  # a GPU's TF32 keeps ten bits
         raise BundleError(
             f"the batch norms of `network` must be fusible, got outputs that differ by {worst:.3g} of {largest:.3g}; "
-            "use the network as it is."
+            "use the network without fusing."
         )
     return fast
 
