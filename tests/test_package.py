@@ -67,7 +67,7 @@ def test_another_package_called_scripts_is_refused_by_name(tmp_path):
     result = python("import scripts, weakhisto", tmp_path, ROOT, check=False)
     place = re.escape(str(tmp_path / "scripts" / "__init__.py"))
     assert re.search(
-        f"ImportError: weakhisto must find no other package called .*, from {place}; import", result.stderr
+        f"ImportError: weakhisto must be imported before any other .*, got one from {place}; import", result.stderr
     )
     python(
         "import weakhisto, scripts; assert scripts.__path__[0].startswith(str(weakhisto.BUNDLE_ROOT))", tmp_path, ROOT

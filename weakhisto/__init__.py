@@ -1,7 +1,7 @@
-"""Tissue masks from image-level labels, from Python: ``load`` a finished run, ``train`` one, ``prepare`` data for it.
+"""Tissue masks from image-level labels, from Python: ``prepare`` data, ``train`` a run, ``load`` a finished one.
 
-The code is that of a MONAI bundle, its package ``scripts``, which this one makes importable and re-exports from.
-Nothing heavy is imported before it is used.
+The code is the package ``scripts`` of a MONAI bundle, which this package makes importable and re-exports.
+Heavy dependencies are imported lazily.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""The command ``weakhisto``: ``python -m scripts`` of the bundle that the package finds."""
+"""The command ``weakhisto``: the bundle's ``python -m scripts``."""
 
 
 def main() -> None:
-    """Run the command of ``sys.argv``."""
-    from scripts.commands.app import main as run_command  # importable since the package is imported
+    """Run the command in ``sys.argv``."""
+    from scripts.commands.app import main as run_command  # importable once weakhisto is imported
 
     run_command()

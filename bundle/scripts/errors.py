@@ -1,9 +1,9 @@
-"""The error of this package whose message is written for the person who runs it."""
+"""The error whose message is addressed to the user."""
 
 
 class BundleError(ValueError):
-    """What someone gave, a setting, a file or data, cannot be worked with.
+    """A setting, a file or data from the user is invalid.
 
-    The message names it, the rule, the value and a remedy, so that commands end with it alone; all other errors keep
-    their traceback.
+    The message names the input, the rule, the value and a remedy, so commands print the message alone; all other errors
+    keep their traceback.
     """

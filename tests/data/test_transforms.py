@@ -259,10 +259,10 @@ def test_rectangles_come_from_another_image_with_their_masks():
 def test_mixing_nothing_and_refusals():
     image, mask = torch.rand(4, 3, 5, 5), torch.zeros(4, 1, 5, 5)
     assert torch.equal(RandomCutMix(0.0)(image, mask)[0], image)
-    with pytest.raises(ValueError, match="images can be mixed with masks as labels alone; leave `RandomCutMix` out"):
+    with pytest.raises(ValueError, match="`label` must be masks, which CutMix needs; leave `RandomCutMix` out"):
         RandomCutMix()(image, torch.zeros(4, 2))
     for sides in ((0.0, 0.5), (0.6, 0.5), (0.5, 1.1)):
-        with pytest.raises(ValueError, match=r"`sides` must be two shares in \(0, 1\], the shorter first, got"):
+        with pytest.raises(ValueError, match=r"`sides` must be two fractions in \(0, 1\], the smaller first, got"):
             RandomCutMix(sides=sides)
 
 

@@ -46,7 +46,7 @@ def test_masks_are_palette_pngs_of_our_values(tmp_path, caplog):
         mode, values, colours = read(tmp_path / "masks" / name)
         assert mode == "P" and values.tolist() == mask.tolist()
         assert colours.tolist() == [[PALETTE[value] for value in row] for row in mask]
-    assert caplog.messages == [f"Wrote masks and overlays of 2 images to {tmp_path}."]
+    assert caplog.messages == [f"Wrote masks and mask overlays of 2 images to {tmp_path}."]
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_refuses_mask_values_without_an_entry_for_ours(tmp_path, mask_values, mi
 
 @pytest.mark.parametrize("opacity", [-0.1, 50, float("nan")])
 def test_refuses_opacities_outside_0_to_1(tmp_path, opacity):
-    with pytest.raises(ValueError, match=rf"`opacity` must lie in \[0, 1\], got {opacity}; 0.5 shows"):
+    with pytest.raises(ValueError, match=rf"`opacity` must be in \[0, 1\], got {opacity}; 0.5 shows"):
         SaveMasksHandler(tmp_path, CLASSES, opacity=opacity)

@@ -150,7 +150,7 @@ def test_large_slides_keep_every_second_or_fourth_pixel(segmenter, slide, monkey
 
 def test_slides_and_images_in_a_list(segmenter, slide, image, tmp_path):
     write_slide(tmp_path / "plain.tif", np.asarray(Image.open(image)), mpp=None)
-    with pytest.raises(BundleError, match="must say its micrometres per pixel"):
+    with pytest.raises(BundleError, match="must state its micrometres per pixel"):
         segmenter.predict(tmp_path / "plain.tif")
     found = list(segmenter.predict([tmp_path / "plain.tif", image, slide], mpp=1.0))
     assert [one.probabilities is None for one in found] == [True, False, True]
@@ -178,19 +178,19 @@ def test_plots_outline_the_tissues_above_their_names(segmenter, slide, image):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda x: x / 255, r"must be an RGB image \(H, W, 3\) uint8, got \(64, 64, 3\) float64; numbers in \[0, 1\]"),
+        (lambda x: x / 255, r"must be an RGB image \(H, W, 3\) uint8, got \(64, 64, 3\) float64; convert values in"),
         (lambda x: x.astype(np.uint16), r"got \(64, 64, 3\) uint16"),
-        (lambda x: x[..., 0], "it is grey: load it in colour"),
-        (lambda x: x[..., :1], "it is grey"),
-        (lambda x: np.dstack([x, x[..., :1]]), r"leave its transparency out, `x\[..., :3\]`"),
+        (lambda x: x[..., 0], "it is greyscale: load it as RGB"),
+        (lambda x: x[..., :1], "it is greyscale"),
+        (lambda x: np.dstack([x, x[..., :1]]), r"drop the alpha channel, `x\[..., :3\]`"),
         (lambda x: x.transpose(2, 0, 1), r"got \(3, 64, 64\) uint8; .*transpose\(1, 2, 0\)"),
         (lambda x: x[:0], r"got \(0, 64, 3\) uint8"),
-        (lambda x: torch.tensor(x), "an array .*, a PIL image, a path, or a list of those, got Tensor; make an array"),
+        (lambda x: torch.tensor(x), "an array .*, a PIL image, a path, or a list of those, got Tensor; convert it to"),
         (lambda x: None, "got NoneType"),
         (lambda x: Image.fromarray(x).convert("L"), "must be an 8-bit RGB image, got L"),
         (lambda x: Image.fromarray(x).convert("RGBA"), "must be an 8-bit RGB image, got RGBA"),
         (lambda x: [], "must have at least one image or slide, got an empty list"),
-        (lambda x: [x, x[..., 0]], "it is grey"),
+        (lambda x: [x, x[..., 0]], "it is greyscale"),
     ],
 )
 def test_what_is_no_image_is_refused_at_once(segmenter, image, make, words):
@@ -209,14 +209,14 @@ def test_files_that_are_no_images_are_refused(segmenter, image, tmp_path):
     (tmp_path / "cut.png").write_bytes(image.read_bytes()[:3000])
     with pytest.raises(BundleError, match="cut.png must be a readable image"):
         segmenter.predict(tmp_path / "cut.png")
-    with pytest.raises(BundleError, match="`mpp` must be left out where there are no slides, got 0.5; .* 1.0 um"):
+    with pytest.raises(BundleError, match="`mpp` must be left out if there are no slides, got 0.5; .* 1.0 um"):
         segmenter.predict(image, mpp=0.5)
 
 
 def test_folders_that_are_no_finished_runs_are_refused(finished_run, tmp_path):
     with pytest.raises(BundleError, match="must be the folder of a finished run, got .*missing, which is no folder"):
         load(tmp_path / "missing")
-    with pytest.raises(BundleError, match="which has no configs/inference.json and no models/model.pt; give another"):
+    with pytest.raises(BundleError, match="which has no configs/inference.json and no models/model.pt; pass another"):
         load(tmp_path)
     with pytest.raises(BundleError, match="which has no models/model.pt"):
         shutil.copytree(finished_run / "configs", tmp_path / "bundle" / "configs")
@@ -225,7 +225,7 @@ def test_folders_that_are_no_finished_runs_are_refused(finished_run, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     del record["stages"]["train_segmenter"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="whose stage train_segmenter is not complete; repeat what trains it"):
+    with pytest.raises(BundleError, match="whose stage train_segmenter is not complete; repeat the training"):
         load(tmp_path / "run")
 
 

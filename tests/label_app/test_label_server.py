@@ -142,27 +142,27 @@ def test_all_of_a_slide_is_what_the_bundle_makes_of_it(server, label_run, studie
 
 WRONG = [
     ("post", f"/infer/nothing?image={PATCHES[0]}", {}, 404, r"the model must be one of \['tiny_run'\]"),
-    ("post", f"/infer/{NAME}?image=nothing", {}, 404, "must be an image of the data folder, got 'nothing'"),
-    ("post", f"/infer/{NAME}?image=/etc/hostname", {}, 404, "must be an image of the data folder"),
-    ("post", f"/infer/{NAME}?image=../truth/{PATCHES[0]}.png", {}, 404, "must be an image of the data folder"),
+    ("post", f"/infer/{NAME}?image=nothing", {}, 404, "must be an image in the data folder, got 'nothing'"),
+    ("post", f"/infer/{NAME}?image=/etc/hostname", {}, 404, "must be an image in the data folder"),
+    ("post", f"/infer/{NAME}?image=../truth/{PATCHES[0]}.png", {}, 404, "must be an image in the data folder"),
     ("post", f"/infer/{NAME}", {}, 400, "Neither Image nor File"),
-    ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": "{"}}, 400, "must be JSON"),
-    ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": "[1]"}}, 400, "of the form that the endpoint"),
+    ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": "{"}}, 400, "must be a JSON object"),
+    ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": "[1]"}}, 400, "in the form that the endpoint"),
     ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": '{"image": "/etc/hostname"}'}}, 404, "`image`"),
     ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": '{"image": 3}'}}, 400, "`image`"),
     ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": '{"version": "0009"}'}}, 400, "`version`"),
     ("post", f"/infer/{NAME}?image={PATCHES[0]}", {"data": {"params": '{"result_extension": ".py"}'}}, 400, "`result_"),
     ("post", f"/infer/{NAME}", {"files": {"file": ("x.png", b"x")}}, 400, "cannot identify image file"),
-    ("post", f"/infer/wsi/{NAME}?image=nothing", {"json": REGION}, 404, "must be an image of the data folder"),
+    ("post", f"/infer/wsi/{NAME}?image=nothing", {"json": REGION}, 404, "must be an image in the data folder"),
     ("post", "/infer/wsi/nothing?image=slide", {"json": REGION}, 404, "the model must be one of"),
-    ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"location": [-1, 0]}}, 400, "`location` must lie within"),
-    ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"location": [600, 0]}}, 400, "`location` must lie within"),
+    ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"location": [-1, 0]}}, 400, "`location` must be within"),
+    ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"location": [600, 0]}}, 400, "`location` must be within"),
     ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"size": [10**6] * 2}}, 400, "must not be larger than"),
     ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"size": [5, 0]}}, 400, "`size` must be a positive"),
     ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"level": 7}}, 400, "`level` must be one of"),
     ("post", f"/infer/wsi/{NAME}?image=slide", {"json": {"params": {"output": "pdf"}}}, 400, "`output` must be one of"),
     ("post", f"/infer/wsi/{NAME}?image=slide&output=pdf", {"json": REGION}, 422, "asap"),
-    ("post", f"/infer/wsi_v2/{NAME}?image=slide", {"data": {"wsi": "no"}}, 400, "must be JSON"),
+    ("post", f"/infer/wsi_v2/{NAME}?image=slide", {"data": {"wsi": "no"}}, 400, "must be a JSON object"),
     ("post", "/train/nothing", {}, 404, "/train/NAME must be one of"),
     ("post", f"/train/{NAME}", {}, 400, "there is nothing to train on"),
     ("post", "/scoring/nothing", {}, 404, "/scoring/NAME must be one of"),
@@ -188,7 +188,7 @@ WRONG = [
     ("put", "/datastore/image?image=../x", {"files": {"file": ("x.png", b"x")}}, 400, "a plain name without folders"),
     ("put", "/datastore/image?image=x", {"files": {"file": ("x.png", b"x")}}, 400, "cannot identify image file"),
     ("put", "/datastore/image?image=x", {"files": {"file": ("x.sh", b"x")}}, 400, "must end in one of"),
-    ("post", f"/infer/wsi_v2/{NAME}", {"files": {"file": ("x.png", b"x")}, "data": {"wsi": "3"}}, 400, "of the form"),
+    ("post", f"/infer/wsi_v2/{NAME}", {"files": {"file": ("x.png", b"x")}, "data": {"wsi": "3"}}, 400, "in the form"),
     ("put", f"/model/{NAME}", {"files": {"file": ("x.pt", b"x")}}, 400, "NOT configured"),
 ]
 
@@ -206,5 +206,5 @@ def test_a_sessions_id_is_no_path(server):
     connection = HTTPConnection("127.0.0.1", server.port, timeout=60)  # which sends the path as it is
     connection.request("DELETE", "/session/..")
     answer = connection.getresponse()
-    assert answer.status == 404 and b"a session's id must be" in answer.read()
+    assert answer.status == 404 and b"a session's id must consist of" in answer.read()
     connection.close()

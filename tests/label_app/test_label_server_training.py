@@ -173,7 +173,7 @@ def test_training_that_cannot_work_says_so_and_leaves_no_version(server, label_r
         server.request("delete", f"/datastore/label?id={PATCHES[number]}&tag=final")
     state = server.run_task("train", f"{NAME}_image_labels", max_epochs=1)
     assert state["status"] == "ERROR"
-    assert "training from image-level labels needs two patches or more" in "\n".join(state["details"])
+    assert "training from image-level labels needs at least two patches" in "\n".join(state["details"])
     assert server.request("get", "/info/").json()["models"][NAME]["config"]["version"][1] == "0003"
     assert not (label_run / "versions" / "0004").exists()
 

@@ -164,7 +164,7 @@ def test_extreme_logits_give_finite_values_and_gradients(background, scale):
 @pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4), (2, 4, 3), (2, 3, 3, 4), (2, 1, 4, 3), (2, 12)])
 def test_refuses_targets_of_another_shape(shape):
     logits = torch.zeros(2, 3, 3, 4)
-    with pytest.raises(ValueError, match=r"`target` must be \(B, H, W\) or .* `logits` \(2, 3, 3, 4\) say, got"):
+    with pytest.raises(ValueError, match=r"`target` must be \(B, H, W\) or .* `logits` \(2, 3, 3, 4\), got"):
         AdaptiveNoiseAwareLoss()(logits, torch.zeros(shape, dtype=torch.long))
 
 

@@ -87,6 +87,6 @@ def test_half_precision_maps_do_not_overflow(weights, expected):
 def test_refuses_outputs_that_do_not_end_with_two_maps(kept):
     maps = [outputs()[i] for i in kept]
     shapes = ", ".join(str(tuple(z.shape)) for z in maps).replace("(", r"\(").replace(")", r"\)")
-    text = rf"`outputs` must end with a boundary map and an embedding, got the shapes \[{shapes}\]; use a classifier"
+    text = rf"`outputs` must end with a boundary map and an embedding, got shapes \[{shapes}\]; use a classifier"
     with pytest.raises(ValueError, match=text):
         BoundaryRegularizedLoss(no_loss)(maps, label())

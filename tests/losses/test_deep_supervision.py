@@ -71,5 +71,5 @@ def test_two_paths_of_segmentation_logits_add_up(dtype):
 
 
 def test_outputs_without_a_weight_are_refused():
-    with pytest.raises(ValueError, match="`outputs` must be as many as `weights`, 2, got 3; give each a weight"):
+    with pytest.raises(ValueError, match="`outputs` must have one tensor per weight, 2, got 3; set `weights` to one"):
         DeepSupervisionLoss(nn.MSELoss(), [0.5, 0.5])((torch.zeros(1),) * 3, torch.zeros(1))

@@ -358,5 +358,5 @@ def test_does_not_loop_over_classes(published):
 @pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4), (2, 4, 3), (2, 3, 3, 4), (2, 1, 4, 3), (2, 12)])
 def test_refuses_targets_of_another_shape(shape):
     logits = torch.zeros(2, 3, 3, 4)
-    with pytest.raises(ValueError, match=r"`target` must be \(B, H, W\) or .* `logits` \(2, 3, 3, 4\) say, got \("):
+    with pytest.raises(ValueError, match=r"`target` must be \(B, H, W\) or .* `logits` \(2, 3, 3, 4\), got \("):
         IntraInterClassLoss()(logits, torch.zeros(shape, dtype=torch.long))

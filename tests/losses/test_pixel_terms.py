@@ -54,7 +54,7 @@ def test_one_hot_of_a_negative_value_is_background():
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4), (2, 4, 3), (2, 3, 3, 4), (2, 1, 4, 3), (2, 12), (2, 1, 1, 3, 4)])
 def test_one_hot_refuses_targets_of_another_shape(shape):
-    text = r"`target` must be \(B, H, W\) or \(B, 1, H, W\) as `logits` \(2, 3, 3, 4\) say, got \(" + f"{shape[0]}, "
+    text = r"`target` must be \(B, H, W\) or \(B, 1, H, W\) to match `logits` \(2, 3, 3, 4\), got \(" + f"{shape[0]}, "
     with pytest.raises(ValueError, match=text):
         one_hot(torch.zeros(shape, dtype=torch.long), torch.zeros(2, 3, 3, 4))
 

@@ -180,7 +180,7 @@ def test_evaluation_and_training_mode_can_be_switched_again():
 
 @pytest.mark.parametrize("name", ["backbone.b2", "stem", "shallow_head.weight"])
 def test_refuses_unknown_frozen_parts(name):
-    with pytest.raises(ValueError, match=f"`frozen` must name parts of the network, got '{name}'.*'backbone.stem'"):
+    with pytest.raises(ValueError, match=f"`frozen` must name submodules .*, got '{name}'.*'backbone.stem'"):
         make(frozen=["backbone.stem", name])
 
 

@@ -27,5 +27,5 @@ def test_constants_follow_the_network_s_type():
 
 @pytest.mark.parametrize(("mean", "std"), [([0.5, 0.5], [0.5]), ([0.5, 0.5], [0.5, 0.0]), ([0.5, 0.5], [0.5, -0.1])])
 def test_refuses_unequal_lengths_and_deviations_that_are_not_positive(mean, std):
-    with pytest.raises(ValueError, match="`std` be positive, got"):
+    with pytest.raises(ValueError, match="`std` must be positive, got"):
         InputNormalization(mean, std)

@@ -45,7 +45,7 @@ def test_refuses_names_that_timm_does_not_know(name):
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "densenet121", "vgg11"])
 def test_refuses_models_without_an_output_stride(name):
-    with pytest.raises(ValueError, match=f"accepts `output_stride` 8, got '{name}'; take a ResNet"):
+    with pytest.raises(ValueError, match=f"accepts `output_stride` 8, got '{name}'; use a ResNet"):
         TimmBackbone(name)
 
 

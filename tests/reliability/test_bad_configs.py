@@ -31,11 +31,11 @@ FILE = "dataset_x.json"
 CODE = "$open('victim', 'w')"
 OVERLAYS = table(
     ("no file", remove(FILE), FILE + " must be a JSON file", "it does not exist"),
-    ("no JSON", text("class_names: [a]"), FILE + " must be JSON in UTF-8", "correct it"),
-    ("a comma too many", text('{"class_names": ["a"],}'), FILE + " must be JSON in UTF-8", "correct it"),
-    ("UTF-16", text(json.dumps(OVERLAY).encode("utf-16")), FILE + " must be JSON in UTF-8", "correct it"),
-    ("a key twice", text('{"palette": 1, "palette": 2}'), FILE + " must be JSON", "['palette'] stand there twice"),
-    ("NaN", text('{"threshold": NaN}'), FILE + " must be JSON", "NaN is no number", "correct it"),
+    ("no JSON", text("class_names: [a]"), FILE + " must be JSON in UTF-8", "fix the file"),
+    ("a comma too many", text('{"class_names": ["a"],}'), FILE + " must be JSON in UTF-8", "fix the file"),
+    ("UTF-16", text(json.dumps(OVERLAY).encode("utf-16")), FILE + " must be JSON in UTF-8", "fix the file"),
+    ("a key twice", text('{"palette": 1, "palette": 2}'), FILE + " must be JSON", "['palette'] are repeated"),
+    ("NaN", text('{"threshold": NaN}'), FILE + " must be JSON", "NaN is not a JSON number", "fix the file"),
     ("a list", text([1]), FILE + " must describe a data set", "new-dataset"),
     ("a key missing", overlay(palette=None), FILE + " must describe a data set", "['palette'] are missing", "pass"),
     ("names as text", overlay(class_names="tumor,stroma"), FILE + ": `class_names` must be a list", "'tumor,stroma'"),
@@ -101,7 +101,7 @@ SECTIONS = table(
     ),
 )
 PLANS = table(
-    ("no JSON", "variants", "plan.json must be JSON in UTF-8", "correct it"),
+    ("no JSON", "variants", "plan.json must be JSON in UTF-8", "fix the file"),
     ("a list", [], "plan.json must have `variants`"),
     ("an unknown key", {"variants": {"a": {}}, "seeds": 3}, "plan.json must have `variants`", "seeds"),
     ("a loop", {"variants": {"a": {"like": "b"}, "b": {"like": "a"}}}, "`like` of 'a' must not lead back to itself"),

@@ -91,8 +91,8 @@ IMAGES = table(
         "python -m scripts prepare",
     ),
     ("another size", write_picture(IMAGE + "png", size=(8, 9)), "a[1 0].png must be 8x8", "got 8x9", "of one size"),
-    ("animation", write_pictures(IMAGE + "png"), "a[1 0].png must hold one picture", "got 3", "save each"),
-    ("stack", write_pictures(TRAIN + "d[1 0].tif"), "d[1 0].tif must hold one picture", "got 3", "save each"),
+    ("animation", write_pictures(IMAGE + "png"), "a[1 0].png must hold one image", "got 3", "save each"),
+    ("stack", write_pictures(TRAIN + "d[1 0].tif"), "d[1 0].tif must hold one image", "got 3", "save each"),
     ("header of 60000x60000", write_bytes(IMAGE + "png", BOMB), "at most 180 million pixels", "LARGEST_IMAGE_MPX"),
     ("folder", lambda data: (data / TRAIN / "d[1 0].png").mkdir(), "d[1 0].png must be a readable image", "replace"),
     ("dead link", lambda data: (data / TRAIN / "d[1 0].png").symlink_to("x"), "d[1 0].png must be a readable", "repl"),
@@ -111,8 +111,8 @@ BAD_MASKS = table(
     ("text", write_bytes(MASK, b"no mask"), "mask/v.png must be a readable image", "replace the file"),
     ("floats", both(write_picture(f"{MASKS}v.tif", "F", (4, 2)), remove(MASK)), "v.tif must be a mask", "got mode F"),
     ("values of 16 bits", lambda data: Image.fromarray(np.full((2, 4), 999, np.uint16)).save(data / MASK), "[999]"),
-    ("no tissue", lambda data: Image.new("L", (4, 2), 0).save(data / MASK), "mask must show some tissue", "fix"),
-    ("stack", both(write_pictures(f"{MASKS}v.tif", "L", (4, 2)), remove(MASK)), "v.tif must hold one picture", "got 3"),
+    ("no tissue", lambda data: Image.new("L", (4, 2), 0).save(data / MASK), "mask must show some tissue", "correct"),
+    ("stack", both(write_pictures(f"{MASKS}v.tif", "L", (4, 2)), remove(MASK)), "v.tif must hold one image", "got 3"),
     ("header of 60000x60000", write_bytes(MASK, png(60000, 60000, 0)), "at most 180 million", "LARGEST_IMAGE_MPX"),
     ("pixels missing", write_bytes(MASK, png(4, 2, 0)), "v.png must be a readable image", "replace the file"),
 )
@@ -183,11 +183,11 @@ TABLES = table(
 )
 JSON = "labels.json must be JSON"
 DATALISTS = table(
-    ("no JSON", "training: []", JSON + " in UTF-8", "correct it"),
-    ("UTF-16", json.dumps(items()).encode("utf-16"), JSON + " in UTF-8", "correct it"),
-    ("brackets without end", "[" * 100_000, JSON + " in UTF-8", "correct it"),
-    ("a key twice", '{"training": [], "training": []}', JSON, "['training'] stand there twice", "correct it"),
-    ("NaN", '{"training": [{"image": "a[1 0].png", "label": [NaN, 0]}]}', JSON, "NaN is no number", "correct it"),
+    ("no JSON", "training: []", JSON + " in UTF-8", "fix the file"),
+    ("UTF-16", json.dumps(items()).encode("utf-16"), JSON + " in UTF-8", "fix the file"),
+    ("brackets without end", "[" * 100_000, JSON + " in UTF-8", "fix the file"),
+    ("a key twice", '{"training": [], "training": []}', JSON, "['training'] are repeated", "fix the file"),
+    ("NaN", '{"training": [{"image": "a[1 0].png", "label": [NaN, 0]}]}', JSON, "NaN is not a JSON number", "fix the"),
     ("another list", {"train": []}, JSON + ' with a list "training"', "KeyError"),
     ("no label", {"training": [{"image": "a[1 0].png"}]}, JSON + ' with a list "training"', "label"),
     ("too short", items([1]), "the label of 'a[1 0].png' must be 2 numbers, 0 or 1", "got [1]"),

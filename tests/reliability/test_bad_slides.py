@@ -73,15 +73,15 @@ def shortened(share):
     return spoil
 
 
-READ = "bad.tif must be a slide that can be read; openslide: "
+READ = "bad.tif must be a readable slide; openslide: "
 SLIDES = table(
     ("no bytes", write_bytes("bad.tif", b""), READ, "tifffile: ", "Replace the file"),
     ("text", write_bytes("bad.tif", b"no slide"), READ, "tifffile: ", "Replace the file"),
     ("a header alone", write_bytes("bad.tif", b"II*\0\x08\0\0\0"), READ, "tifffile: ", "Replace the file"),
     ("cut short early", shortened(0.1), READ, "tifffile: ", "Replace the file"),
     ("cut short late", shortened(0.9), "bad.tif must be readable; its level 0 is damaged at row 0, column 0"),
-    ("no resolution", written(mpp=None), "bad.tif must say its micrometres per pixel", "--mpp"),
-    ("a printer's resolution", written(mpp=353), "bad.tif must say its micrometres per pixel", "--mpp"),
+    ("no resolution", written(mpp=None), "bad.tif must state its micrometres per pixel", "--mpp"),
+    ("a printer's resolution", written(mpp=353), "bad.tif must state its micrometres per pixel", "--mpp"),
     (
         "a side of 4 billion",
         tiff(2**32 - 1, 2**32 - 1),
@@ -133,7 +133,7 @@ def test_the_limits_can_be_set(tmp_path, monkeypatch, limit, backend):
     assert Slide(path, backends=[backend]).level_sizes == [(300, 300)]
     monkeypatch.setenv(limit.name, limit.too_little)
     with pytest.raises(
-        ValueError, match=f"a.tif must be .*; {backend}: its .* set the environment variable {limit.name}"
+        ValueError, match=f"a.tif must be .*; {backend}: its .* raise the environment variable {limit.name}"
     ):
         Slide(path, backends=[backend])
 
@@ -141,5 +141,5 @@ def test_the_limits_can_be_set(tmp_path, monkeypatch, limit, backend):
 @pytest.mark.parametrize("mpp", [float("nan"), 0, -1, 400, float("inf")])
 def test_resolutions_that_cannot_be_are_refused(tmp_path, mpp):
     path = write_slide(tmp_path / "a.tif", NOISE, None)
-    assert "a.tif: `mpp` must give between 0.02 and 20.0 micrometres per pixel" in stopped(Slide, path, mpp)
+    assert "a.tif: `mpp` must state between 0.02 and 20.0 micrometres per pixel" in stopped(Slide, path, mpp)
     assert "`model_mpp` must be between 0.02 and 20.0 micrometres per pixel" in stopped(engine, mpp)

@@ -71,9 +71,9 @@ def tensor(first, last, dtype="F32", shape=(2,)):
 NAN = torch.full((4,), torch.nan)
 READ = "model.pt must be a state dict written by torch.save; it cannot be read"
 TORCH = table(
-    ("code", save("model.pt", {"0.weight": Trap()}), READ, "code and objects in it are not run", "download the file"),
-    ("code in the old format", save("model.pt", Trap(), _use_new_zipfile_serialization=False), READ, "are not run"),
-    ("a plain pickle", write_bytes("model.pt", pickle.dumps(Trap(), protocol=2)), READ, "are not run", "save"),
+    ("code", save("model.pt", {"0.weight": Trap()}), READ, "objects and code in it are not loaded", "download the"),
+    ("code in the old format", save("model.pt", Trap(), _use_new_zipfile_serialization=False), READ, "are not loaded"),
+    ("a plain pickle", write_bytes("model.pt", pickle.dumps(Trap(), protocol=2)), READ, "are not loaded", "save"),
     ("a whole network", save("model.pt", network()), READ, "save `network.state_dict()`"),
     ("no bytes", write_bytes("model.pt", b""), READ, "download the file again"),
     ("text", write_bytes("model.pt", b"version https://git-lfs.github.com/spec/v1"), READ, "download the file again"),
@@ -215,5 +215,5 @@ def test_a_damaged_state_of_a_training_is_refused(folder, case):
 def test_missing_files_are_named(folder):
     message = stopped(read_state_dict, "model.safetensors")
     assert message.startswith(
-        "model.safetensors must be a file of weights; it does not exist. Name another, or work in"
+        "model.safetensors must be a weights file; it does not exist. Check the path, or run from"
     )

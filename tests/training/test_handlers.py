@@ -168,7 +168,7 @@ def test_the_checkpoint_holds_no_code(tmp_path):
 @pytest.mark.parametrize("max_epochs", [2, 4])
 def test_refuses_to_go_on_with_other_epochs(tmp_path, max_epochs):
     Training(tmp_path, 3, init=0).run()
-    message = f"checkpoint.pt must have the `max_epochs` of this training, {max_epochs}, to go on from it; it has 3"
+    message = f"checkpoint.pt must have the `max_epochs` of this training, {max_epochs}, to resume from it; it has 3"
     with pytest.raises(ValueError, match=message):
         Training(tmp_path, max_epochs, init=0).run()
 
@@ -178,7 +178,7 @@ def test_refuses_to_go_on_with_other_training_images(tmp_path):
     changed = Training(tmp_path, 3, init=0)
     changed.trainer.state.epoch_length = STEPS + 2
     with pytest.raises(
-        ValueError, match="must have the `epoch_length` of this training, 5, to go on from it; it has 3"
+        ValueError, match="must have the `epoch_length` of this training, 5, to resume from it; it has 3"
     ):
         changed.run()
 
@@ -266,7 +266,7 @@ def test_the_best_score_survives_a_resume(tmp_path):
 
 
 def test_a_score_that_is_no_number_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="'score' must be a number to choose the best model by it, got NaN"):
+    with pytest.raises(ValueError, match="'score' must be a number to select the best model by, got NaN"):
         Training(tmp_path, 2, init=0, val_scores=[math.nan, 0.5]).run()
     assert not (tmp_path / "best.pt").exists()
 

@@ -68,7 +68,7 @@ def test_a_step_moves_each_group_at_its_rate():
 def test_refuses_parts_without_a_trainable_parameter(part):
     network = TinyClassifier()
     network.norm.requires_grad_(False)
-    with pytest.raises(ValueError, match=rf"`part_multipliers` must name parts .*; \['{part}'\] have none"):
+    with pytest.raises(ValueError, match=rf"`part_multipliers` must name .* got \['{part}'\], which have none; remove"):
         parameter_groups(network, 0.1, 0.1, part_multipliers={part: 2, "squeeze": 2})
 
 
@@ -108,5 +108,5 @@ def test_fixed_statistics_of_batch_norms_whose_weights_train():
 
 
 def test_refuses_to_freeze_what_is_not_there():
-    with pytest.raises(ValueError, match="`parts` must name parts of TinyClassifier, got 'encoder'"):
+    with pytest.raises(ValueError, match="`parts` must name submodules of TinyClassifier, got 'encoder'"):
         freeze(TinyClassifier(), ["encoder"])

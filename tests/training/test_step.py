@@ -141,7 +141,7 @@ def test_a_step_that_waits_for_a_value_goes_on_without_a_graph(caplog, monkeypat
     monkeypatch.setattr("test_step.capture_for", lambda trained: refuse)
     assert_same(train(data, step, loss=loss), train(data, None))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "Training goes on without a CUDA graph, and slower: the step cannot be captured. operation not permitted when "
+        "Training runs without a CUDA graph, more slowly: the step cannot be captured. operation not permitted when "
         "stream is capturing"
     ]
 

@@ -103,7 +103,7 @@ def test_refuses_whole_networks(tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.pt", "."])
 def test_refuses_what_is_no_file(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match="must be a file of weights; it does not exist"):
+    with pytest.raises(FileNotFoundError, match="must be a weights file; it does not exist"):
         read_state_dict(tmp_path / name)
 
 

@@ -1,1 +1,1 @@
-"""What touches the disk: atomic writes, files that others made, pictures."""
+"""Disk access: atomic writes, reading untrusted files, images."""

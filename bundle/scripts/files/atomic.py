@@ -1,4 +1,4 @@
-"""Write files so that a reader, or a run after a crash, sees the whole file or none of it."""
+"""Write files atomically: a reader, or a run after a crash, sees the whole file or none of it."""
 
 import csv
 import glob
@@ -24,7 +24,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def remove_leftovers_of(path: str | os.PathLike) -> None:
-    """Remove the temporary folders that killed processes left beside ``path`` while they wrote it."""
+    """Remove the temporary folders that processes killed while writing ``path`` left beside it."""
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}{LEFTOVER}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -32,12 +32,12 @@ def remove_leftovers_of(path: str | os.PathLike) -> None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends without an error, it is renamed to ``path``.
+    """Yield a temporary path beside ``path`` that is renamed to ``path`` if the block ends without an error.
 
-    Works for files and for folders that do not exist yet. The folder of ``path`` is made if needed.
+    Works for files and for folders that do not exist yet. The parent folder of ``path`` is created if needed.
 
     Raises:
-        OSError: as the block does, for instance when the disk is full; one that names no file comes to name ``path``.
+        OSError: whatever the block raises, for instance when the disk is full; ``path`` is added if no file is named.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as indented JSON; NaN and infinity are refused, since JSON has neither."""
+    """Write ``content`` as indented JSON; NaN and infinity, which JSON does not have, raise a ``ValueError``."""
     text = json.dumps(content, indent=4, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -68,19 +68,19 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Seq
 
 
 def write_checkpoint(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content``, made of tensors and plain Python values, with ``torch.save``."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # given a path, torch hides why writing fails
+    """Write ``content``, which consists of tensors and plain Python values, with ``torch.save``."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:  # with a path, torch hides why writing fails
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch ends the archive when a write has failed, which fails again
+        except RuntimeError as error:  # after a failed write torch closes the archive, which fails again
             raise (error.__context__ or error) from None
 
 
 def write_state_dict(path: str | os.PathLike, state: Mapping[str, torch.Tensor]) -> None:
-    """Write names with tensors: as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
+    """Write a state dict: as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
     if Path(path).suffix.lower() != ".safetensors":
         write_checkpoint(path, {name: tensor.detach().cpu() for name, tensor in state.items()})
         return
     own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    with atomic_path(path) as temporary:  # safetensors refuses tensors that share memory, hence the clones
+    with atomic_path(path) as temporary:  # safetensors rejects tensors that share memory, hence the clones
         temporary.write_bytes(safetensors.torch.save(own))

@@ -1,4 +1,4 @@
-"""Masks and pictures as PNG files: palette masks, overlays, heat maps, panels and confusion matrices."""
+"""Masks and figures as PNG files: palette masks, mask overlays, heat maps, panels and confusion matrices."""
 
 import textwrap
 import zlib
@@ -14,18 +14,18 @@ from skimage.segmentation import find_boundaries
 from ..errors import BundleError
 from .atomic import atomic_path
 
-Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, for each mask value
-GAP_PX, LINE_PX = 6, 22  # between pictures on a sheet; of a line of text
+Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, per mask value
+GAP_PX, LINE_PX = 6, 22  # gap between images on a sheet; height of a line of text
 
 
 def write_png(path: str | Path, picture: Image.Image) -> None:
-    """Write ``picture`` as PNG by atomic rename."""
+    """Write ``picture`` atomically as PNG."""
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # the default's size in half its time
+        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # same size as the default in half the time
 
 
 def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
-    """``mask``, (H, W) integers, as a palette image: its pixels are the mask's values, shown in their colours.
+    """Convert ``mask``, (H, W) integers, to a palette image whose pixel values are the mask values.
 
     Raises:
         BundleError: if a value has no colour.
@@ -45,16 +45,16 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:
-    """``image``, (H, W, 3) uint8, with the colours of ``mask``, (H, W), laid over it; value 0 is left clear."""
+    """Blend the colours of ``mask``, (H, W), over ``image``, (H, W, 3) uint8; value 0 stays transparent."""
     weight = np.full((len(palette), 1, 1), opacity)
     weight[0] = 0
-    mixed = (1 - weight) * np.arange(256) + weight * np.asarray(palette)[..., None]  # (V, 3, 256), of each byte
+    mixed = (1 - weight) * np.arange(256) + weight * np.asarray(palette)[..., None]  # (V, 3, 256), for each byte
     table, row = mixed.round().astype(np.uint8), 256 * mask.astype(np.intp)
     return Image.fromarray(np.stack([table[:, c].ravel()[row + image[..., c]] for c in range(3)], axis=-1))
 
 
 def outlined(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Image.Image:
-    """``image``, (H, W, 3) uint8, with the regions of ``mask``, (H, W), tinted and outlined; value 0 is left clear."""
+    """Tint and outline the regions of ``mask``, (H, W), in ``image``, (H, W, 3) uint8; value 0 stays transparent."""
     picture = np.array(overlay(image, mask, palette, opacity=0.25))
     edges = binary_dilation(find_boundaries(mask, mode="inner")) & (mask > 0)
     picture[edges] = np.asarray(palette, dtype=np.uint8)[mask[edges]]
@@ -62,12 +62,12 @@ def outlined(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Image.Ima
 
 
 def uint8_image(image: torch.Tensor) -> np.ndarray:
-    """``image``, (3, H, W) float in [0, 1], as (H, W, 3) uint8."""
+    """Convert ``image``, (3, H, W) float in [0, 1], to (H, W, 3) uint8."""
     return (image.detach().cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
 def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
-    """``image``, (H, W, 3) uint8, under a blue-to-red heat map of ``scores``, (H, W) float, clipped to [0, 1]."""
+    """Blend a blue-to-red heat map of ``scores``, (H, W) float clipped to [0, 1], over ``image``, (H, W, 3) uint8."""
     heat = np.clip(np.nan_to_num(scores, neginf=0.0), 0, 1)[..., None]
     colours = 255 * np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1)  # the "jet" colours
     return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
@@ -79,9 +79,9 @@ def panels(
     legend: Sequence[tuple[str, Sequence[int]]] = (),
     height: int = 224,
 ) -> Image.Image:
-    """A sheet of pictures: one row each, scaled to ``height`` pixels, under the columns' ``titles``.
+    """Arrange rows of images, scaled to ``height`` pixels, under column ``titles``.
 
-    Below them stand the names in ``legend``, each after its colour.
+    The ``legend`` below the images lists names, each after a swatch of its colour.
     """
     gap, header = GAP_PX, LINE_PX
     scaled = [
@@ -101,7 +101,7 @@ def panels(
 
 
 def with_legend(picture: Image.Image, legend: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
-    """``picture`` above the names in ``legend``, each after its colour, in as many lines as they take."""
+    """Add the names in ``legend``, each after a swatch of its colour, in as many lines as needed below ``picture``."""
     font, places, left, line = ImageFont.load_default(size=14), [], GAP_PX, 0
     widths = [36 + round(font.getlength(name)) for name, _ in legend]
     across = max([picture.width, *(GAP_PX + width for width in widths)])
@@ -120,18 +120,18 @@ def with_legend(picture: Image.Image, legend: Sequence[tuple[str, Sequence[int]]
 
 
 def confusion_picture(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """A confusion matrix as shares of each row.
+    """Draw a confusion matrix, each row normalised to fractions.
 
     Args:
-        confusion: pixel counts (T, V) of the last T of V classes down, the truth, and of all across, the prediction.
-        names: of the V classes.
+        confusion: pixel counts (T, V); rows are the ground truth (the last T of V classes), columns the prediction.
+        names: names of the V classes.
     """
     cell, header, font = 96, 84, ImageFont.load_default(size=14)
     wrapped = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in names]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     picture = Image.new("RGB", (cell * (1 + len(names)), header + cell * len(confusion)), "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((4, 4), "truth down, prediction across, as shares of the true pixels", fill="black", font=font)
+    draw.text((4, 4), "rows: ground truth, columns: prediction, as fractions of each row", fill="black", font=font)
     for column, name in enumerate(wrapped):
         draw.text((cell + column * cell + 4, 30), name, fill="black", font=font)
     for row, name in enumerate(wrapped[len(names) - len(confusion) :]):

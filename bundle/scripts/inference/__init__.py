@@ -1,1 +1,1 @@
-"""Masks of new images."""
+"""Segmentation of new images."""

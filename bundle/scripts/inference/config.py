@@ -1,4 +1,4 @@
-"""The configs with which a finished run segments new images."""
+"""The configs that a finished run uses to segment new images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from ..runs.run_folder import BUNDLE_ROOT
 
 @distributed.one_rank_only()
 def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int]) -> None:
-    """Give a run folder the ``inference.json`` and ``metadata.json`` that fit its segmentation network.
+    """Write the ``inference.json`` and ``metadata.json`` of a run's segmentation network.
 
     Args:
-        output_dir: the run folder. Keys that ``inference.json`` lists in ``of_the_training`` come from its
+        output_dir: the run folder. Keys listed in ``of_the_training`` of ``inference.json`` are taken from its
             ``train.json``.
-        classes: names and values; they have as many channels as the network's output.
+        classes: names and values; one class per output channel of the network.
         patch_size: height and width of the training patches in pixels.
     """
     configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"

@@ -1,4 +1,4 @@
-"""What a network says of an image or a slide."""
+"""The prediction for an image or a slide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from ..slides.outputs.areas import AreaCounter
 from ..slides.outputs.results import clear_values
 from ..slides.segmenting.tiles import nearest_pixels
 
-PLOT_PX = (512, 2048)  # the longer side of a plot: at least, at most
+PLOT_PX = (512, 2048)  # minimum and maximum length of a plot's longer side
 
 
 @dataclass(frozen=True)
 class Area:
-    """How much of an image is of a class.
+    """The area of a class in an image.
 
     Args:
-        pixels: their number, at the resolution of the network.
-        share: of the pixels of all tissues, in [0, 1]; ``None`` if there are none.
+        pixels: number of pixels at the network's resolution.
+        share: fraction of all tissue pixels, in [0, 1]; ``None`` if there are none.
         mm2: the area in mm²; ``None`` if the resolution is unknown.
     """
 
@@ -33,20 +33,20 @@ class Area:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of an image or a slide.
+    """The prediction for an image or a slide.
 
     Args:
-        mask: (H, W) uint8 in our values, indices of ``classes.value_names``; of a slide without a class of background
-            one value more, ``classes.outside``, where there is no tissue.
-        entropy: of the class probabilities, as a share of the largest possible, (H, W) float32 in [0, 1]: 0 sure, 1
-            undecided; 0 where there is no tissue.
+        mask: (H, W) uint8 in the bundle's values, indices of ``classes.value_names``. Slides without a background class
+            have one more value, ``classes.outside``, for pixels without tissue.
+        entropy: entropy of the class probabilities, normalised by its maximum, (H, W) float32 in [0, 1]: 0 certain, 1
+            undecided; 0 for pixels without tissue.
         probabilities: (K, H, W) float32 in [0, 1], in the order of ``classes.channel_names``; ``None`` for slides.
         classes: names, values and colours.
-        areas: of each tissue, by name.
-        image: what was segmented, (H, W, 3) uint8; of a slide a small picture.
-        mpp: micrometres per pixel of the mask, (y, x). Images are taken at the resolution of the training patches;
-            ``None`` if that is unknown.
-        path: the file; ``None`` for arrays and pictures.
+        areas: area of each tissue, by name.
+        image: the segmented image, (H, W, 3) uint8; for a slide, a thumbnail.
+        mpp: micrometres per pixel of the mask, (y, x). Images are assumed to have the resolution of the training
+            patches; ``None`` if that is unknown.
+        path: the file; ``None`` for arrays and PIL images.
     """
 
     mask: np.ndarray
@@ -59,7 +59,7 @@ class Prediction:
     path: Path | None = None
 
     def plot(self) -> Image.Image:
-        """The image with its tissues outlined in their colours, above their names and shares; notebooks show it.
+        """Draw the image with tissue outlines and a legend of names and fractions; notebooks display it.
 
         >>> prediction.plot().size[0]
         512
@@ -77,7 +77,7 @@ class Prediction:
 
 
 def counted(mask: np.ndarray) -> AreaCounter:
-    """The pixels of ``mask``, (H, W) uint8, by value."""
+    """Count the pixels of ``mask``, (H, W) uint8, by value."""
     counter = AreaCounter()
     counter.add(mask, np.zeros_like(mask))
     return counter
@@ -87,8 +87,8 @@ def areas_of(counter: AreaCounter, classes: Classes, mpp: Sequence[float] | None
     """The area of each tissue, by name.
 
     Args:
-        counter: of the mask's pixels.
-        classes: what its values mean.
+        counter: counts of the mask's pixels.
+        classes: the meaning of the mask values.
         mpp: micrometres per pixel, (y, x); ``None`` if unknown.
     """
     rows = counter.table(classes, mpp or (1.0, 1.0))[:-1]  # the last one is all tissue

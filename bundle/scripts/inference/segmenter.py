@@ -1,7 +1,7 @@
-"""The Python door to a finished run: ``load(run).predict(image)``.
+"""The Python API of a finished run: ``load(run).predict(image)``.
 
-The network, its inferer and what comes before and after it are those of the run's ``inference.json``, and of
-``inference_slides.json`` for slides: masks are those that ``python -m monai.bundle run`` writes.
+The network, inferer, preprocessing and postprocessing come from the run's ``inference.json``, and for slides from
+``inference_slides.json``, so masks are identical to those that ``python -m monai.bundle run`` writes.
 """
 
 import math
@@ -31,22 +31,22 @@ from ..slides.segmenting.strip_files import MapStrips
 from .prediction import Prediction, areas_of, counted
 from .sources import Source, image_size, sources_in
 
-LARGEST_MASK_MPX = 128.0  # of a slide, beyond which every second pixel is kept, every fourth, ...
+LARGEST_MASK_MPX = 128.0  # larger slide masks are subsampled by 2, 4, ...
 
 
 def load(run: str | Path, device: str | torch.device | None = None, **settings: Any) -> "Segmenter":
-    """Open a finished run, or an exported bundle, from any working directory.
+    """Load a finished run, or an exported bundle, from any working directory.
 
-    The code that works is that of the bundle that is imported, not the copy in the run's folder.
+    The code used is that of the imported bundle, not the copy in the run's folder.
 
     Args:
         run: its folder.
-        device: where the network works; default: a GPU if there is one.
-        settings: other values for keys of the run's ``configs/inference.json`` or of ``inference_slides.json``, such as
+        device: device of the network; default: a GPU if available.
+        settings: overrides for keys of the run's ``configs/inference.json`` or of ``inference_slides.json``, such as
             ``mirror_averaging=False``, ``eval_batch_size=4`` or ``model_mpp=0.5``.
 
     Raises:
-        BundleError: if there is no such folder, its segmentation network is not trained yet, or a setting is unknown.
+        BundleError: if the folder does not exist, its segmentation network is not trained yet, or a setting is unknown.
 
     >>> segmenter = load(run)
     >>> segmenter.classes.value_names
@@ -59,40 +59,40 @@ def load(run: str | Path, device: str | torch.device | None = None, **settings: 
 
 
 def require_finished(run: str | Path) -> Path:
-    """The absolute path of a finished run's folder, or of an exported bundle.
+    """Return the absolute path of a finished run's folder or an exported bundle.
 
     Raises:
-        BundleError: if it is neither; it says what is missing.
+        BundleError: if it is neither; the message says what is missing.
     """
     folder = Path(run).resolve()
     if not folder.is_dir():
-        raise BundleError(f"`run` must be the folder of a finished run, got {run}, which is no folder; correct it.")
+        raise BundleError(f"`run` must be the folder of a finished run, got {run}, which is no folder; check the path.")
     if (folder / "run.json").is_file() and not RunFolder(folder).is_complete("train_segmenter"):
         raise BundleError(
             f"`run` must be the folder of a finished run, got {run}, whose stage train_segmenter is not complete; "
-            "repeat what trains it, and it goes on."
+            "repeat the training command to resume it."
         )
     missing = [name for name in ("configs/inference.json", "models/model.pt") if not (folder / name).is_file()]
     if missing:
         raise BundleError(
             f"`run` must be the folder of a finished run or an exported bundle, got {run}, which has no "
-            f"{' and no '.join(missing)}; give another, or finish its training."
+            f"{' and no '.join(missing)}; pass another folder, or finish its training."
         )
     return folder
 
 
 class Segmenter:
-    """A trained segmentation network, ready to work; ``load`` makes it.
+    """A trained segmentation network, ready for inference; created by ``load``.
 
     Args:
         bundle: folder of the bundle or run.
         weights: file of the network's weights.
-        device: where it works, as for ``torch.device``.
+        device: device of the network, as for ``torch.device``.
         settings: as for ``load``.
 
     Attributes:
         network: maps images (B, 3, H, W) in [0, 1] to logits (B, K, H, W).
-        classes: what the channels are.
+        classes: the meaning of the channels.
         patch_size: height and width of the training patches in pixels.
         model_mpp: their micrometres per pixel; ``None`` if unknown.
     """
@@ -118,7 +118,7 @@ class Segmenter:
 
     @cached_property
     def engine(self) -> SlideEngine:
-        """The same network on slides.
+        """The engine that runs the same network on slides.
 
         Raises:
             BundleError: if the resolution of its training patches is unknown.
@@ -129,21 +129,20 @@ class Segmenter:
     def predict(self, source: Source | Sequence[Source], mpp: float | None = None) -> Prediction | Iterator[Prediction]:
         """Segment an image or a slide, or several.
 
-        Images are 8-bit RGB and have the resolution of the training patches (``model_mpp``); slides are brought to it.
-        A slide whose mask would have more than ``LARGEST_MASK_MPX`` million pixels keeps every second pixel of it, or
-        every fourth, and so on: ``mpp`` of the prediction says so. Its areas are those of all pixels.
+        Images are 8-bit RGB at the resolution of the training patches (``model_mpp``); slides are resampled to it.
+        A slide mask that would have more than ``LARGEST_MASK_MPX`` megapixels is subsampled by 2, 4 and so on, which
+        the prediction's ``mpp`` reflects. Areas are computed from all pixels.
 
         Args:
             source: (H, W, 3) uint8, a PIL image, or the path of an image or a slide; or a list of those, or a folder of
                 images or slides.
-            mpp: micrometres per pixel of slides whose files do not say them.
+            mpp: micrometres per pixel of slides whose files do not state it.
 
         Returns:
-            A prediction; for a list or a folder an iterator of predictions in its order, which are made when they are
-            asked for.
+            A prediction; for a list or a folder, an iterator that computes predictions lazily, in order.
 
         Raises:
-            BundleError: if something is no such image or slide; it says what it is.
+            BundleError: if an input is not a valid image or slide; the message says what it is.
 
         >>> segmenter = load(run)
         >>> prediction = segmenter.predict(image)
@@ -157,13 +156,13 @@ class Segmenter:
         return next(predictions) if several is None else predictions
 
     def _predict_all(self, sources: Sequence[Source], mpp: float | None) -> Iterator[Prediction]:
-        """Predictions of ``sources``, in their order; what is no image or slide is refused at once."""
+        """Predict ``sources`` in order; invalid inputs raise before anything is computed."""
         slides = [isinstance(source, (str, Path)) and is_slide(source) for source in sources]
         sizes = [() if slide else image_size(source) for source, slide in zip(sources, slides, strict=True)]
         if mpp is not None and not any(slides):
             raise BundleError(
-                f"`mpp` must be left out where there are no slides, got {mpp}; images are taken at the resolution of "
-                f"the training patches, {self.model_mpp or 'unknown'} um per pixel: bring them to it before."
+                f"`mpp` must be left out if there are no slides, got {mpp}; images must have the resolution of the "
+                f"training patches, {self.model_mpp or 'unknown'} um per pixel: resample them first."
             )
         batches = batches_of_one_size(sizes, self._batch_size)
         return self._in_order(sources, {index: batch for batch in batches for index in batch}, slides, mpp)
@@ -171,7 +170,7 @@ class Segmenter:
     def _in_order(
         self, sources: Sequence[Source], batch_of: dict[int, list[int]], slides: Sequence[bool], mpp: float | None
     ) -> Iterator[Prediction]:
-        """Work on a slide, or on the batch of an image, when its turn comes."""
+        """Segment each slide, or each image with its batch, when its turn comes."""
         done: dict[int, Prediction] = {}
         for index, source in enumerate(sources):
             with plainly():
@@ -184,7 +183,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _predict_images(self, sources: Sequence[Source]) -> list[Prediction]:
-        """Segment images of one size as the evaluator of ``inference.json`` does."""
+        """Segment images of equal size as the evaluator of ``inference.json`` does."""
         items = ThreadedDataset(sources, self._prepared).__getitems__(range(len(sources)))
         images = torch.stack([item["image"] for item in items]).to(self.device)
         with torch.autocast(self.device.type, enabled=self._amp):
@@ -195,17 +194,17 @@ class Segmenter:
         ]
 
     def _prepared(self, source: Source) -> dict[str, Any]:
-        """What the preprocessing makes of an image: ``image``, (3, H, W) in [0, 1], and ``name``."""
+        """Preprocess an image into ``image``, (3, H, W) in [0, 1], and ``name``."""
         if isinstance(source, (str, Path)):
             return self._preprocessing({"image": str(source), "name": Path(source).name})
         pixels = torch.from_numpy(np.array(source)).permute(2, 0, 1)
         return self._preprocessing({"image": pixels, "name": "the image"}, start=len(image_loading()))
 
     def _prediction(self, source: Source, item: dict[str, Any], logits: torch.Tensor) -> Prediction:
-        """The prediction of an image.
+        """Build the prediction of an image.
 
         Args:
-            source: where it came from.
+            source: the input image.
             item: has ``image``, (3, H, W) in [0, 1].
             logits: (K, H, W).
         """
@@ -246,7 +245,7 @@ class Segmenter:
 
 
 def mask_step(shape: Sequence[int]) -> int:
-    """Every which pixel of a slide's mask of ``shape``, (H, W), is kept: 1, 2, 4, ..."""
+    """Subsampling factor, 1, 2, 4, ..., of a slide's mask of ``shape``, (H, W)."""
     step = 1
     while math.ceil(shape[0] / step) * math.ceil(shape[1] / step) > LARGEST_MASK_MPX * 1e6:
         step *= 2

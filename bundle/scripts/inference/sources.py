@@ -1,4 +1,4 @@
-"""What ``Segmenter.predict`` takes: arrays, pictures, files, and several of them."""
+"""Inputs of ``Segmenter.predict``: arrays, PIL images and files, one or several."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,17 @@ from ..errors import BundleError
 from ..files.foreign_files import open_image
 from ..slides.reading.files import find_slides, holds_slides
 
-Source = np.ndarray | Image.Image | str | Path  # (H, W, 3) uint8, RGB; a picture; the path of an image or a slide
+Source = np.ndarray | Image.Image | str | Path  # (H, W, 3) uint8, RGB; a PIL image; the path of an image or a slide
 
 
 def sources_in(source: Any) -> list[Source] | None:
-    """The members of a list or the files of a folder: its slides if it has any, or else its images; ``None`` if
-    ``source`` is neither.
+    """List the items of a list or folder; ``None`` if ``source`` is neither.
+
+    For a folder, these are its slides if it has any, else its images.
 
     Raises:
         BundleError: if the list is empty.
-        FileNotFoundError: if there is no such file or folder, or nothing in the folder.
+        FileNotFoundError: if the file or folder does not exist, or the folder has no images or slides.
     """
     if isinstance(source, (list, tuple)):
         if not source:
@@ -35,10 +36,10 @@ def sources_in(source: Any) -> list[Source] | None:
 
 
 def image_size(source: Any) -> tuple[int, int]:
-    """Height and width of an image; of a file from its header.
+    """Height and width of an image; for a file, from its header.
 
     Raises:
-        BundleError: if it is no image, or not 8-bit RGB.
+        BundleError: if it is not an image, or not 8-bit RGB.
     """
     if isinstance(source, (str, Path)):
         with open_image(source) as picture:
@@ -49,25 +50,25 @@ def image_size(source: Any) -> tuple[int, int]:
 
 
 def require_pixels(pixels: Any) -> np.ndarray:
-    """``pixels`` itself if it is an array of an 8-bit RGB image, (H, W, 3) uint8.
+    """Return ``pixels`` if it is an 8-bit RGB image, (H, W, 3) uint8.
 
     Raises:
-        BundleError: if it is anything else; it says how to make one of it.
+        BundleError: if it is anything else; the message says how to convert it.
     """
     if not isinstance(pixels, np.ndarray):
         raise BundleError(
             f"`source` must be an array (H, W, 3) uint8, a PIL image, a path, or a list of those, got "
-            f"{type(pixels).__name__}; make an array of it, `numpy.asarray(…)`."
+            f"{type(pixels).__name__}; convert it to an array, `numpy.asarray(…)`."
         )
     shape, colour = pixels.shape, "`numpy.asarray(Image.open(…).convert('RGB'))`"
     if pixels.ndim == 2 or shape[2:] == (1,):
-        remedy = f"it is grey: load it in colour, {colour}."
+        remedy = f"it is greyscale: load it as RGB, {colour}."
     elif shape[2:] == (4,):
-        remedy = "leave its transparency out, `x[..., :3]`."
+        remedy = "drop the alpha channel, `x[..., :3]`."
     elif pixels.ndim != 3 or shape[2] != 3 or 0 in shape:
-        remedy = f"load it as {colour}; of (3, H, W) `x.transpose(1, 2, 0)` makes (H, W, 3)."
+        remedy = f"load it as {colour}; `x.transpose(1, 2, 0)` converts (3, H, W) to (H, W, 3)."
     elif pixels.dtype != np.uint8:
-        remedy = "numbers in [0, 1] become bytes by `(255 * x).round().astype(numpy.uint8)`."
+        remedy = "convert values in [0, 1] with `(255 * x).round().astype(numpy.uint8)`."
     else:
         return pixels
     raise BundleError(f"`source` must be an RGB image (H, W, 3) uint8, got {shape} {pixels.dtype}; {remedy}")

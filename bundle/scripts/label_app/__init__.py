@@ -1,1 +1,1 @@
-"""A MONAI Label app that proposes tissue outlines, learns from corrections and picks what to annotate next."""
+"""A MONAI Label app that proposes tissue outlines, learns from corrections and selects what to annotate next."""

@@ -1,4 +1,4 @@
-"""Start MONAI Label's server with this app, for this machine alone unless ``--host`` says otherwise."""
+"""Start MONAI Label's server with this app, reachable only from this machine unless ``--host`` is given."""
 
 import sys
 from collections.abc import Sequence
@@ -10,31 +10,29 @@ APP = Path(__file__).resolve().parent
 
 
 def command_line(app: Path, given: Sequence[str]) -> list[str]:
-    """The words after ``monailabel``: what is given comes last, and so takes the place of a default.
+    """The arguments of ``monailabel``: the given ones come last and so override the defaults.
 
-    MONAI Label's own default host is the whole network, and it asks nobody for a password.
+    By default MONAI Label listens on all network interfaces, without authentication.
     """
     return ["start_server", "--app", str(app), "--host", "127.0.0.1", *given]
 
 
 def start(run: str | Path | None, given: Sequence[str]) -> None:
-    """Start the server, and stay until it ends.
+    """Start the server and block until it ends.
 
     Args:
-        run: the folder of the finished run that proposes outlines; ``None`` for the one whose code this is.
+        run: the folder of the finished run whose network is used; ``None`` for the one that contains this code.
         given: options of ``monailabel start_server``.
 
     Raises:
-        BundleError: if there is no such run, or MONAI Label is not installed.
+        BundleError: if the run does not exist, or MONAI Label is not installed.
     """
     app = APP if run is None else Path(run).resolve() / "scripts" / "label_app"
     if not (app / "main.py").is_file():
-        raise BundleError(f"`run` must be the folder of a finished run, got {run}; it has no scripts/label_app.")
+        raise BundleError(f"`run` must be the folder of a finished run, got {run}, which has no scripts/label_app.")
     try:
         from monailabel.main import Main
     except ModuleNotFoundError as error:
-        raise BundleError(
-            "MONAI Label must be installed, in an environment of its own; see docs/label.md for how."
-        ) from error
+        raise BundleError("MONAI Label must be installed, in a separate environment; see docs/label.md.") from error
     sys.argv[1:] = command_line(app, given)
     Main().run()

@@ -1,4 +1,4 @@
-"""Losses of both stages."""
+"""Losses for both stages."""
 
 from .adaptive_noise_aware import AdaptiveNoiseAwareLoss
 from .boundary_regularized import BoundaryRegularizedLoss

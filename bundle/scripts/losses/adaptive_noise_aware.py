@@ -11,12 +11,12 @@ BACKGROUND_LOGIT = 100.0
 class AdaptiveNoiseAwareLoss(nn.Module):
     """``alpha * CE + beta * U + gamma * S``: cross-entropy of confident pixels, uncertainty and spatial smoothness.
 
-    With background, the logits get one more channel, 100 where the pseudo mask is background and 0 elsewhere, before
-    the softmax. All terms are means over the batch. The weights are plain attributes: ``LinearScheduleHandler`` moves
-    them from their values at the first epoch (the defaults) towards those after the last.
+    With background, the logits get one more channel before the softmax, 100 where the pseudo mask is background and 0
+    elsewhere. All terms are means over the batch. The weights are plain attributes: ``LinearScheduleHandler`` moves
+    them from their values in the first epoch (the defaults) to those after the last.
 
     Args:
-        background: whether target values outside 0..K-1 are background. Without it such pixels have no target.
+        background: whether target values outside 0..K-1 are background. If not, such pixels have no target.
         alpha: weight of the cross-entropy.
         beta: weight of the uncertainty.
         gamma: weight of the smoothness.
@@ -40,10 +40,10 @@ class AdaptiveNoiseAwareLoss(nn.Module):
             The loss, a scalar.
 
         Raises:
-            BundleError: if batch or size of the two differ.
+            BundleError: if their batch or image sizes differ.
         """
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of pixels overflow half precision
-        onehot = one_hot(target, logits)  # (B, K, H, W), all zero where background
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums over pixels overflow half precision
+        onehot = one_hot(target, logits)  # (B, K, H, W), all zero for background
         if self.background:
             is_background = 1 - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)
             onehot = torch.cat([onehot, is_background], dim=1)

@@ -1,4 +1,4 @@
-"""The stage-1 loss of IBDR: that of the heads, and a penalty on the two side branches of its IBM block."""
+"""The stage-1 loss of IBDR: the loss of the heads plus penalties on the two side branches of the IBM block."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ class BoundaryRegularizedLoss(nn.Module):
     Args:
         loss: takes the logits of the heads, a tuple of (B, K), and the label.
         boundary_weight: weight of the mean square of the boundary map.
-        embedding_weight: weight of the mean over pixels of the embedding's Euclidean length.
+        embedding_weight: weight of the embedding's Euclidean norm, averaged over pixels.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class BoundaryRegularizedLoss(nn.Module):
         self.embedding_weight = embedding_weight
 
     def forward(self, outputs: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-        """Compare a classifier's outputs in training with the multi-hot ``label``, (B, K).
+        """Compute the loss of a classifier's training outputs and the multi-hot ``label``, (B, K).
 
         Args:
             outputs: logits (B, K) of each head, then the boundary map (B, 1, h, w) and the embedding (B, E, h, w) of
@@ -40,12 +40,12 @@ class BoundaryRegularizedLoss(nn.Module):
             The loss, a scalar.
 
         Raises:
-            BundleError: if the last two outputs are no maps.
+            BundleError: if the last two outputs are not feature maps.
         """
         *logits, boundary, embedding = outputs
         if boundary.ndim != 4 or embedding.ndim != 4:
             raise BundleError(
-                "`outputs` must end with a boundary map and an embedding, got the shapes "
+                "`outputs` must end with a boundary map and an embedding, got shapes "
                 f"{[tuple(output.shape) for output in outputs]}; use a classifier with the fusion block "
                 "ImplicitBoundaryMining, or another loss."
             )

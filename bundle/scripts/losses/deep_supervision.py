@@ -1,4 +1,4 @@
-"""The weighted sum of a loss over the outputs of a network that has several."""
+"""The weighted sum of a loss over the outputs of a network with several outputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,8 +11,8 @@ from ..errors import BundleError
 class DeepSupervisionLoss(nn.Module):
     """``sum over i of weights[i] * loss(outputs[i], target)``, in float32.
 
-    ``monai.losses.DeepSupervisionLoss`` begins its sum with a number that it copies to the device, which waits for the
-    GPU in every step and keeps a step from being captured as a CUDA graph.
+    ``monai.losses.DeepSupervisionLoss`` starts its sum with a number copied to the device, which synchronises with the
+    GPU in every step and prevents capturing a step as a CUDA graph.
 
     Args:
         loss: takes an output and the target.
@@ -25,19 +25,20 @@ class DeepSupervisionLoss(nn.Module):
         self.weights = list(weights)
 
     def forward(self, outputs: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """Compare each of ``outputs``, tensors of any shape, with ``target``; a single tensor has no weight.
+        """Sum the weighted losses of ``outputs``, tensors of any shape, and ``target``; a single tensor has no weight.
 
         Returns:
             The loss, a float32 scalar.
 
         Raises:
-            BundleError: if there are more or fewer outputs than weights.
+            BundleError: if the numbers of outputs and weights differ.
         """
         if isinstance(outputs, torch.Tensor):
             return self.loss(outputs.float(), target)
         if len(outputs) != len(self.weights):
             raise BundleError(
-                f"`outputs` must be as many as `weights`, {len(self.weights)}, got {len(outputs)}; give each a weight."
+                f"`outputs` must have one tensor per weight, {len(self.weights)}, got {len(outputs)}; set `weights` to "
+                "one number per output."
             )
         losses = (self.loss(output.float(), target) for output in outputs)
         return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))

@@ -1,4 +1,4 @@
-"""IICB, the stage-2 loss of IBDR on noisy pseudo masks: intra- and inter-class terms beside cross-entropy and Dice."""
+"""IICB, the stage-2 loss of IBDR on noisy pseudo masks: cross-entropy and Dice with intra- and inter-class terms."""
 
 import torch
 from torch import nn
@@ -9,19 +9,19 @@ from .pixel_terms import EPSILON, one_hot, roughness, uncertainty
 class IntraInterClassLoss(nn.Module):
     """IICB: ``alpha * CE + beta * U + gamma * S + delta * (intra + inter) + eta * Dice`` on probabilities ``p``.
 
-    * CE: cross-entropy of the pixels whose confidence ``max p`` is above ``tau``, over their number times ``K``.
+    * CE: cross-entropy of the pixels whose confidence ``max p`` is above ``tau``, divided by their number times ``K``.
     * U: uncertainty, the mean of ``-(1 - max p) log(1 - max p)``.
     * S: smoothness, the mean absolute difference of ``p`` between neighbours.
     * intra: mean over the classes of the variance of ``p`` within the class, over pixels and channels.
     * inter: mean cosine similarity ``c`` of the classes' mean probabilities, over all pairs of classes in the batch.
     * Dice: mean over the classes ``k >= 1`` in the batch of one minus the soft Dice of ``p_k``.
 
-    A class is given by the pseudo mask, its pixels are pooled over the batch. Pixels of no class (background) take no
-    part in any term; a term without pixels, and ``c`` without a pair, is 0.
+    The pseudo mask defines the classes; the pixels of a class are pooled over the batch. Background pixels, which have
+    no class, are excluded from all terms; a term without pixels, and ``c`` without a pair, is 0.
 
-    Differs from the published code, whose form ``published`` selects: there inter is ``1 - c``, which pulls the classes
-    together, and Dice is taken of class indices, ``2 sum(a t) / (sum a + sum t)`` with ``a = argmax p``, which has no
-    gradient.
+    Differs from the published code, which ``published`` selects: there inter is ``1 - c``, which pulls the classes
+    together, and Dice is computed from class indices, ``2 sum(a t) / (sum a + sum t)`` with ``a = argmax p``, which has
+    no gradient.
 
     Args:
         published: use the published inter-class and Dice terms.
@@ -57,19 +57,19 @@ class IntraInterClassLoss(nn.Module):
             The loss, a float32 scalar.
 
         Raises:
-            BundleError: if batch or size of the two differ.
+            BundleError: if their batch or image sizes differ.
         """
         with torch.autocast(logits.device.type, enabled=False):  # sums over a batch's pixels overflow half precision
             prob = torch.softmax(logits.float(), dim=1)
-            onehot = one_hot(target, prob)  # (B, K, H, W), all zero where background
-            valid = onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W), 1 where there is a class
+            onehot = one_hot(target, prob)  # (B, K, H, W), all zero for background
+            valid = onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W), 1 for pixels with a class
             confidence = prob.max(dim=1, keepdim=True).values
             keep = (confidence > self.tau).float() * valid
             index = target.reshape(valid.shape).long().clamp(0, prob.shape[1] - 1)
             own = prob.gather(1, index)  # (B, 1, H, W), the probability of the pseudo label
             cross_entropy = -(keep * torch.log(own + EPSILON)).sum() / (prob.shape[1] * keep.sum() + EPSILON)
             pixels = onehot.sum(dim=(0, 2, 3))  # (K,)
-            members = onehot.flatten(2)  # (B, K, H * W); the products below copy nothing, as an einsum would
+            members = onehot.flatten(2)  # (B, K, H * W); unlike an einsum, the products below make no copies
             sums = (members @ prob.flatten(2).mT).sum(dim=0)  # (K, K), class by channel
             squares = (members @ prob.square().sum(dim=1).flatten(1)[..., None]).sum(dim=(0, 2))  # (K,)
             intra, similarity = _class_terms(pixels, sums, squares)
@@ -89,7 +89,7 @@ def _class_terms(pixels: torch.Tensor, sums: torch.Tensor, squares: torch.Tensor
 
     Args:
         pixels: number of pixels of each class, (K,).
-        sums: sum of the probabilities of each class's pixels in each channel, (K, K).
+        sums: sum of the probabilities in each channel over each class's pixels, (K, K).
         squares: sum of their squares over all channels, (K,).
     """
     counts = pixels.clamp(min=1)
@@ -103,7 +103,7 @@ def _class_terms(pixels: torch.Tensor, sums: torch.Tensor, squares: torch.Tensor
 
 
 def _soft_dice(pixels: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-    """One minus the soft Dice, mean over the classes ``k >= 1`` in the batch; 0 if there is none (see above)."""
+    """One minus the soft Dice, averaged over the classes ``k >= 1`` in the batch; 0 if there are none (see above)."""
     overlap, predicted = sums.diagonal()[1:], sums.sum(dim=0)[1:]
     dice = (2 * overlap + EPSILON) / (predicted + pixels[1:] + EPSILON)
     present = (pixels[1:] > 0).float()
@@ -111,6 +111,6 @@ def _soft_dice(pixels: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
 
 
 def _index_dice(prob: torch.Tensor, index: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The published Dice term, of class indices as numbers; it has no gradient."""
+    """The published Dice term, computed from class indices; it has no gradient."""
     pred, index = prob.argmax(dim=1, keepdim=True) * valid, index * valid
     return 1 - (2 * (pred * index).sum() + EPSILON) / (pred.sum() + index.sum() + EPSILON)

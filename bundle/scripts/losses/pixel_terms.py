@@ -1,4 +1,4 @@
-"""What the losses on noisy pseudo masks share: targets as one-hot channels, uncertainty and spatial smoothness."""
+"""Terms shared by the losses on noisy pseudo masks: one-hot targets, uncertainty and spatial smoothness."""
 
 import torch
 
@@ -11,15 +11,15 @@ def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """One-hot channels of ``target``, (B, H, W) or (B, 1, H, W) integers, for ``logits``, (B, K, H, W).
 
     Returns:
-        (B, K, H, W) of 0 and 1 in the type of ``logits``; all 0 where ``target`` is outside 0..K-1, background.
+        (B, K, H, W) of 0 and 1 in the dtype of ``logits``; all 0 where ``target`` is outside 0..K-1, i.e. background.
 
     Raises:
-        BundleError: if batch or size of the two differ.
+        BundleError: if their batch or image sizes differ.
     """
     batch, num_classes, height, width = logits.shape
     if target.shape not in ((batch, height, width), (batch, 1, height, width)):
         raise BundleError(
-            f"`target` must be (B, H, W) or (B, 1, H, W) as `logits` {tuple(logits.shape)} say, got "
+            f"`target` must be (B, H, W) or (B, 1, H, W) to match `logits` {tuple(logits.shape)}, got "
             f"{tuple(target.shape)}."
         )
     channels = torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
@@ -27,7 +27,7 @@ def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values``, (B, C, H, W), over channels and the positions where ``mask``, (B, 1, H, W), is 1; else 0."""
+    """Mean of ``values``, (B, C, H, W), over channels and positions where ``mask``, (B, 1, H, W), is 1; 0 if none."""
     return (values * mask).sum() / (values.shape[1] * mask.sum()).clamp(min=1)
 
 
@@ -38,9 +38,9 @@ def uncertainty(confidence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def roughness(prob: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of ``prob``, (B, C, H, W), between vertical plus between horizontal neighbours.
+    """Mean absolute difference of ``prob``, (B, C, H, W), between vertical neighbours plus that of horizontal ones.
 
-    Pairs count in which both pixels are in ``mask``, (B, 1, H, W); without such pairs it is 0. Returns a scalar.
+    Only pairs with both pixels in ``mask``, (B, 1, H, W), count; without any it is 0. Returns a scalar.
     """
     vertical, horizontal = (prob.diff(dim=axis).abs().mean(dim=1, keepdim=True) for axis in (2, 3))
     vertical = masked_mean(vertical, mask[:, :, 1:] * mask[:, :, :-1])

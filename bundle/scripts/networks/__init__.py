@@ -1,4 +1,4 @@
-"""Networks: CAM classifiers, their backbones and fusion blocks, and what a segmentation network needs around it."""
+"""Networks: CAM classifiers, their backbones and fusion blocks, and wrappers for segmentation networks."""
 
 from .attention import ChannelAttention, SpatialAttention
 from .autocast import Autocast, has_bfloat16

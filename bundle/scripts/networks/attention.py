@@ -1,4 +1,4 @@
-"""Weights for channels and for positions, as the fusion blocks of ESFAN and IBDR and IBDR's DPR network use them."""
+"""Channel and spatial attention, used by the fusion blocks of ESFAN and IBDR and by IBDR's DPR network."""
 
 import torch
 from torch import nn
@@ -8,12 +8,12 @@ from ..errors import BundleError
 
 
 class ChannelAttention(nn.Module):
-    """A weight for each channel, from the channels' means: ``sigmoid(W2 ReLU(W1 mean(x)))``.
+    """Weight each channel by its global context: ``sigmoid(W2 ReLU(W1 mean(x)))``.
 
-    It is ESFAN's COCA (context channel amplifier), and the channel attention of IBDR's IBM and HDFM.
+    This is ESFAN's COCA (context channel amplifier) and the channel attention of IBDR's IBM and HDFM.
 
-    Differs from the published code: in ESF and IBM its two linear layers are trained (there they are in no optimiser
-    group).
+    Differs from the published code: in ESF and IBM the two linear layers are trained (there they are in none of the
+    optimiser's parameter groups).
 
     Args:
         channels: number of channels ``C`` of the features.
@@ -26,7 +26,7 @@ class ChannelAttention(nn.Module):
         if hidden_channels < 1:
             raise BundleError(
                 f"`hidden_channels` must be at least 1, got {hidden_channels} for {channels} channels; a fusion block "
-                "takes a sixteenth of its channels, so its backbone must have 16 or more."
+                "uses a sixteenth of its channels, so choose a backbone with 16 or more."
             )
         self.squeeze = nn.Linear(channels, hidden_channels, bias=bias)
         self.excite = nn.Linear(hidden_channels, channels, bias=bias)
@@ -38,13 +38,13 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """A weight for each position, from the largest and the mean channel there, by a 7x7 convolution."""
+    """Weight each position by a 7x7 convolution over the channel-wise maximum and mean."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``x``, (B, C, H, W), to the weights of the positions, (B, 1, H, W) in (0, 1)."""
+        """Map ``x``, (B, C, H, W), to the spatial weights, (B, 1, H, W) in (0, 1)."""
         summary = torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)  # (B, 2, H, W)
         return torch.sigmoid(self.conv(summary))

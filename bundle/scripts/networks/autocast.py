@@ -1,4 +1,4 @@
-"""Run a network in half the bits, on any device; MONAI's engines do so on CUDA alone."""
+"""Run a network in half precision on any device; MONAI's engines do so on CUDA only."""
 
 import logging
 
@@ -11,14 +11,15 @@ logger = logging.getLogger(__name__)
 
 
 class Autocast(nn.Module):
-    """Another network under ``torch.autocast``; its floating point outputs come back as float32.
+    """Run a network under ``torch.autocast`` and return its outputs as float32.
 
-    Losses therefore work in float32. The parameters stay as they are; wrap what an engine runs, not what is saved.
+    Losses are therefore computed in float32. The parameters keep their dtype. Wrap the network that an engine runs, not
+    the one that is saved.
 
     Args:
-        network: any network of tensors.
-        dtype: ``"bfloat16"``, ``"float16"`` (for inference; training in it needs the engines' ``amp``), or
-            ``"float32"``, which changes nothing.
+        network: any network that maps tensors to tensors.
+        dtype: ``"bfloat16"``, ``"float16"`` (inference only; training in it needs the engines' ``amp``), or
+            ``"float32"``, which disables autocast.
         compile: run the network through ``torch.compile``, which needs a C++ compiler on CPUs.
     """
 
@@ -27,7 +28,7 @@ class Autocast(nn.Module):
         if dtype not in ("float32", "bfloat16", "float16"):
             raise BundleError(f"`dtype` must be float32, bfloat16 or float16, got {dtype!r}.")
         if dtype == "bfloat16" and not torch.cuda.is_available() and not has_bfloat16():
-            logger.warning("This CPU has no instructions for bfloat16: it is emulated, and slower than float32.")
+            logger.warning("This CPU has no bfloat16 instructions: bfloat16 is emulated and slower than float32.")
         self.network = torch.compile(network) if compile else network
         self.dtype = getattr(torch, dtype)
 
@@ -39,8 +40,8 @@ class Autocast(nn.Module):
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16; others emulate it, many times slower."""
+    """Whether this CPU has bfloat16 instructions; others emulate it, many times slower."""
     if not hasattr(torch.cpu, "get_capabilities"):
-        return True  # an older PyTorch does not tell
+        return True  # older PyTorch versions cannot tell
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))

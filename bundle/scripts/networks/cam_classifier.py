@@ -13,13 +13,13 @@ class CAMClassifier(nn.Module):
     """Multi-label tissue classifier whose head weights turn its features into class activation maps (CAMs).
 
     Args:
-        backbone: has ``levels(image)``, ``deepest(x)``, ``channels`` and ``fusion_channels`` as ``ResNet38d`` has.
+        backbone: has ``levels(image)``, ``deepest(x)``, ``channels`` and ``fusion_channels``, like ``ResNet38d``.
         num_classes: number of tissue classes ``K``, without background.
-        fusion: makes the fusion block for a number of channels, for instance ``EdgeSemanticFusion``; ``None`` for none.
-            The block returns the fused features, in training followed by side outputs if it has any.
-        frozen: names of parts that are never trained, for instance ``["backbone.conv1a", "backbone.b2"]``.
+        fusion: builds the fusion block for a number of channels, e.g. ``EdgeSemanticFusion``; ``None`` for none.
+            The block returns the fused features, in training followed by any side outputs.
+        frozen: names of submodules that are never trained, for instance ``["backbone.conv1a", "backbone.b2"]``.
         freeze_batch_norm: keep every batch norm in evaluation mode with fixed weight and bias, as published.
-        dropout: probability with which a channel of the deepest features is dropped before its head.
+        dropout: probability of dropping a channel of the deepest features before its head.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CAMClassifier(nn.Module):
         self._constant_batch_norms = self._freeze(frozen, freeze_batch_norm)
 
     def _freeze(self, frozen: Sequence[str], freeze_batch_norm: bool) -> list[nn.Module]:
-        """Stop the training of the named parts; return the batch norms that stay in evaluation mode."""
+        """Freeze the named submodules; return the batch norms that stay in evaluation mode."""
         parts = []
         for name in [frozen] if isinstance(frozen, str) else frozen:
             try:
@@ -54,7 +54,7 @@ class CAMClassifier(nn.Module):
                 parts.append(self.get_submodule(name))
             except AttributeError as error:
                 raise BundleError(
-                    f"`frozen` must name parts of the network, got {name!r}; its backbone has "
+                    f"`frozen` must name submodules of the network, got {name!r}; its backbone has "
                     f"{[f'backbone.{part}' for part, _ in self.backbone.named_children()]}."
                 ) from error
             parts[-1].requires_grad_(False)
@@ -85,8 +85,8 @@ class CAMClassifier(nn.Module):
         """Classify ``image``, (B, 3, H, W) in [0, 1].
 
         Returns:
-            The logits (B, K) of the shallow, the middle and the deepest head; in training these are followed by the
-            fusion block's side outputs, if it has any.
+            The logits (B, K) of the shallow, the middle and the deepest head; in training followed by the fusion
+            block's side outputs, if any.
         """
         features, side = self._features(image)
         features[-1] = self.dropout(features[-1])
@@ -100,8 +100,8 @@ class CAMClassifier(nn.Module):
         """Class activation maps of ``image``, (B, 3, H, W) in [0, 1].
 
         Returns:
-            The three CAMs (B, K, h_i, w_i), shallow to deep, not negative, and the class probabilities (B, K) of the
-            deepest head. A CAM is its head's weight, without bias, applied to every position.
+            The three CAMs (B, K, h_i, w_i), shallow to deep, non-negative, and the class probabilities (B, K) of the
+            deepest head. A CAM is its head's weight, without bias, applied at every position.
         """
         features, _ = self._features(image)
         shallow, middle, deep = (F.conv2d(f, head.weight) for head, f in zip(self._heads(), features, strict=True))

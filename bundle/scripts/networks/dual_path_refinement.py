@@ -1,4 +1,4 @@
-"""DPR, the dual path refinement network of IBDR's second stage."""
+"""DPR, the dual path refinement network of IBDR's stage 2."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from .attention import ChannelAttention, SpatialAttention
 
 
 class HierarchicalDualFeatureModule(nn.Module):
-    """HDFM: channel, then spatial attention on the class logits.
+    """HDFM: channel attention, then spatial attention, on the class logits.
 
     Args:
         num_classes: number of channels ``K`` of the logits.
@@ -26,17 +26,17 @@ class HierarchicalDualFeatureModule(nn.Module):
 
 
 class DualPathRefinement(nn.Module):
-    """DPR: a PSPNet whose logits go through HDFM, and an auxiliary head on its encoder that helps in training.
+    """DPR: a PSPNet whose logits are refined by HDFM, with an auxiliary head on its encoder for training.
 
     Differs from the published code: the encoder runs once for both paths (there it runs twice, and so updates its batch
-    norms twice in a step).
+    norm statistics twice per step).
 
     Args:
-        pspnet: a ``segmentation_models_pytorch.PSPNet`` or another of its networks: ``encoder``, ``decoder`` and
-            ``segmentation_head``, which gives ``num_classes`` logits at the image's size.
+        pspnet: a ``segmentation_models_pytorch.PSPNet`` or another network of that library, with ``encoder``,
+            ``decoder`` and ``segmentation_head``, whose output is ``num_classes`` logits at image size.
         num_classes: number of classes ``K``.
         hidden_channels: width of the auxiliary head.
-        dropout: probability with which a channel of the auxiliary head's features is dropped.
+        dropout: probability of dropping a channel of the auxiliary head's features.
     """
 
     def __init__(self, pspnet: nn.Module, num_classes: int, hidden_channels: int = 256, dropout: float = 0.1) -> None:
@@ -59,7 +59,7 @@ class DualPathRefinement(nn.Module):
         """
         features = self.pspnet.encoder(image)
         main = self.hdfm(self.pspnet.segmentation_head(self.pspnet.decoder(features)))
-        if torch.jit.is_scripting():  # of an exported network only the main path is wanted
+        if torch.jit.is_scripting():  # exported networks return the main path only
             return main
         else:
             return (main, self._auxiliary(features[-1], main.shape[2:])) if self.training else main

@@ -1,8 +1,8 @@
-"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025); its part COCA is ``ChannelAttention``.
+"""ESF, the edge-semantic synergy fusion block of ESFAN (MICCAI 2025); its COCA is ``ChannelAttention``.
 
-Two identities make the published values cheaper: the Laplacian summed over channels is the Laplacian of the channel
-sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids (and their
-upsampling, which is linear, is one matrix product).
+Two identities give the published values at lower cost: the Laplacian summed over channels is the Laplacian of the
+channel sum, and a 1x1 convolution commutes with bilinear upsampling, so PCI's convolution runs on the pooled grids (and
+their upsampling, being linear, is one matrix product).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .attention import ChannelAttention
 
 
 class HybridEdgeAwareTransformer(nn.Module):
-    """HEAT: attention to tissue edges, from the features and their Laplacian.
+    """HEAT: attention to tissue edges, computed from the features and their Laplacian.
 
     Args:
         channels: number of channels ``C`` of the features.
@@ -50,7 +50,7 @@ class AdaptiveFusionGate(nn.Module):
 
 
 class PyramidContextIntegrator(nn.Module):
-    """PCI: context from adaptive average pools of several sizes, concatenated after the features and mixed.
+    """PCI: context from adaptive average pooling at several sizes, concatenated to the features and mixed.
 
     Args:
         channels: number of channels ``C`` of the features.
@@ -65,7 +65,7 @@ class PyramidContextIntegrator(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``x``, (B, C, H, W), to its context, (B, C, H, W), not negative."""
+        """Map ``x``, (B, C, H, W), to its context, (B, C, H, W), non-negative."""
         own_weight, *pool_weights = self.conv.weight.chunk(1 + len(self.pool_sizes), dim=1)  # each (C, C, 1, 1)
         mixed = F.conv2d(x, own_weight)
         cells, upsampling = [], []
@@ -73,8 +73,8 @@ class PyramidContextIntegrator(nn.Module):
             cells.append(F.conv2d(pool(x), weight).flatten(2))  # (B, C, size²)
             each = torch.eye(size**2, dtype=mixed.dtype, device=x.device).view(1, size**2, size, size)
             each = F.interpolate(each, size=x.shape[2:], mode="bilinear", align_corners=True)
-            upsampling.append(each[0].flatten(1))  # (size², H * W), what a cell adds to each position
-        context = torch.cat(upsampling).mT @ torch.cat(cells, dim=2).mT  # (B, H * W, C), of all grids at once
+            upsampling.append(each[0].flatten(1))  # (size², H * W), a cell's contribution to each position
+        context = torch.cat(upsampling).mT @ torch.cat(cells, dim=2).mT  # (B, H * W, C), all grids at once
         return F.relu(self.bn(mixed + context.mT.unflatten(2, x.shape[2:])), inplace=True)
 
 

@@ -1,8 +1,9 @@
 """IBM, the implicit boundary mining block of IBDR.
 
-An identity makes the published values cheaper: the parallel convolutions of 1x1, 3x3 and 5x5 and the 1x1 convolution
-that mixes them are one of 5x5. At inference it is computed once and kept until the parameters change. In training it is
-computed in each step, with its gradient, where the features have so many positions that it saves more than it costs.
+An identity gives the published values at lower cost: the parallel 1x1, 3x3 and 5x5 convolutions and the 1x1 convolution
+that mixes them are equivalent to a single 5x5 convolution. At inference it is computed once and cached until the
+parameters change. In training it is computed, with its gradient, in each step if the features have enough positions for
+it to pay off.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ class ImplicitBoundaryMining(nn.Module):
     """IBM: convolutions of three sizes, sharpened by an edge map and by channel and spatial attention.
 
     ``m = fuse([conv1(x); conv3(x); conv5(x)])``, ``h = m * (1 + E(x))``, then channel and spatial attention on ``h``,
-    then ``conv3x3(h + x)``. Two branches on the result, which exist for their regularisers alone, predict boundaries
-    and an embedding of each pixel (see ``losses.BoundaryRegularizedLoss``).
+    then ``conv3x3(h + x)``. Two branches on the result, used only by the regularisers, predict boundaries and an
+    embedding of each pixel (see ``losses.BoundaryRegularizedLoss``).
 
     Args:
         channels: number of channels ``C`` of the features, at least 16.
@@ -41,7 +42,7 @@ class ImplicitBoundaryMining(nn.Module):
             nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
         )
         self.embedding_branch = nn.Conv2d(channels, embedding_channels, 1)
-        self._folded: tuple[tuple, WinogradConv2d] | None = None  # state of the parameters, one convolution
+        self._folded: tuple[tuple, WinogradConv2d] | None = None  # parameter state, folded convolution
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Fuse ``x``, (B, C, H, W).
@@ -65,22 +66,22 @@ class ImplicitBoundaryMining(nn.Module):
         return (fused, self.boundary_branch(fused), self.embedding_branch(fused)) if self.training else fused
 
     def __getstate__(self) -> dict:
-        """What a copy begins with: all but the one convolution, which it computes itself when it needs it."""
+        """Leave the folded convolution out of copies and pickles; a copy computes it on demand."""
         return self.__dict__ | {"_folded": None}
 
     def _one_is_cheaper(self, x: torch.Tensor) -> bool:
-        """Whether one convolution takes fewer products than four, with those that make it of them.
+        """Whether the folded convolution, including the cost of folding, takes fewer multiplications than the four.
 
-        For C channels and N positions the four take (1 + 9 + 25 + 3) C² N, the one 25 C² N, and making it 35 C³.
+        For C channels and N positions the four take (1 + 9 + 25 + 3) C² N, the folded one 25 C² N, and folding 35 C³.
         """
         channels, positions = x.shape[1], x.numel() // x.shape[1]
         return 35 * channels < 13 * positions
 
     def _fold(self, mix: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (C, C, 5, 5) and bias (C,) of the convolution that the four are together.
+        """Weight (C, C, 5, 5) and bias (C,) of the convolution equivalent to the four.
 
         Args:
-            mix: multiplies the matrices (C, C) and (C, N).
+            mix: multiplies matrices (C, C) and (C, N).
         """
         weight, bias = 0.0, 0.0
         convolutions = [self.conv1, self.conv3, self.conv5]
@@ -91,7 +92,7 @@ class ImplicitBoundaryMining(nn.Module):
         return weight, bias
 
     def _one_convolution(self) -> WinogradConv2d:
-        """The convolution of 5x5 that the four are together, kept."""
+        """The 5x5 convolution equivalent to the four, cached."""
         convolutions = [self.conv1, self.conv3, self.conv5]
         parameters = [self.fuse.weight, *(p for convolution in convolutions for p in convolution.parameters())]
         state = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
@@ -106,5 +107,5 @@ class ImplicitBoundaryMining(nn.Module):
 
 
 def _mix_by_convolution(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The product of two matrices, in whatever precision the convolutions around it work in."""
+    """Multiply two matrices in the precision of the surrounding convolutions."""
     return F.conv2d(right[None, :, None], left[:, :, None, None])[0, :, 0]

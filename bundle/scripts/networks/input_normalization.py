@@ -1,4 +1,4 @@
-"""The mean and standard deviation a pretrained network was trained with, as its first layer."""
+"""Input normalisation of a pretrained network, as its first layer."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from ..errors import BundleError
 
 
 class InputNormalization(nn.Module):
-    """Normalise RGB in [0, 1] channel by channel: ``(image - mean) / std``.
+    """Normalise RGB in [0, 1] per channel: ``(image - mean) / std``.
 
-    The constants belong to the pretrained weights and are never trained; they are not part of the state dict, so that
-    published state dicts load as they are.
+    The constants belong to the pretrained weights and are never trained. They are not part of the state dict, so
+    published state dicts load unchanged.
 
     Args:
         mean: mean of each channel, in [0, 1].
@@ -23,7 +23,7 @@ class InputNormalization(nn.Module):
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise BundleError(
-                f"`mean` and `std` must have one number per channel and `std` be positive, got {mean} and {std}."
+                f"`mean` and `std` must have one number per channel and `std` must be positive, got {mean} and {std}."
             )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)

@@ -1,4 +1,4 @@
-"""A segmentation network's mean over an image and its mirror images: tissue has no up or down, left or right."""
+"""Test-time augmentation by flips: tissue has no preferred orientation."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ MIRRORED_AXES = ((), (3,), (2,), (2, 3))
 
 
 class MirrorAveraging(nn.Module):
-    """The mean of a network's outputs for an image, its two mirror images and the image turned upside down.
+    """Average a network's outputs over an image, its horizontal and vertical flips, and both flips together.
 
-    Takes four times as long. For inference: wrap what an engine runs, not what is saved.
+    Takes four times as long. For inference: wrap the network that an engine runs, not the one that is saved.
 
     Args:
         network: maps (B, 3, H, W) to (B, K, H, W), and has no other outputs in evaluation mode.
-        enabled: ``False`` runs the network as it is.
+        enabled: ``False`` runs the network once, without flips.
     """
 
     def __init__(self, network: nn.Module, enabled: bool = True) -> None:

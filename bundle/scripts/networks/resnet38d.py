@@ -1,8 +1,8 @@
 """ResNet38d: Wide-ResNet-38 (model A1), dilated to output stride 8.
 
 Architecture: Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition" (2016);
-dilated as the backbone of ESFAN and IBDR. The layers keep the names of the released ImageNet weights
-(``bn_branch2a``, ``conv_branch2b1``, ...).
+dilated as in the backbone of ESFAN and IBDR. Layer names are those of the released ImageNet weights (``bn_branch2a``,
+``conv_branch2b1``, ...).
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block of two 3x3 convolutions; the first carries the stride.
+    """Pre-activation residual block of two 3x3 convolutions; the first has the stride.
 
     Args:
         in_channels, mid_channels, out_channels: channels before, between and after the convolutions.
         stride: stride of the first convolution.
-        first_dilation, dilation: dilation of the first and of the second convolution.
+        first_dilation, dilation: dilation of the first and the second convolution.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class BottleneckBlock(nn.Module):
     Args:
         in_channels, out_channels: channels before and after the block.
         dilation: dilation of the 3x3 convolution.
-        dropout: probability with which a channel is dropped.
+        dropout: probability of dropping a channel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int, dropout: float) -> None:
@@ -92,12 +92,12 @@ def _residual_stage(
 class ResNet38d(nn.Module):
     """Backbone with three feature levels at stride 8: 512, 1024 and 4096 channels, all after batch norm and ReLU.
 
-    ``levels`` stops before the last block (b7), where a fusion block of 2048 channels may act; ``deepest`` goes on.
-    It takes RGB in [0, 1] without further normalisation, as published.
+    ``levels`` stops before the last block (b7), where a fusion block with 2048 channels can be inserted; ``deepest``
+    runs the rest. The input is RGB in [0, 1] without further normalisation, as published.
 
     Args:
-        checkpointing: keep no activations within the residual blocks in training and compute them again for the
-            gradients: the same values from less memory, in more time.
+        checkpointing: gradient checkpointing: recompute the activations within the residual blocks in the backward pass
+            instead of storing them. Same values, less memory, more time.
     """
 
     channels = (512, 1024, 4096)
@@ -118,7 +118,7 @@ class ResNet38d(nn.Module):
         self.bn7 = nn.BatchNorm2d(4096)
 
     def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map ``image``, (B, 3, H, W) in [0, 1], to the features f1 and f2 and to b6's output, at stride 8."""
+        """Map ``image``, (B, 3, H, W) in [0, 1], to the features f1 and f2 and b6's output, all at stride 8."""
         x = self._run([*self.b2, *self.b3, *self.b4], self.conv1a(image))
         shallow = F.relu(self.bn45(x), inplace=True)  # (B, 512, H/8, W/8)
         x = self._run(self.b5, x)
@@ -126,11 +126,11 @@ class ResNet38d(nn.Module):
         return shallow, middle, self._run([self.b6], x)  # (B, 2048, H/8, W/8)
 
     def deepest(self, x: torch.Tensor) -> torch.Tensor:
-        """Map b6's output, (B, 2048, h, w) and possibly fused, to the feature f3, (B, 4096, h, w)."""
+        """Map b6's output, (B, 2048, h, w), possibly fused, to the feature f3, (B, 4096, h, w)."""
         return F.relu(self.bn7(self._run([self.b7], x)), inplace=True)
 
     def _run(self, blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """Map ``x`` through the blocks one after the other."""
+        """Run ``x`` through the blocks in order."""
         for block in blocks:
             again = self.checkpointing and self.training and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if again else block(x)

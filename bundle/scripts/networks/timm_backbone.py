@@ -1,4 +1,4 @@
-"""Any timm model that can keep its features at a small stride, as the backbone of a CAM classifier."""
+"""Any timm model that supports ``output_stride``, as the backbone of a CAM classifier."""
 
 import timm
 import torch
@@ -11,7 +11,7 @@ from .input_normalization import InputNormalization
 class TimmBackbone(nn.Module):
     """The last three feature levels of a timm model, dilated to ``output_stride``.
 
-    The model's own input normalisation is its first layer. No weights are downloaded.
+    The model's input normalisation is the first layer. No weights are downloaded.
 
     Args:
         name: a timm model, for instance ``"tf_efficientnet_lite0"`` or ``"resnet50"``. It must accept timm's
@@ -30,13 +30,13 @@ class TimmBackbone(nn.Module):
             raise BundleError(f"`output_stride` must be 8, 16 or 32 pixels, got {output_stride}.")
         refusal = (
             f"`name` must be a timm model that accepts `output_stride` {output_stride}, got {name!r}; "
-            "take a ResNet or EfficientNet, for instance 'resnet50' or 'tf_efficientnet_lite0'."
+            "use a ResNet or EfficientNet, for instance 'resnet50' or 'tf_efficientnet_lite0'."
         )
         try:
             self.model = timm.create_model(
                 name, pretrained=False, features_only=True, out_indices=(-3, -2, -1), output_stride=output_stride
             )
-        except Exception as error:  # each model family refuses in a way of its own
+        except Exception as error:  # each model family raises a different error
             raise BundleError(refusal) from error
         if max(self.model.feature_info.reduction()) > output_stride:
             raise BundleError(refusal)
@@ -51,5 +51,5 @@ class TimmBackbone(nn.Module):
         return shallow, middle, deep
 
     def deepest(self, x: torch.Tensor) -> torch.Tensor:
-        """The deepest feature map as it is: a timm model has no block behind the fusion block."""
+        """Return the deepest feature map unchanged: a timm model has no block after the fusion block."""
         return x

@@ -1,1 +1,1 @@
-"""Whole slides: from a slide file to maps of its tissues, annotations for QuPath and areas."""
+"""Whole-slide images: from a slide file to tissue maps, annotations for QuPath and areas."""

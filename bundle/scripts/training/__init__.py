@@ -1,1 +1,1 @@
-"""What trains a network: the step, augmentation, handlers, groups of parameters."""
+"""Training: the step, augmentation, handlers, optimiser parameter groups."""

@@ -1,8 +1,8 @@
 """Random augmentation of whole batches.
 
-It works on the batch in the main process, on the device, and draws from torch's global generator, on the CPU:
-with a seed for each epoch (``RandomSeedHandler``) a resumed run repeats an uninterrupted one, on any number of loader
-workers. What is drawn, a few numbers per image, goes to the device without waiting for it.
+Batches are augmented in the main process, on the device, with random numbers from torch's global CPU generator: with
+one seed per epoch (``RandomSeedHandler``) a resumed run matches an uninterrupted one, for any number of loader
+workers. The random numbers, a few per image, are copied to the device without synchronising with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ BatchTransform = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tenso
 
 
 class RandomFlip:
-    """Mirror each image of a batch, and its mask if the label is one, horizontally and vertically.
+    """Randomly flip each image of a batch, and its mask if the label is one, horizontally and vertically.
 
     Args:
         horizontal: probability of a left-right flip.
@@ -30,7 +30,7 @@ class RandomFlip:
         self.probabilities = {-1: horizontal, -2: vertical}  # by tensor axis
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Flip ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W) and flipped too."""
+        """Flip ``image``, (B, 3, H, W); ``label`` is (B, K) and unchanged, or masks (B, 1, H, W) and flipped too."""
         for axis, probability in self.probabilities.items():
             chosen = to_device(torch.rand(len(image), 1, 1, 1) < probability, image.device)
             image = torch.where(chosen, image.flip(axis), image)
@@ -40,18 +40,19 @@ class RandomFlip:
 
 
 class RandomTranspose:
-    """Exchange height and width of each image of a batch, and of its mask: with flips, all turns by 90 degrees.
-    Images that are not square stay as they are, since they share a batch.
+    """Randomly transpose each image of a batch, and its mask; with flips, this gives all rotations by 90 degrees.
+
+    Batches of non-square images are not changed, since a transposed image would not fit its batch.
 
     Args:
-        probability: share of images.
+        probability: fraction of images that are transposed.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = probability
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Transpose ``image``, (B, 3, H, W); ``label`` is (B, K) and left alone, or masks (B, 1, H, W)."""
+        """Transpose ``image``, (B, 3, H, W); ``label`` is (B, K) and unchanged, or masks (B, 1, H, W)."""
         if image.shape[2] != image.shape[3]:
             return image, label
         chosen = to_device(torch.rand(len(image), 1, 1, 1) < self.probability, image.device)
@@ -62,20 +63,20 @@ class RandomTranspose:
 
 
 class RandomCutMix:
-    """Paste a rectangle of another image of the batch, with its mask, into images of a batch.
+    """Paste a rectangle of another image, with its mask, into images of a batch.
 
     CutMix (Yun et al., ICCV 2019) for segmentation, as in French et al., "Semi-supervised semantic segmentation needs
-    strong, varied perturbations" (BMVC 2020). MONAI's ``CutMix`` has one corner for all images, one size of batches,
-    and random numbers of its own, which a resumed run would not repeat.
+    strong, varied perturbations" (BMVC 2020). MONAI's ``CutMix`` uses one corner for all images, a fixed batch size
+    and its own random numbers, which a resumed run would not reproduce.
 
     Args:
-        probability: share of images that are pasted into.
-        sides: shortest and longest side of a rectangle, as shares of the image's sides, in (0, 1].
+        probability: fraction of images that are pasted into.
+        sides: shortest and longest side of a rectangle, as fractions of the image's sides, in (0, 1].
     """
 
     def __init__(self, probability: float = 0.5, sides: tuple[float, float] = (0.3, 0.8)) -> None:
         if not 0 < sides[0] <= sides[1] <= 1:
-            raise BundleError(f"`sides` must be two shares in (0, 1], the shorter first, got {sides}.")
+            raise BundleError(f"`sides` must be two fractions in (0, 1], the smaller first, got {sides}.")
         self.probability = probability
         self.sides = tuple(sides)
 
@@ -83,10 +84,10 @@ class RandomCutMix:
         """Mix ``image``, (B, 3, H, W), and ``label``, masks (B, 1, H, W).
 
         Raises:
-            BundleError: if the labels are not masks: a rectangle's image-level label is not known.
+            BundleError: if the labels are not masks: the image-level label of a rectangle is unknown.
         """
         if label is None or label.ndim != image.ndim:
-            raise BundleError("images can be mixed with masks as labels alone; leave `RandomCutMix` out of stage 1.")
+            raise BundleError("`label` must be masks, which CutMix needs; leave `RandomCutMix` out of stage 1.")
         batch, _, height, width = image.shape
         shortest, longest = self.sides
         inside = to_device(torch.rand(batch, 1, 1, 1) < self.probability, image.device)
@@ -102,31 +103,31 @@ class RandomCutMix:
 
 
 class RandomStain:
-    """Vary the stains of each image of a batch: the amounts of haematoxylin, eosin and residual (DAB) are scaled.
+    """Stain augmentation: randomly scale the haematoxylin, eosin and residual (DAB) of each image of a batch.
 
-    Colours are unmixed in optical density by the stain vectors of Ruifrok and Johnston (scikit-image's ``rgb2hed``),
-    each stain's amount is multiplied by a factor from U(1 - ``strength``, 1 + ``strength``), and mixed again, as in
-    Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference" (2018). White stays
-    white.
+    Colours are unmixed in optical density with the stain vectors of Ruifrok and Johnston (scikit-image's ``rgb2hed``),
+    each stain's amount is multiplied by a factor from U(1 - ``strength``, 1 + ``strength``), and the stains are mixed
+    again, as in Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference"
+    (2018). White stays white.
 
     Args:
         strength: largest relative change, in [0, 1).
-        probability: share of images that are changed.
+        probability: fraction of images that are changed.
     """
 
     def __init__(self, strength: float = 0.3, probability: float = 1.0) -> None:
         if not 0 <= strength < 1:
-            raise BundleError(f"`strength` must lie in [0, 1), got {strength}; 0.3 varies stains by up to 30 %.")
+            raise BundleError(f"`strength` must be in [0, 1), got {strength}; 0.3 varies stains by up to 30 %.")
         self.strength = strength
         self.probability = probability
-        self.unmix = torch.tensor(hed_from_rgb, dtype=torch.float32)  # rows of densities to rows of stains
+        self.unmix = torch.tensor(hed_from_rgb, dtype=torch.float32)  # row vectors of densities to those of stains
         self.mix = torch.tensor(rgb_from_hed, dtype=torch.float32)
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Vary ``image``, (B, 3, H, W) float in [0, 1]; ``label`` is left alone."""
+        """Vary ``image``, (B, 3, H, W) float in [0, 1]; ``label`` is unchanged."""
         batch = len(image)
         factors = 1 + (2 * torch.rand(batch, 3) - 1) * self.strength * (torch.rand(batch, 1) < self.probability)
-        change = self.unmix @ torch.diag_embed(factors) @ self.mix  # (B, 3, 3), of rows of densities
+        change = self.unmix @ torch.diag_embed(factors) @ self.mix  # (B, 3, 3), for row vectors of densities
         density = -torch.log(image.clamp(min=1 / 255)).flatten(2)  # (B, 3, H * W)
         density = to_device(change.mT.to(image.dtype), image.device) @ density
         return torch.exp(-density).clamp(max=1).view_as(image), label
@@ -136,7 +137,7 @@ class RandomGaussianBlur:
     """Blur each image of a batch with a Gaussian whose standard deviation is drawn from U(0, ``max_sigma_px``).
 
     Args:
-        probability: share of images that are blurred.
+        probability: fraction of images that are blurred.
         max_sigma_px: largest standard deviation in pixels.
     """
 
@@ -145,7 +146,7 @@ class RandomGaussianBlur:
         self.max_sigma_px = max_sigma_px
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Blur ``image``, (B, 3, H, W) float; ``label`` is left alone."""
+        """Blur ``image``, (B, 3, H, W) float; ``label`` is unchanged."""
         batch, channels, height, width = image.shape
         chosen = torch.rand(batch) < self.probability
         sigma = (torch.rand(batch) * self.max_sigma_px * chosen).clamp(min=1e-3)  # 1e-3 px: the identity
@@ -165,9 +166,9 @@ class PrepareBatch:
     """A MONAI engine's ``prepare_batch``: move a batch to the device, augment its images and scale them to [0, 1].
 
     Args:
-        spatial: called in order with the images as they come, (B, 3, H, W) uint8, and the labels: what moves pixels
-            does so while they take one byte.
-        intensity: called after it with the images in [0, 1] and the labels.
+        spatial: called in order with the images, (B, 3, H, W) uint8, and the labels; pixels are moved while each value
+            takes one byte.
+        intensity: called afterwards with the images in [0, 1] and the labels.
     """
 
     def __init__(self, spatial: Sequence[BatchTransform] = (), intensity: Sequence[BatchTransform] = ()) -> None:
@@ -177,8 +178,8 @@ class PrepareBatch:
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **to_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The images, (B, 3, H, W) float in [0, 1], and the labels, if any, of ``batch``, whose images are uint8."""
-        non_blocking = non_blocking and torch.device(device).type != "mps"  # which may read a tensor after it is gone
+        """Return the images, (B, 3, H, W) float in [0, 1], and labels, if any, of ``batch``, whose images are uint8."""
+        non_blocking = non_blocking and torch.device(device).type != "mps"  # MPS may read a tensor after it is freed
         image = batch["image"].to(device, non_blocking=non_blocking, **to_kwargs)
         label = batch.get("label")
         if label is not None:

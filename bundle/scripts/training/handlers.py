@@ -1,4 +1,4 @@
-"""Handlers of the training engines: seeds, losses, schedules, size and expected time."""
+"""Handlers for the training engines: seeds, losses, schedules, size and expected time."""
 
 import logging
 import math
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class RandomSeedHandler:
-    """Seed all random generators by (seed, epoch) at the start of each epoch, so that a resumed run is the same run.
+    """Seed all random generators from (seed, epoch) at the start of each epoch, so that resuming does not change a run.
 
     Args:
-        seed: the run's seed, not negative.
+        seed: the run's seed, non-negative.
         deterministic: as for ``devices.prepare_device``.
     """
 
@@ -47,21 +47,21 @@ class RandomSeedHandler:
 
 
 class GradientClippingHandler:
-    """Scale the gradients of all parameters down to a largest Euclidean norm before each step of an optimiser.
+    """Clip the Euclidean norm of all gradients before each optimiser step.
 
     Args:
         optimizer: the optimiser.
-        max_norm: the largest norm of all gradients together, above 0.
+        max_norm: largest norm of all gradients together, above 0.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         if not max_norm > 0:
-            raise BundleError(f"`max_norm` must be above 0, got {max_norm}; set it to null to clip nothing.")
+            raise BundleError(f"`max_norm` must be above 0, got {max_norm}; set it to null to disable clipping.")
         self.optimizer = optimizer
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer's optimiser, which with mixed precision comes after the gradients are unscaled."""
+        """Register with a trainer's optimiser, whose step comes after the gradients are unscaled (mixed precision)."""
         self.optimizer.register_step_pre_hook(self)
 
     def __call__(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
@@ -70,15 +70,15 @@ class GradientClippingHandler:
 
 
 class LossHandler:
-    """Follow the loss of a training: a progress bar on a terminal, TensorBoard, a line in the log after each epoch.
+    """Report the training loss: a progress bar on a terminal, TensorBoard, and a log line after each epoch.
 
-    Losses are read from the device when they have arrived, so that no step waits for the one before it. One that is not
-    finite ends the training, instead of going on with ruined weights; at the latest after the epoch, before anything
-    of it is kept.
+    Losses are read once they have been copied from the device, so that no step waits for the one before. A loss that is
+    not finite stops the training instead of continuing with corrupted weights, at the latest at the end of the epoch,
+    before anything from it is saved.
 
     Args:
-        name: what is trained.
-        log_dir: folder of TensorBoard's files; ``None`` writes none.
+        name: what is being trained.
+        log_dir: folder for TensorBoard's files; ``None`` writes none.
     """
 
     def __init__(self, name: str, log_dir: str | Path | None = None) -> None:
@@ -89,27 +89,27 @@ class LossHandler:
         self._losses: list[float] = []  # of this epoch
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; must stand before the handlers that validate and save."""
+        """Register with a trainer; must come before the handlers that validate and save."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish_epoch)
         if not self.quiet:
-            bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar where there is no terminal
+            bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar without a terminal
             bar.attach(engine, output_transform=lambda output: {"loss": self._losses[-1]} if self._losses else {})
 
     def start_epoch(self, engine: Engine) -> None:
-        """Forget the epoch before."""
+        """Clear the losses of the previous epoch."""
         self._losses.clear()
         self._on_their_way.clear()
 
     def collect(self, engine: Engine) -> None:
-        """Send for the loss of a step, and take those that have come."""
+        """Start copying a step's loss to the host, and record those that have arrived."""
         self._on_their_way.append((engine.state.iteration, HostCopy(engine.state.output["loss"])))
         while self._on_their_way and self._on_their_way[0][1].is_there():
             self._take(engine)
 
     def finish_epoch(self, engine: Engine) -> None:
-        """Take the losses that are still on their way; log the epoch's mean and time."""
+        """Record the losses still being copied; log the epoch's mean and time."""
         while self._on_their_way:
             self._take(engine)
         if self._writer is not None:
@@ -120,13 +120,13 @@ class LossHandler:
             logger.info(f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {seconds:.0f} s.")
 
     def _take(self, engine: Engine) -> None:
-        """Check and note the loss of the first step whose loss is on its way."""
+        """Check and record the oldest loss still being copied."""
         step, copy = self._on_their_way.popleft()
         loss = copy.get().item()
         if not math.isfinite(loss):
             raise BundleError(
                 f"the loss must be finite, got {loss} in epoch {engine.state.epoch}, step {step}; lower the learning "
-                "rate, or take --precision float32."
+                "rate, or use --precision float32."
             )
         self._losses.append(loss)
         if self._writer is not None:
@@ -134,12 +134,12 @@ class LossHandler:
 
 
 class WeightAveragingHandler:
-    """Average a network's weights over the steps of its training; ``averaged_network`` has the average.
+    """Average a network's weights over training steps; ``averaged_network`` has the average.
 
     Args:
-        network: the network that trains.
-        momentum: the share of the newest weights in the exponential moving average, above 0 and below 1; ``None`` for
-            no average: ``averaged_network`` is the network itself.
+        network: the network being trained.
+        momentum: weight of the newest weights in the exponential moving average (EMA), above 0 and below 1; ``None``
+            for no averaging: ``averaged_network`` is the network itself.
     """
 
     def __init__(self, network: nn.Module, momentum: float | None) -> None:
@@ -153,14 +153,14 @@ class WeightAveragingHandler:
 
 
 class _FewOperationsEMA(EMAHandler):
-    """Ignite's exponential moving average of a network's weights and buffers, in few operations instead of hundreds."""
+    """Ignite's EMA of a network's weights and buffers in a few fused operations instead of hundreds."""
 
     def __init__(self, model: nn.Module, momentum: float) -> None:
         super().__init__(model, momentum=momentum)
         pairs = [*zip(self.ema_model.parameters(), model.parameters(), strict=True)]
         pairs += zip(self.ema_model.buffers(), model.buffers(), strict=True)
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # batch norms' numbers of steps
+        copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # step counts of the batch norms
         self._averaged, self._copied = (
             [list(part) for part in zip(*these, strict=True)] for these in (averaged, copied)
         )
@@ -174,17 +174,17 @@ class _FewOperationsEMA(EMAHandler):
 
 
 class ScoreLogHandler:
-    """Log an evaluator's metrics, one line for each validation, and keep them for TensorBoard.
+    """Log an evaluator's metrics, one line per validation, and write them to TensorBoard.
 
     Args:
-        log_dir: folder of TensorBoard's files; ``None`` writes none.
+        log_dir: folder for TensorBoard's files; ``None`` writes none.
     """
 
     def __init__(self, log_dir: str | Path | None = None) -> None:
         self.log_dir = log_dir
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator; of several processes, one logs."""
+        """Register with an evaluator, on one process only."""
         if distributed.get_rank() > 0:
             return
         engine.add_event_handler(Events.COMPLETED, self)
@@ -199,11 +199,11 @@ class ScoreLogHandler:
 
 
 class LinearScheduleHandler:
-    """Move attributes of an object with the epochs: at epoch e = 0..E-1 they are ``start + (end - start) * e / E``.
+    """Schedule attributes of an object by epoch: at epoch e = 0..E-1 they are ``start + (end - start) * e / E``.
 
     Args:
         target: the object, for instance a loss.
-        start: value of each attribute at the first epoch.
+        start: value of each attribute in the first epoch.
         end: value that each attribute would have after the last epoch.
     """
 
@@ -229,13 +229,13 @@ class LinearScheduleHandler:
 
 
 class StageSizeHandler:
-    """Log what a training is about to do, and after its first steps the time it will take.
+    """Log the size of a training and, after its first steps, its expected time.
 
     Args:
-        name: what is trained.
-        network: its parameters are counted.
-        warmup_steps: steps that pass before the first estimate. The first one is not measured; on a GPU, where the
-            first ones choose algorithms, as many again are not.
+        name: what is being trained.
+        network: the network whose parameters are counted.
+        warmup_steps: steps measured for the estimate, after skipping the first one. On a GPU, whose first steps choose
+            algorithms, another ``warmup_steps`` are skipped.
     """
 
     def __init__(self, name: str, network: nn.Module, warmup_steps: int = 6) -> None:
@@ -246,7 +246,7 @@ class StageSizeHandler:
         self._since = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; must stand after the handler that resumes."""
+        """Register with a trainer; must come after the handler that resumes."""
         engine.add_event_handler(Events.STARTED, self.log_size)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.log_expected_time)
 
@@ -264,7 +264,7 @@ class StageSizeHandler:
         self._first_step = state.epoch * state.epoch_length + 1 + unmeasured
 
     def log_expected_time(self, engine: Engine) -> None:
-        """Measure the steps after the first, and log once how long the rest will take."""
+        """Time the steps after the first, and log once how long the rest will take."""
         state = engine.state
         steps = state.iteration - self._first_step
         if steps == 0:
@@ -281,25 +281,25 @@ class StageSizeHandler:
 
 
 class TrainingHandlers:
-    """What every training does beside its steps, in the order that it must have.
+    """All handlers of a training, attached in the required order.
 
-    The weights' average; random numbers that depend on the epoch alone; losses in the log, in TensorBoard, and
-    checked; gradients clipped; the loss's schedule; validation; the learning rate's schedule; a checkpoint after each
-    epoch, from which an interrupted training goes on; the last epoch's weights, where no validation kept any; the size
-    of the training and its expected time. Of several processes, the first one writes and logs.
+    They average the weights; make random numbers depend on the epoch only; log and check losses, also for TensorBoard;
+    clip gradients; schedule the loss; validate; schedule the learning rate; save a checkpoint after each epoch, from
+    which an interrupted training resumes; save the last epoch's weights if no validation saved any; and log the size of
+    the training and its expected time. With several processes, only the first writes and logs.
 
     Args:
-        name: of what trains, for the log and the checkpoint's file.
-        network: the network that trains; the trainer may have it in a wrapper.
-        averaging: the handler that averages the weights; the average is what is kept.
-        path: file of the weights that are kept.
+        name: what is being trained, for the log and the checkpoint's file name.
+        network: the network being trained; the trainer may wrap it.
+        averaging: the handler that averages the weights; the average is what is saved.
+        path: file for the saved weights.
         optimizer, loss: the trainer's.
-        lr_scheduler: moves the learning rate after each step.
+        lr_scheduler: updates the learning rate after each step.
         loss_schedule: ``start`` and ``end`` of attributes of the loss; see ``LinearScheduleHandler``.
-        max_gradient_norm: the norm that gradients are clipped to; ``None`` leaves them.
-        validator: MONAI's evaluator that validates; ``None`` for a training that does not.
-        val_interval: epochs from one validation to the next.
-        best_model: keeps weights when it is validated; ``None`` for a training that does not.
+        max_gradient_norm: norm to clip gradients to; ``None`` disables clipping.
+        validator: MONAI evaluator for validation; ``None`` for a training without validation.
+        val_interval: number of epochs between validations.
+        best_model: saves weights at validation; ``None`` for a training without validation.
         output_dir: the run folder.
         seed, deterministic: as for ``RandomSeedHandler``.
     """
@@ -339,7 +339,7 @@ class TrainingHandlers:
         self.deterministic = deterministic
 
     def attach(self, engine: Engine) -> None:
-        """Register all of them with a trainer."""
+        """Register all handlers with a trainer."""
         for handler in self._handlers():
             handler.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self.keep_last_weights)
@@ -368,12 +368,12 @@ class TrainingHandlers:
 
     @distributed.one_rank_only(with_barrier=True)
     def keep_last_weights(self, engine: Engine) -> None:
-        """Write the weights, unless a validation has kept some; all processes go on when they are there."""
+        """Write the weights unless a validation saved some; all processes wait for the file."""
         if self.best_model is None or self.best_model.best is None:
             write_state_dict(self.path, self.averaging.averaged_network.state_dict())
 
 
 def _wait_for(device: str | torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if torch.device(device).type != "cpu":
         torch.get_device_module(device).synchronize()

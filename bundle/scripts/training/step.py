@@ -1,4 +1,4 @@
-"""A training step: MONAI's, and on CUDA the same as one CUDA graph, so that the GPU does not wait for Python."""
+"""A training step: MONAI's, on CUDA captured as a CUDA graph so that the GPU does not wait for Python."""
 
 import gc
 import logging
@@ -19,8 +19,8 @@ from .augmentation import PrepareBatch
 
 logger = logging.getLogger(__name__)
 
-GRAPH_DEVICES = ("cuda",)  # where steps can be captured
-ORDINARY_STEPS = 3  # before a capture: cuDNN and cuBLAS choose their algorithms in them
+GRAPH_DEVICES = ("cuda",)  # device types on which steps can be captured
+ORDINARY_STEPS = 3  # before a capture: cuDNN and cuBLAS choose their algorithms during these
 GRADIENT_EVENTS = (
     IterationEvents.FORWARD_COMPLETED,
     IterationEvents.LOSS_COMPLETED,
@@ -31,20 +31,20 @@ GRADIENT_EVENTS = (
 class TrainingStep:
     """A ``SupervisedTrainer``'s ``iteration_update``.
 
-    A deep network's step launches thousands of small kernels, in more time than the GPU takes to run them. On CUDA the
-    forward pass, the loss and the backward pass are therefore captured once as a CUDA graph, after some ordinary steps
-    that train as ever, and launched as a whole in every step that follows. The optimiser's step is not part of it.
-    Batches of another size, as the last one of an epoch may be, take the ordinary way.
+    A deep network's step launches thousands of small kernels, which takes longer than the GPU needs to run them. On
+    CUDA the forward pass, the loss and the backward pass are therefore captured once as a CUDA graph, after some
+    ordinary training steps, and replayed as a whole in all following steps. The optimiser step is not part of the
+    graph. Batches of another size, such as the last one of an epoch, run as ordinary steps.
 
-    Not captured are steps with MONAI's ``amp``, with gradients accumulated over several steps, of several processes
-    (``DistributedDataParallel``), and of networks that compute activations again (``checkpointing``).
+    Steps are not captured with MONAI's ``amp``, with gradient accumulation, with several processes
+    (``DistributedDataParallel``), or for networks with gradient checkpointing (``checkpointing``).
 
     Args:
-        advice: what halves the memory, if it is full.
+        advice: how to halve the memory, for the message when it runs out.
         cuda_graph: capture steps on CUDA.
-        benchmark: let cuDNN measure which of its algorithms is the fastest for batches of the first one's size.
-        scheduled: attributes of the loss that change while it trains, floats: a captured step reads them from the
-            device. It is captured again when another number of the loss has changed.
+        benchmark: let cuDNN measure its fastest algorithm for batches of the first batch's size.
+        scheduled: float attributes of the loss that change during training: a captured step reads them from the device.
+            When any other number of the loss changes, the step is captured again.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class TrainingStep:
     ) -> None:
         self.advice = advice
         self.benchmark = benchmark
-        self._usual: torch.Size | None = None  # of the first batch; not worth it for others
+        self._usual: torch.Size | None = None  # size of the first batch; others are not worth benchmarking
         self.scheduled = tuple(scheduled)
-        self._uses_graph: bool | None = None if cuda_graph else False  # None: not known before the first step
+        self._uses_graph: bool | None = None if cuda_graph else False  # None: unknown before the first step
         self._captured: CapturedStep | None = None
         self._last_form: Any = None
-        self._alike = 0  # batches of one form so far
+        self._alike = 0  # consecutive batches of the same form so far
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
@@ -66,8 +66,8 @@ class TrainingStep:
             self._usual = size
             if self.benchmark and torch.device(engine.state.device).type == "cuda":
                 logger.info(
-                    "cuDNN measures its algorithms in the first step, which takes up to a minute; "
-                    "--cudnn_benchmark False starts at once, and trains slower."
+                    "cuDNN benchmarks its algorithms in the first step, which takes up to a minute; "
+                    "--cudnn_benchmark False starts at once but trains more slowly."
                 )
         with memory_advice(self.advice), training_algorithms(self.benchmark and size == self._usual):
             if self._uses_graph is None:
@@ -86,31 +86,31 @@ class TrainingStep:
         return engine.state.output
 
     def _graph_for(self, engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tensor) -> "CapturedStep | None":
-        """The captured step for a batch; ``None`` if it takes an ordinary step."""
+        """The captured step for a batch; ``None`` for an ordinary step."""
         sizes = (image.shape, image.dtype, label.shape, label.dtype)
         form = (*sizes, _numbers(engine.loss_function, self.scheduled))
         self._alike = self._alike + 1 if form == self._last_form else 1
         self._last_form = form
         if self._alike == 2 and image.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(image.device)  # the first step had cuDNN try all its algorithms
+            torch.cuda.reset_peak_memory_stats(image.device)  # in the first step cuDNN tried all its algorithms
         if self._captured is not None and self._captured.form == form:
             return self._captured
         if self._alike <= ORDINARY_STEPS:
             return None
-        self._captured = None  # so that its memory is free for the next one
+        self._captured = None  # frees its memory for the next one
         try:
             with _as_before_if_it_fails(image.device):
                 self._captured = CapturedStep(engine, image, label, form, self.scheduled)
-        except (RuntimeError, TypeError) as error:  # PyTorch's own, of whatever cannot be captured
+        except (RuntimeError, TypeError) as error:  # PyTorch's, for anything that cannot be captured
             self._uses_graph = False
-            while error.__context__ is not None:  # PyTorch tells of the capture that failed, not of what made it fail
+            while error.__context__ is not None:  # PyTorch reports the failed capture, not its cause
                 error = error.__context__
-            logger.warning(f"Training goes on without a CUDA graph, and slower: the step cannot be captured. {error}")
+            logger.warning(f"Training runs without a CUDA graph, more slowly: the step cannot be captured. {error}")
         return self._captured
 
 
 class CapturedStep:
-    """The forward pass, loss and backward pass of batches of one form as a CUDA graph.
+    """The forward pass, loss and backward pass as a CUDA graph, for batches of one form.
 
     Args:
         engine: has the network, the loss and the optimiser.
@@ -129,7 +129,7 @@ class CapturedStep:
         self._values: tuple[float, ...] = ()
         self._read_schedule()
         engine.network.train()
-        engine.optimizer.zero_grad(set_to_none=True)  # the graph makes the gradients, in its own memory
+        engine.optimizer.zero_grad(set_to_none=True)  # the graph allocates the gradients in its own memory
         values = self._values
         try:
             self._set_schedule(self._numbers)
@@ -140,17 +140,17 @@ class CapturedStep:
         self._own_gradients = [(parameter, parameter.grad) for parameter in parameters]
 
     def run(self, image: torch.Tensor, label: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """Compute the gradients of a batch; returns the predictions, which hold until the next step, and the loss."""
+        """Compute the gradients of a batch; return the predictions, valid until the next step, and the loss."""
         self.image.copy_(image, non_blocking=True)
         self.label.copy_(label, non_blocking=True)
         self._read_schedule()
-        for parameter, gradient in self._own_gradients:  # an ordinary step puts its own in their place
+        for parameter, gradient in self._own_gradients:  # an ordinary step replaces them
             parameter.grad = gradient
         self._replay()
         return self.pred, self.loss.clone()
 
     def _read_schedule(self) -> None:
-        """Bring the scheduled numbers to the device if they have changed."""
+        """Copy the scheduled numbers to the device if they have changed."""
         values = tuple(getattr(self.loss_function, name) for name in self.scheduled)
         if values != self._values:
             self._values = values
@@ -163,7 +163,7 @@ class CapturedStep:
 
 
 def can_be_captured(engine: SupervisedTrainer) -> bool:
-    """Whether an engine's step can be a CUDA graph; see ``TrainingStep``."""
+    """Whether an engine's step can be captured as a CUDA graph; see ``TrainingStep``."""
     return (
         engine.state.device.type in GRAPH_DEVICES
         and not engine.amp
@@ -174,26 +174,26 @@ def can_be_captured(engine: SupervisedTrainer) -> bool:
     )
 
 
-_graphs: list[Any] = []  # that are being captured; one that failed stays, since PyTorch's allocator still looks at it
+_graphs: list[Any] = []  # being captured; failed ones stay, since PyTorch's allocator still uses them
 
 
 def capture(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """Record ``work`` as a CUDA graph without doing it.
+    """Record ``work`` as a CUDA graph without running it.
 
     Returns:
-        What does it, each time that it is called, and the outputs of ``work``, which are written anew each time.
+        A function that replays the graph, and the outputs of ``work``, which each replay overwrites.
 
     Raises:
-        RuntimeError: if ``work`` does what a graph cannot, or there is too little memory for it.
+        RuntimeError: if ``work`` cannot be captured, or there is not enough memory.
     """
-    gc.collect()  # what holds an earlier step's gradients would tie the capture to it
+    gc.collect()  # leftover references to an earlier step's gradients would tie the capture to it
     free, _ = torch.cuda.mem_get_info()
     free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    if free < 2 * torch.cuda.max_memory_allocated():  # for the graph, and for ordinary steps and validation beside it
-        raise RuntimeError(f"It would take more than the {free / 2**30:.1f} GiB of the GPU's memory that are free.")
+    if free < 2 * torch.cuda.max_memory_allocated():  # for the graph plus ordinary steps and validation
+        raise RuntimeError(f"It would need more than the {free / 2**30:.1f} GiB of free GPU memory.")
     graph = torch.cuda.CUDAGraph()
     _graphs.append(graph)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read ahead meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads prefetch meanwhile
         outputs = work()
     _graphs.remove(graph)
     return graph.replay, outputs
@@ -201,7 +201,7 @@ def capture(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
 
 @contextmanager
 def _as_before_if_it_fails(device: torch.device) -> Iterator[None]:
-    """Leave a capture that fails as if it had not been tried: its stream, and its hold on the random numbers."""
+    """After a failed capture, restore the current stream and release the random generator."""
     if device.type != "cuda":
         yield
         return
@@ -219,7 +219,7 @@ def _as_before_if_it_fails(device: torch.device) -> Iterator[None]:
 def _ordinary_gradients(
     engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tensor
 ) -> tuple[Any, torch.Tensor]:
-    """Compute the gradients of a batch without a graph; returns the predictions and the loss."""
+    """Compute the gradients of a batch without a graph; return the predictions and the loss."""
     engine.network.train()
     engine.optimizer.zero_grad(set_to_none=True)
     return _gradients(engine, image, label)
@@ -233,12 +233,12 @@ def _gradients(engine: SupervisedTrainer, image: torch.Tensor, label: torch.Tens
 
 
 def _detached(value: Any) -> Any:
-    """Tensors without what autograd knows of them, which would keep memory, and a later capture from working."""
+    """Detach tensors from autograd, whose graph would hold memory and break a later capture."""
     return tree_map_only(torch.Tensor, torch.Tensor.detach, value)
 
 
 def _numbers(loss_function: Any, scheduled: Sequence[str]) -> list[tuple[str, Any]]:
-    """The numbers, by name, that a loss would compute with; those that are scheduled are left out."""
+    """The numeric attributes of a loss, by name, except the scheduled ones."""
     modules = loss_function.named_modules() if isinstance(loss_function, nn.Module) else ()
     attributes = ((f"{part}.{name}", value) for part, module in modules for name, value in vars(module).items())
     left_out = {f".{name}" for name in scheduled}

@@ -24,9 +24,9 @@ def test_regions_come_out_in_pixels_of_level_0(request_, expected):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"location": [-1, 0], "size": [5, 5]}, "`location` must lie within the image, 1500 x 1200 pixels"),
-        ({"location": [1500, 0], "size": [5, 5]}, "`location` must lie within"),
-        ({"location": [0, 1200], "size": [5, 5]}, "`location` must lie within"),
+        ({"location": [-1, 0], "size": [5, 5]}, "`location` must be within the image, 1500 x 1200 pixels"),
+        ({"location": [1500, 0], "size": [5, 5]}, "`location` must be within"),
+        ({"location": [0, 1200], "size": [5, 5]}, "`location` must be within"),
         ({"location": [5, 5], "size": [0, 0]}, "`size` must be a positive width and height"),
         ({"location": [5, 5], "size": [5, -5]}, "`size` must be a positive"),
         ({"location": [0, 0], "size": [2049, 5]}, "`size` must not be larger than the image"),

@@ -82,9 +82,9 @@ def test_masked_patches_are_written_as_a_data_set(tmp_path):
 def test_too_little_to_train_on_is_refused(tmp_path):
     one = image_of(tmp_path, "a", noise(16, 16), Annotation(mask=np.ones((16, 16), np.uint8)))
     empty = image_of(tmp_path, "b", noise(16, 16), Annotation(mask=np.zeros((16, 16), np.uint8)))
-    with pytest.raises(ValueError, match="needs two patches with masks or more.*got 1 from 2 images"):
+    with pytest.raises(ValueError, match="needs at least two patches with masks.*got 1 from 2 images"):
         write_masked_patches([one, empty], tmp_path / "data", SETTINGS, None, 0.0)
-    with pytest.raises(ValueError, match=r"`val_split` must lie in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"`val_split` must be in \[0, 1\), got 1"):
         write_masked_patches([one], tmp_path / "data2", SETTINGS, None, 1)
     small = image_of(tmp_path, "c", noise(8, 20), Annotation(mask=np.ones((8, 20), np.uint8)))
     with pytest.raises(ValueError, match="c.png must be at least 16 x 16 pixels"):
@@ -111,9 +111,9 @@ def test_labels_of_slides_and_of_several_sizes_are_refused(tmp_path):
     tag = Annotation(label=[1, 0])
     slide = AnnotatedImage("s", write_slide(tmp_path / "s.tif", noise(32, 32), levels=2), tag)
     patches = [image_of(tmp_path, "a", noise(16, 16), tag), image_of(tmp_path, "b", noise(16, 20), tag)]
-    with pytest.raises(ValueError, match="labels are for patches; s is a slide"):
+    with pytest.raises(ValueError, match="labels must be on patches, got the slide s; draw on it"):
         write_labelled_patches([*patches, slide], tmp_path / "data", tmp_path / "masks", SETTINGS)
-    with pytest.raises(ValueError, match=r"two patches or more of one size.*\(16, 16\), \(20, 16\)"):
+    with pytest.raises(ValueError, match=r"at least two patches of one size.*\(16, 16\), \(20, 16\)"):
         write_labelled_patches(patches, tmp_path / "data", tmp_path / "masks", SETTINGS)
     drawn = image_of(tmp_path, "c", noise(16, 16), Annotation(mask=np.ones((16, 16), np.uint8)))
     with pytest.raises(ValueError, match="got 1 patches, 0 with lists"):

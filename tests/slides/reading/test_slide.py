@@ -75,7 +75,7 @@ def test_other_ratios_keep_gradients(tmp_path):
 def test_coarse_slides_are_enlarged_with_a_warning(tmp_path, caplog):
     view = SlideView(Slide(write_slide(tmp_path / "a.tif", np.full((60, 70, 3), 9, np.uint8), 1.0)), 0.5)
     assert view.shape == (120, 140) and (view.read() == 9).all()
-    assert "a.tif has 1 um per pixel, coarser than 0.5: it is enlarged." in caplog.text
+    assert "a.tif has 1 um per pixel, coarser than 0.5: it is upsampled." in caplog.text
 
 
 def test_regions_are_parts_of_the_whole(pyramid):
@@ -99,7 +99,7 @@ def test_a_resolution_for_printing_is_none(tmp_path, backend):
     path = tmp_path / "a.tif"
     options = {"resolution": (72, 72), "resolutionunit": "INCH"}
     write_slide(path, random_image((300, 300)), None, **options)
-    with pytest.raises(ValueError, match="must say its micrometres per pixel, and does not; give them with --mpp"):
+    with pytest.raises(ValueError, match="must state its micrometres per pixel, got none; pass them with --mpp"):
         Slide(path, backends=[backend])
     assert Slide(path, 0.5, [backend]).mpp == (0.5, 0.5)
     assert Slide(path, 0.5, [backend]).mpp_source == "argument"
@@ -107,13 +107,13 @@ def test_a_resolution_for_printing_is_none(tmp_path, backend):
 
 def test_the_file_s_resolution_holds(pyramid, caplog):
     assert Slide(pyramid, 0.5).mpp == pytest.approx((0.25, 0.25), rel=1e-4)
-    assert "a.tif says 0.25 um per pixel: `mpp` 0.5 is not used." in caplog.text
+    assert "a.tif states 0.25 um per pixel: `mpp` 0.5 is ignored." in caplog.text
 
 
 @pytest.mark.parametrize("mpp", [0, -1, 300, float("nan")])
 def test_refuses_resolutions_that_cannot_be(tmp_path, mpp):
     path = write_slide(tmp_path / "a.tif", random_image((300, 300)), None)
-    with pytest.raises(ValueError, match="`mpp` must give between 0.02 and 20.0 micrometres per pixel"):
+    with pytest.raises(ValueError, match="`mpp` must state between 0.02 and 20.0 micrometres per pixel"):
         Slide(path, mpp)
 
 
@@ -150,9 +150,7 @@ def test_what_was_not_scanned_is_white():
 def test_files_that_are_no_slides_are_named_with_every_reader_s_reason(tmp_path, content):
     path = tmp_path / "a.svs"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"a.svs must be a slide that can be read; openslide: .*; cucim: .*; tifffile: "
-    ):
+    with pytest.raises(ValueError, match=r"a.svs must be a readable slide; openslide: .*; cucim: .*; tifffile: "):
         Slide(path, 0.5)
 
 

@@ -183,7 +183,7 @@ def test_refuses_outputs_that_are_no_numbers(bad):
 
 def test_refuses_networks_with_other_classes():
     work = blender(random_image((40, 40))[0], nn.Conv2d(3, 2, 1))
-    with pytest.raises(ValueError, match=r"`network` must give 3 channels of its input's size, got \(3, 2, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"`network` must output 3 channels of its input's size, got \(3, 2, 16, 16\)"):
         maps(work)
 
 

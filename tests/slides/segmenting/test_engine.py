@@ -127,13 +127,13 @@ def test_the_budget_sets_the_bands_and_has_a_least():
     assert cells_in_budget(2.0, 4, 224, 112) * 112 > 10000
     assert cells_in_budget(0.1, 4, 224, 112) < cells_in_budget(0.2, 4, 224, 112)
     with pytest.raises(
-        ValueError, match="`budget_gb` must leave room for two tiles of 224 px .* got 0.001; give at least 0.0"
+        ValueError, match="`budget_gb` must leave room for two tiles of 224 px .* got 0.001; set at least 0.0"
     ):
         cells_in_budget(0.001, 4, 224, 112)
 
 
 def test_an_unknown_resolution_of_the_network_is_an_error():
-    with pytest.raises(ValueError, match="`model_mpp` must be the micrometres per pixel .* give --model_mpp"):
+    with pytest.raises(ValueError, match="`model_mpp` must be the micrometres per pixel .* pass --model_mpp"):
         engine(model_mpp=None)
 
 

@@ -23,7 +23,7 @@ def test_damaged_strips_are_named(tmp_path, change):
     strips.write(0, 5, *np.zeros((2, 3, 4), dtype=np.uint8))
     path = strips.path(0, 5)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path} must be a whole strip: .* Remove it, and repeat the command."):
+    with pytest.raises(ValueError, match=f"{path} must be an intact strip: .* Delete it, and repeat the command."):
         strips.read(0, 5)
 
 

@@ -100,7 +100,7 @@ def test_loads_are_shared_out_evenly_and_wholly():
 
 @pytest.mark.parametrize("overlap", [-0.1, 0.6, float("nan")])
 def test_refuses_overlaps_outside_0_to_a_half(overlap):
-    with pytest.raises(ValueError, match=r"`overlap` must lie in \[0, 0.5\], got"):
+    with pytest.raises(ValueError, match=r"`overlap` must be in \[0, 0.5\], got"):
         step_of(224, overlap)
 
 

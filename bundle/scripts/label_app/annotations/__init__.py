@@ -1,1 +1,1 @@
-"""What annotators send and get: label files, outlines, class maps."""
+"""Annotation formats: label files, outlines, class maps."""

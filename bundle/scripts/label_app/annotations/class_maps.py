@@ -1,4 +1,4 @@
-"""Class maps of patches, of pictures that a client sends, and of slides, with their place in the image."""
+"""Class maps of patches, of images sent by a client, and of slides, with their position in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from ...slides.segmenting.strip_files import MapStrips
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Class values with their place in the image.
+    """Class map values with their position in the image.
 
     Args:
         values: class map values, (H, W) uint8.
-        uncertainty: mean entropy over all pixels, as a share of the largest possible, in [0, 1].
-        scale: pixels of the image (of level 0) per pixel of the map, (y, x).
+        uncertainty: mean entropy over all pixels, normalised by its maximum to [0, 1].
+        scale: pixels of the image (level 0) per pixel of the map, (y, x).
         origin: the map's top left corner, (y, x), in pixels of the image.
-        size: height and width of what was asked for in pixels of the image.
+        size: height and width of the requested region in pixels of the image.
     """
 
     values: np.ndarray
@@ -35,7 +35,7 @@ class ClassMap:
     size: tuple[int, int]
 
     def mask(self) -> np.ndarray:
-        """The values for each pixel of the image that was asked for, (height, width) uint8; the nearest ones."""
+        """Resample the values to the requested region's pixels, (height, width) uint8, by nearest neighbour."""
         rows, columns = (
             np.minimum(((np.arange(length) + 0.5) / step).astype(np.intp), side - 1)
             for length, step, side in zip(self.size, self.scale, self.values.shape, strict=True)
@@ -44,10 +44,10 @@ class ClassMap:
 
 
 def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -> ClassMap:
-    """Segment a region of a slide, or all of it, as the bundle's own slide engine does.
+    """Segment a slide, or a region of it, with the bundle's slide engine.
 
     Args:
-        engine: the network on slides.
+        engine: the slide engine.
         slide: the slide.
         region: top, left, height and width in pixels of level 0; ``None`` for the whole slide.
     """
@@ -60,7 +60,7 @@ def slide_map(engine: SlideEngine, slide: Slide, region: Sequence[int] | None) -
 
 
 def patch_map(result: Prediction, region: Sequence[int] | None) -> ClassMap:
-    """The class map of a patch, or of a region of it, given as top, left, height and width in pixels."""
+    """The class map of a patch, or of a region given as top, left, height and width in pixels."""
     top, left, height, width = region or (0, 0, *result.mask.shape)
     window = (slice(top, top + height), slice(left, left + width))
     uncertainty = float(result.entropy[window].mean())
@@ -68,12 +68,12 @@ def patch_map(result: Prediction, region: Sequence[int] | None) -> ClassMap:
 
 
 def picture_map(model: Segmenter, path: str | Path, mpp: float | None, origin: tuple[int, int]) -> ClassMap:
-    """The class map of a picture that a client cut from a slide, brought to the network's resolution.
+    """The class map of an image that a client cropped from a slide, resampled to the network's resolution.
 
     Args:
         model: the network.
-        path: the picture, 8-bit RGB.
-        mpp: its micrometres per pixel; ``None`` if it has the network's.
+        path: the image, 8-bit RGB.
+        mpp: its micrometres per pixel; ``None`` if the same as the network's.
         origin: its top left corner, (y, x), in pixels of the slide.
     """
     rgb_size(path)

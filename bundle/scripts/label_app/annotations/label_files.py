@@ -1,6 +1,6 @@
-"""Read what annotators send of an image: a mask (PNG, NIfTI), drawn shapes (ASAP XML, GeoJSON) or a list of tissues.
+"""Read annotations of an image: a mask (PNG, NIfTI), drawn shapes (ASAP XML, GeoJSON) or a list of tissues.
 
-Nothing in these files is taken on trust: sizes, names and values are checked, and a file is read as data alone.
+These files are untrusted: sizes, names and values are validated, and files are read as data only.
 """
 
 import json
@@ -28,8 +28,8 @@ class Shape:
 
     Args:
         value: mask value of its class.
-        outer: corners, (n, 2) x and y, in pixels of the image (of level 0).
-        holes: likewise of each hole.
+        outer: vertices, (n, 2) x and y, in pixels of the image (level 0).
+        holes: vertices of each hole.
     """
 
     value: int
@@ -39,11 +39,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of an image; one of the three.
+    """The annotation of an image; exactly one field is set.
 
     Args:
         mask: class values, (H, W) uint8.
-        shapes: in the order in which they are painted.
+        shapes: drawn areas in painting order.
         label: multi-hot, whether each class occurs.
     """
 
@@ -52,10 +52,10 @@ class Annotation:
     label: list[int] | None = None
 
     def painted(self, size: tuple[int, int], scale: Sequence[float] = (1, 1), origin: Sequence[float] = (0, 0)) -> Any:
-        """The mask of a window of the image, (height, width) uint8: what is not drawn is 0.
+        """Rasterise a window of the image, (height, width) uint8; undrawn pixels are 0.
 
         Args:
-            size: height and width of the window in pixels of its own.
+            size: height and width of the window in window pixels.
             scale: pixels of the image per pixel of the window, (y, x).
             origin: the window's top left corner, (y, x), in pixels of the image.
         """
@@ -78,12 +78,12 @@ def read_label(path: str | Path, size: tuple[int, int], classes: Classes) -> Ann
     """Read a label file.
 
     Args:
-        path: its suffix is one of ``SUFFIXES``.
+        path: file with one of ``SUFFIXES``.
         size: height and width of its image in pixels.
         classes: names and values.
 
     Raises:
-        BundleError: if the file is not as it must be; the message says what is wrong.
+        BundleError: if the file is invalid; the message says why.
     """
     path = Path(path)
     suffix = label_suffix(path.name)
@@ -126,10 +126,10 @@ def label_suffix(name: str) -> str:
 
 
 def read_tags(content: Any, class_names: Sequence[str]) -> list[int]:
-    """The multi-hot label of a list of tissues.
+    """Convert a list of tissues to a multi-hot label.
 
     Args:
-        content: class names (``["tumor", "stroma"]``), in any case, or a 0 or 1 for each class; or an object with such
+        content: class names (``["tumor", "stroma"]``), case-insensitive, or a 0 or 1 per class; or an object with such
             a list under ``"labels"``, ``"label"`` or ``"tags"``.
         class_names: the tissue classes in label order.
     """
@@ -151,7 +151,7 @@ def read_tags(content: Any, class_names: Sequence[str]) -> list[int]:
 
 
 def read_asap(content: bytes, value_names: Sequence[str]) -> list[Shape]:
-    """The polygons of ASAP's XML; the class is the annotation's group, or its name if that is ``"None"``."""
+    """Read the polygons of ASAP's XML; the class is the annotation's group, or its name if the group is ``"None"``."""
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise BundleError("the XML must have no DOCTYPE and no entities; save it with ASAP or QuPath.")
     try:
@@ -169,7 +169,7 @@ def read_asap(content: bytes, value_names: Sequence[str]) -> list[Shape]:
 
 
 def read_geojson(content: Any, value_names: Sequence[str]) -> list[Shape]:
-    """The polygons of GeoJSON as QuPath exports it: a FeatureCollection, a feature, or a list of features."""
+    """Read the polygons of GeoJSON as exported by QuPath: a FeatureCollection, a feature or a list of features."""
     if isinstance(content, Mapping):
         content = content.get("features", [content])
     if not isinstance(content, list):
@@ -202,7 +202,7 @@ def _is_geojson(content: Any) -> bool:
 
 
 def _value(name: Any, value_names: Sequence[str]) -> int:
-    """The mask value of a class name, in any case."""
+    """The mask value of a class name, case-insensitive."""
     names = [known.lower() for known in value_names]
     if not isinstance(name, str) or name.strip().lower() not in names:
         raise BundleError(f"each annotation's class must be one of {list(value_names)}, got {name!r}; set its class.")
@@ -210,20 +210,20 @@ def _value(name: Any, value_names: Sequence[str]) -> int:
 
 
 def _corners(points: Iterable[Any]) -> np.ndarray:
-    """Points as (n, 2) float64."""
+    """Convert vertices to (n, 2) float64."""
     try:
         corners = np.array([[float(part) for part in list(point)[:2]] for point in points], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BundleError(f"corners must be pairs of numbers, x first; {error}.") from error
+        raise BundleError(f"vertices must be pairs of numbers, x first; {error}.") from error
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
         raise BundleError(
-            f"an outline must have three corners or more, each of two finite numbers; got {len(corners)}."
+            f"an outline must have at least three vertices, each of two finite numbers; got {len(corners)}."
         )
     return corners
 
 
 def _inside(corners: np.ndarray, size: tuple[int, int], scale: Sequence[float], origin: Sequence[float]) -> np.ndarray:
-    """Which pixels of a window have their middle inside an outline, (height, width) bool; see ``painted``."""
+    """Pixels of a window whose centres are inside an outline, (height, width) bool; see ``painted``."""
     x, y = ((corners[:, axis] - origin[1 - axis]) / scale[1 - axis] - 0.5 for axis in (0, 1))
     inside = np.zeros(size, dtype=bool)
     if min(x.max(), y.max()) >= -0.5 and x.min() < size[1] and y.min() < size[0]:

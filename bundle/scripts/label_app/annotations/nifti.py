@@ -1,7 +1,8 @@
 """Masks as NIfTI, for 3D Slicer.
 
-The array's axes are x, y and a slice, as ITK, MONAI and 3D Slicer have them of a picture. The affine is the one that
-ITK gives a picture without a place (x to the left, y to the back), so that a mask lies on its image in 3D Slicer.
+The array's axes are x, y and a single slice, as in ITK, MONAI and 3D Slicer for 2D images. The affine is the one that
+ITK assigns to an image without spatial metadata (x to the left, y to the back), so that masks align with their images
+in 3D Slicer.
 """
 
 from pathlib import Path
@@ -24,14 +25,14 @@ def write_nifti(path: Path, mask: np.ndarray) -> None:
 
 
 def read_nifti(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a mask, (H, W) integers, whatever its affine.
+    """Read a mask, (H, W) integers, ignoring its affine.
 
     Args:
         path: the file.
-        size: height and width that it must have.
+        size: required height and width.
 
     Raises:
-        BundleError: if it is no NIfTI file, has another size, or values that are no whole numbers.
+        BundleError: if it is not a NIfTI file, has another size, or has values that are not whole numbers.
     """
     try:
         image = nib.load(path)
@@ -39,8 +40,8 @@ def read_nifti(path: Path, size: tuple[int, int]) -> np.ndarray:
         if shape[:2] + tuple(side for side in shape[2:] if side != 1) != size[::-1]:
             raise BundleError(f"it has {shape} voxels, x first, and its image {size[1]} x {size[0]} pixels.")
         values = np.asarray(image.dataobj).reshape(size[::-1]).T
-    except Exception as error:  # nibabel raises errors of many types for foreign files
+    except Exception as error:  # nibabel raises many types of error for such files
         raise BundleError(f"the mask must be a NIfTI file of the image's size; {error}") from error
     if not np.array_equal(values, values.round()):
-        raise BundleError("the mask's values must be whole numbers, one for each class; save it as a label map.")
+        raise BundleError("the mask's values must be whole numbers, one per class; save it as a label map.")
     return values.astype(np.int64)

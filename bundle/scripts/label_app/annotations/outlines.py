@@ -1,8 +1,8 @@
-"""A class map's outlines in the forms that viewers read: MONAI Label's JSON, DSA, ASAP XML and QuPath's GeoJSON.
+"""A class map's outlines in formats that viewers read: MONAI Label's JSON, DSA, ASAP XML and QuPath's GeoJSON.
 
-Outlines run along the class map's pixels, so their areas are the class map's. A polygon is its outer ring and a ring
-for each hole, in pixels of the image (of level 0). GeoJSON and DSA have holes. ASAP XML and MONAI Label's JSON have
-not: there a polygon is one ring that goes to each hole and back on the same line, which encloses the same pixels.
+Outlines follow the class map's pixel edges, so they have the class map's areas. A polygon is an outer ring and one ring
+per hole, in pixels of the image (level 0). GeoJSON and DSA support holes. ASAP XML and MONAI Label's JSON do not: there
+a polygon is a single ring with a bridge to each hole and back along the same line, which encloses the same pixels.
 """
 
 import json
@@ -20,7 +20,7 @@ from ...slides.outlines.geojson import DECIMALS, GeoJSONWriter
 from ...slides.outlines.polygons import Polygon, PolygonTracer
 from .class_maps import ClassMap
 
-Ring = list[list[float]]  # x and y of the corners, not closed
+Ring = list[list[float]]  # x and y of the vertices, not closed
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Outline:
     Args:
         label: name of the class.
         color: RGB, 0..255.
-        rings: the outer ring, then those of holes, which turn the other way.
+        rings: the outer ring, then the holes, in opposite orientation.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Outline:
     rings: list[Ring]
 
     def one_ring(self) -> Ring:
-        """All rings as one, with the way to each hole and back."""
+        """Join all rings into one, with a bridge to each hole and back."""
         outer = self.rings[0]
         path = list(outer)
         for hole in self.rings[1:]:
@@ -47,14 +47,14 @@ class Outline:
 
 
 def trace(class_map: ClassMap, classes: Classes) -> list[Polygon]:
-    """The polygons of a class map, in its pixels."""
+    """Trace the polygons of a class map, in class map pixels."""
     ignored = [value for value in range(256) if value not in classes.tissues]
     tracer = PolygonTracer(class_map.values.shape[1], ignored)
     return tracer.add(class_map.values) + tracer.finish()
 
 
 def place(polygons: Sequence[Polygon], class_map: ClassMap, classes: Classes) -> list[Outline]:
-    """Polygons in pixels of the image, with their classes' names and colours, sorted by class."""
+    """Convert polygons to pixels of the image and add class names and colours, sorted by class."""
     scale, origin = (np.array(pair[::-1], dtype=np.float64) for pair in (class_map.scale, class_map.origin))
     outlines = []
     for polygon in sorted(polygons, key=lambda polygon: polygon.value):
@@ -65,17 +65,17 @@ def place(polygons: Sequence[Polygon], class_map: ClassMap, classes: Classes) ->
 
 
 def _numbers(points: np.ndarray) -> Ring:
-    """Points, (n, 2) float, as JSON numbers; whole ones as integers."""
+    """Convert points, (n, 2) float, to JSON numbers, to integers if all are whole."""
     points = points.round(DECIMALS)
     return (points.astype(np.int64) if np.all(points == points.round()) else points).tolist()
 
 
 def server_json(outlines: Sequence[Outline], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """MONAI Label's own form: elements with one ring for each polygon.
+    """MONAI Label's own format: elements with one ring per polygon.
 
     Args:
         outlines: sorted by class.
-        facts: name, model, location, size and what else is known of the request.
+        facts: name, model, location, size and other details of the request.
     """
     labels = {outline.label: list(outline.color) for outline in outlines}
     elements = [
@@ -87,7 +87,7 @@ def server_json(outlines: Sequence[Outline], facts: Mapping[str, Any]) -> dict[s
 
 
 def write_dsa(path: Path, outlines: Sequence[Outline], facts: Mapping[str, Any]) -> None:
-    """Write an annotation document of the Digital Slide Archive: closed polylines with holes."""
+    """Write a Digital Slide Archive annotation document: closed polylines with holes."""
     elements = []
     for outline in outlines:
         rings = [[[x, y, 0] for x, y in ring] for ring in outline.rings]
@@ -105,7 +105,7 @@ def write_dsa(path: Path, outlines: Sequence[Outline], facts: Mapping[str, Any])
 
 
 def write_asap(path: Path, outlines: Sequence[Outline]) -> None:
-    """Write annotations of ASAP, which QuPath's plugin for MONAI Label reads too."""
+    """Write ASAP annotations, which QuPath's MONAI Label plugin reads too."""
     root = ElementTree.Element("ASAP_Annotations")
     annotations, groups = (ElementTree.SubElement(root, name) for name in ("Annotations", "AnnotationGroups"))
     colors = {}
@@ -124,7 +124,7 @@ def write_asap(path: Path, outlines: Sequence[Outline]) -> None:
 
 
 def write_geojson(path: Path, polygons: Sequence[Polygon], class_map: ClassMap, classes: Classes, name: str) -> None:
-    """Write the annotations that QuPath imports, as the bundle does of whole slides: a feature for each class."""
+    """Write annotations for QuPath, one feature per class, as for whole slides."""
     with GeoJSONWriter(classes, class_map.scale, class_map.origin, path.parent) as writer:
         writer.add(polygons)
         writer.save(path, name)

@@ -1,1 +1,1 @@
-"""The app that MONAI Label's server runs."""
+"""The MONAI Label server app."""

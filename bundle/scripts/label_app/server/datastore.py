@@ -1,4 +1,4 @@
-"""The data folder: patches and slides with their labels, each checked before it is kept."""
+"""The data folder: patches and slides with their labels, each validated before it is saved."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ IMAGES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)))
 
 
 def _in_turn(method: Callable) -> Callable:
-    """Let a method wait for those of other threads that read or change the index of images and labels."""
+    """Serialise a method with those of other threads that read or change the index of images and labels."""
 
     @wraps(method)
     def call(datastore: "_SharedDatastore", *args: Any, **kwargs: Any) -> Any:
@@ -39,9 +39,9 @@ def _in_turn(method: Callable) -> Callable:
 
 
 class _SharedDatastore(LocalDatastore):
-    """MONAI Label's folder, with an index that the server's threads and the folder's watcher can share.
+    """MONAI Label's local datastore with an index that the server's threads and the folder watcher can share.
 
-    While the watcher empties the index and fills it again, others would see it empty, or lose what they add.
+    While the watcher clears and rebuilds the index, other threads would see it empty or lose what they add.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,12 +70,12 @@ class _SharedDatastore(LocalDatastore):
 
 
 class TissueDatastore(_SharedDatastore):
-    """MONAI Label's folder of images and labels, with names that stay in it and files that can be used.
+    """MONAI Label's local datastore, accepting only names within the folder and valid files.
 
     Args:
-        folder: of the images; labels go into ``labels/TAG``.
+        folder: image folder; labels go into ``labels/TAG``.
         settings: the bundle's classes.
-        mpp: micrometres per pixel of slides whose files do not say them.
+        mpp: micrometres per pixel of slides whose files do not state it.
     """
 
     def __init__(self, folder: str, settings: BundleSettings, mpp: float | None) -> None:
@@ -90,7 +90,7 @@ class TissueDatastore(_SharedDatastore):
         )
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        """The images of the data folder, or the labels of a tag's: both are asked for by the same patterns."""
+        """List images of the data folder, or labels of a tag's folder: MONAI Label uses the same patterns for both."""
         allowed = IMAGES if Path(path).resolve() == Path(self._datastore.image_path()).resolve() else LABEL_SUFFIXES
         return {name: file for name, file in super()._list_files(path, patterns).items() if _ends(name, allowed)}
 
@@ -98,27 +98,27 @@ class TissueDatastore(_SharedDatastore):
         """Height and width of an image in pixels, of level 0 if it is a slide.
 
         Raises:
-            HTTPException: 404 if there is no such image.
+            HTTPException: 404 if the image does not exist.
             BundleError: if it cannot be read.
         """
         path = self.get_image_uri(image_id)
         if not path:
-            raise HTTPException(404, f"`image` must be an image of the data folder, got {image_id!r}.")
+            raise HTTPException(404, f"`image` must be an image in the data folder, got {image_id!r}.")
         return tuple(Slide(path, self.mpp).level_sizes[0]) if is_slide(path) else picture_size(path)
 
     def read_label(self, image_id: str, path: str | Path) -> Annotation:
-        """What a label file says of an image; errors as ``image_size``, and a BundleError if the file is wrong."""
+        """Read an image's label file; raises as ``image_size`` does, and a BundleError if the file is invalid."""
         return read_label(path, self.image_size(image_id), self.settings.classes)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Keep a label of an image in place of an older one with the tag.
+        """Save a label of an image, replacing an older one with the same tag.
 
         Raises:
-            HTTPException: 404 if there is no such image, 400 if the tag or the file is not as it must be.
+            HTTPException: 404 if the image does not exist, 400 if the tag or the file is invalid.
         """
         tag = str(getattr(label_tag, "value", label_tag))
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", tag):
-            raise HTTPException(400, f"`tag` must be letters, digits, - and _, got {tag!r}.")
+            raise HTTPException(400, f"`tag` must consist of letters, digits, - and _, got {tag!r}.")
         with answered():
             self.read_label(image_id, label_filename)
         older = self.get_label_uri(image_id, tag)
@@ -132,15 +132,15 @@ class TissueDatastore(_SharedDatastore):
         return saved
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label at once, without waiting for the file system to tell of it."""
+        """Remove a label immediately, without waiting for a file system event."""
         super().remove_label(label_id, label_tag)
         self.refresh()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Keep an image.
+        """Save an image.
 
         Raises:
-            HTTPException: 400 if its name could lead out of the data folder, or it is no image.
+            HTTPException: 400 if its name could point outside the data folder, or it is not an image.
         """
         if image_id and (Path(image_id).name != image_id or image_id.startswith(".")):
             raise HTTPException(400, f"`image` must be a plain name without folders, got {image_id!r}.")
@@ -151,13 +151,13 @@ class TissueDatastore(_SharedDatastore):
         return super().add_image(image_id, image_filename, image_info)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image; what other processes wrote meanwhile is read first."""
+        """Update an image's info, after reading what other processes have written meanwhile."""
         self._init_from_datastore_file()
         super().update_image_info(image_id, info)
 
     @_in_turn
     def update_image_infos(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add to what is known of several images at once; those that are gone are left out."""
+        """Update the info of several images at once, skipping those that no longer exist."""
         self._init_from_datastore_file()
         known = {name: info for name, info in infos.items() if name in self._datastore.objects}
         for name, info in known.items():
@@ -167,5 +167,5 @@ class TissueDatastore(_SharedDatastore):
 
 
 def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file's name has one of the suffixes, in any case."""
+    """Whether a file name has one of the suffixes, case-insensitive."""
     return name.lower().endswith(suffixes)

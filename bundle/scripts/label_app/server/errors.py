@@ -1,4 +1,4 @@
-"""Answers to requests that cannot be served: a 4xx status and a sentence, where the stock server says 500 alone."""
+"""Answers to invalid requests: a 4xx status and a sentence, where the stock server returns a bare 500."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from ...runs.plain_errors import plain_cause
 
-ASKED_WRONGLY = ("Neither Image nor File", "Model File Name NOT configured")  # what stock endpoints answer with a 500
+ASKED_WRONGLY = ("Neither Image nor File", "Model File Name NOT configured")  # stock endpoints answer these with a 500
 
 
 @contextmanager
 def answered(status: int = 400) -> Iterator[None]:
-    """Turn errors that this package raises in words, or that are about a file, into an answer; others stay as they are.
+    """Turn this package's errors and errors about files into an HTTP answer; others propagate unchanged.
 
     Raises:
-        HTTPException: with ``status`` and the error's sentence.
+        HTTPException: with ``status`` and the error's message.
     """
     try:
         yield
     except HTTPException:
         raise
-    except Exception as error:  # MONAI wraps ours in those of its own
+    except Exception as error:  # MONAI wraps ours in its own
         plain = plain_cause(error)
         if plain is None:
             raise
@@ -34,14 +34,14 @@ def answered(status: int = 400) -> Iterator[None]:
 
 
 def answer_in_words(api: FastAPI, check: Callable[[str, str], None]) -> None:
-    """Let a server answer 4xx where a request is not what an endpoint reads, or what the app can do.
+    """Make a server answer 4xx if an endpoint cannot read a request or the app cannot serve it.
 
-    The server is running when the app hears of it, and its handlers are fixed by then; without the stack of
-    middleware, which is made anew from them at the next request, they would not be heard.
+    When the app is notified, the server is already running and its middleware stack already built. Discarding the stack
+    makes the server rebuild it at the next request, with the handlers added here.
 
     Args:
         api: the server.
-        check: is given each request's method and path, and raises an HTTPException to refuse it.
+        check: called with each request's method and path; raises an HTTPException to reject it.
     """
     api.middleware_stack = None
     for kind in (json.JSONDecodeError, pydantic.ValidationError, MONAILabelException):
@@ -60,12 +60,12 @@ def answer_in_words(api: FastAPI, check: Callable[[str, str], None]) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """What went wrong, in words."""
+    """The error as a sentence."""
     if isinstance(error, MONAILabelException):
         return str(error.msg)
     if isinstance(error, json.JSONDecodeError):
-        return f"the request's `params` or `wsi` must be JSON, an object in braces; {error}."
-    return f"the request must be of the form that the endpoint reads (see /docs); {error}."
+        return f"the request's `params` or `wsi` must be a JSON object; {error}."
+    return f"the request must be in the form that the endpoint reads (see /docs); {error}."
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
@@ -73,7 +73,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_if_unreadable(request: Request, error: Exception) -> JSONResponse:
-    """Answer an error of an endpoint's own code, which reads the request; one from deeper down is the server's."""
+    """Answer errors raised in an endpoint's own code, which parses the request; deeper ones are server errors."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -83,7 +83,7 @@ async def _answer_if_unreadable(request: Request, error: Exception) -> JSONRespo
 
 
 async def _answer_with_right_status(request: Request, error: HTTPException) -> JSONResponse:
-    """A 500 that speaks of the request is a 400."""
+    """Turn a 500 that is about the request into a 400."""
     if error.status_code == 500 and str(error.detail).startswith(ASKED_WRONGLY):
         error = HTTPException(400, f"{error.detail}.")
     return await http_exception_handler(request, error)

@@ -30,7 +30,7 @@ class TissueInferTask(InferTask):
     """Tissue masks and outlines by the bundle's segmentation network.
 
     Args:
-        store: gives the network.
+        store: provides the network.
         labels: mask value of each class.
     """
 
@@ -45,25 +45,25 @@ class TissueInferTask(InferTask):
         self.store = store
 
     def config(self) -> dict[str, Any]:
-        """What a client may choose; the first one is taken where it does not."""
+        """Options for the client; the first of each is the default."""
         return {**self._config, "version": [NEWEST, *self.store.versions.names()[::-1]]}
 
     def is_valid(self) -> bool:
-        """Whether there is a network."""
+        """Whether a network exists."""
         return bool(self.store.versions.names())
 
     def get_path(self, validate: bool = True) -> str | None:
-        """The newest weights; none to be overwritten (``validate=False``), since a version stays what it is."""
+        """The newest weights; ``None`` for overwriting (``validate=False``), since versions are immutable."""
         return str(self.store.versions.weights()) if validate and self.is_valid() else None
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Segment ``request["image"]``, a file, or the region ``location``, ``size`` of it.
+        """Segment the file ``request["image"]``, or its region ``location``, ``size``.
 
         Returns:
-            A temporary file with the mask, of the kind ``result_extension``, and what is known about it.
+            A temporary mask file in the format ``result_extension``, and information about it.
 
         Raises:
-            BundleError: if the request, or the image, is not as it must be.
+            BundleError: if the request or the image is invalid.
         """
         suffix = _one_of(request, "result_extension", MASK_SUFFIXES)
         begun = time.monotonic()
@@ -82,10 +82,10 @@ class TissueInferTask(InferTask):
         return str(path), self._facts(request, class_map, begun) | {"pixels": pixels}
 
     def outlines(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """Outline the tissues of a slide's region, or of a patch; errors as ``__call__``.
+        """Outline the tissues of a slide region or a patch; raises as ``__call__`` does.
 
         Args:
-            request: as for ``__call__``, and ``output``, one of ``OUTPUTS``.
+            request: as for ``__call__``, plus ``output``, one of ``OUTPUTS``.
 
         Returns:
             A temporary file (none for ``"json"``) and MONAI Label's JSON.
@@ -109,11 +109,11 @@ class TissueInferTask(InferTask):
         return str(path), answer
 
     def _segment(self, request: Mapping[str, Any], as_mask: bool = False) -> tuple[Segmenter, ClassMap]:
-        """The network that is asked for, and its class map of the image or region.
+        """The requested network, and its class map of the image or region.
 
         Args:
             request: as for ``__call__``.
-            as_mask: a value for each pixel of the image is wanted, not only of the class map.
+            as_mask: whether the result needs a value per image pixel, not only per class map pixel.
         """
         path, options = Path(request["image"]), self.store.options
         model = self.store.get(_text(request, "version", NEWEST))
@@ -127,14 +127,14 @@ class TissueInferTask(InferTask):
                 require_area(shape, options.largest_mpx, "of the slide, for a mask of each")
             return model, slide_map(model.engine, slide, region)
         require_area(picture_size(path), options.largest_mpx)
-        if request.get("sent"):  # a picture that a client cut from a slide at `location`
+        if request.get("sent"):  # an image that a client cropped from a slide at `location`
             left, top = pixel_pair(request.get("location"), "location")
             return model, picture_map(model, path, options.stated_mpp, (top, left))
         region = asked_region(request, [picture_size(path)])
         return model, patch_map(model.predict(path), region)
 
     def _facts(self, request: Mapping[str, Any], class_map: ClassMap, begun: float) -> dict[str, Any]:
-        """What an answer says of itself."""
+        """Details of an answer."""
         (top, left), (height, width) = class_map.origin, class_map.size
         location, size = [round(left), round(top)], [int(width), int(height)]
         name = _text(request, "model", "")
@@ -152,22 +152,22 @@ class TissueInferTask(InferTask):
 
 
 def temporary_file(suffix: str) -> Path:
-    """A path for a file that the server removes once it is sent."""
+    """A path for a file that the server deletes after sending it."""
     with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
         return Path(file.name)
 
 
 def _text(request: Mapping[str, Any], name: str, default: str) -> str:
-    """A text of the request; of a list, as clients send the choices of a config, the first one."""
+    """A string of the request; of a list, which clients send for the options of ``config``, the first item."""
     value = request.get(name) or default
     value = value[0] if isinstance(value, list) else value
     if not isinstance(value, str):
-        raise BundleError(f"`{name}` must be a text, got {value!r}.")
+        raise BundleError(f"`{name}` must be a string, got {value!r}.")
     return value
 
 
 def _one_of(request: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> str:
-    """A text of the request that must be one of several; the first one if it has none."""
+    """A string of the request that must be one of ``allowed``; the default is the first."""
     value = _text(request, name, allowed[0])
     if value not in allowed:
         raise BundleError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")

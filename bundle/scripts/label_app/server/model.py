@@ -1,4 +1,4 @@
-"""The bundle's segmentation network, kept in memory."""
+"""The bundle's segmentation network, cached in memory."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from .versions import NEWEST, Versions
 
 
 class ModelStore:
-    """Gives the network of a version, from memory if it is the one that was asked for last and its file is the same.
+    """Loads the network of a version; the last one is cached until its file changes.
 
     Args:
         options: settings of the app.
@@ -28,18 +28,18 @@ class ModelStore:
         """The network of a version.
 
         Raises:
-            BundleError: if there is no such version, or its file is no network that fits.
+            BundleError: if the version does not exist, or its weights do not fit the network.
         """
         path = self.versions.weights(version)
         state = path.stat()
         key = (path, state.st_mtime_ns, state.st_size)
         if self._kept is None or self._kept[0] != key:
-            self._kept = None  # two networks need not be in memory at a time
+            self._kept = None  # never hold two networks in memory
             self._kept = (key, Segmenter(self.options.bundle, path, self.device))
         return self._kept[1]
 
     def state(self) -> str:
-        """A text that changes when the newest network does."""
+        """A string that changes when the newest network does."""
         path = self.versions.weights()
         return f"{self.versions.name_of(path.parents[1])} {path.stat().st_mtime_ns}"
 
@@ -48,7 +48,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     """Height and width of an image file in pixels, from its header.
 
     Raises:
-        BundleError: if it is no image.
+        BundleError: if it is not an image.
     """
     with open_image(path) as picture:
         return picture.height, picture.width

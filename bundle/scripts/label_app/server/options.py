@@ -1,4 +1,4 @@
-"""What ``--conf NAME VALUE`` may say when the server is started."""
+"""Settings given as ``--conf NAME VALUE`` when the server is started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,13 +15,12 @@ class Options:
 
     Args:
         bundle: folder of the bundle or of a finished run.
-        versions: folder of the networks that annotations trained; ``""`` for ``versions`` in the bundle.
-        device: where networks work, such as ``"cpu"`` or ``"cuda"``; ``""`` for a GPU if there is one.
-        mpp: micrometres per pixel of slides whose files do not say them, and of pictures that a client sends; 0 if
-            unknown.
-        largest_mpx: 10^6 pixels at the network's resolution that one request may ask for.
-        slide_samples: places of a slide whose uncertainty is looked at.
-        scoring_seconds: time after which a search for the most uncertain image makes do with what it has seen.
+        versions: folder of the networks trained on annotations; ``""`` for ``versions`` in the bundle.
+        device: device of the networks, such as ``"cpu"`` or ``"cuda"``; ``""`` for a GPU if available.
+        mpp: micrometres per pixel of slides whose files do not state it, and of images sent by a client; 0 if unknown.
+        largest_mpx: maximum size of a requested region, in megapixels at the network's resolution.
+        slide_samples: number of places sampled to estimate a slide's uncertainty.
+        scoring_seconds: time limit for scoring images when looking for the most uncertain one.
 
     Raises:
         BundleError: if a setting is out of range.
@@ -39,16 +38,16 @@ class Options:
         for name, lowest in (("mpp", 0), ("largest_mpx", 0), ("slide_samples", 1), ("scoring_seconds", 0)):
             value = getattr(self, name)
             if not value >= lowest:
-                raise BundleError(f"`{name}` must be at least {lowest}, got {value}; correct `--conf {name}`.")
+                raise BundleError(f"`{name}` must be at least {lowest}, got {value}; change `--conf {name}`.")
         if not (self.bundle / "configs" / "inference.json").is_file():
             raise BundleError(
                 f"`bundle` must be the folder of a bundle or of a finished run, got {self.bundle}; it has no "
-                "configs/inference.json. Give another one by `--conf bundle FOLDER`."
+                "configs/inference.json. Choose another folder with `--conf bundle FOLDER`."
             )
 
     @property
     def versions_dir(self) -> Path:
-        """Where versions go."""
+        """The folder for versions."""
         return Path(self.versions).resolve() if self.versions else self.bundle / "versions"
 
     @property
@@ -58,10 +57,10 @@ class Options:
 
 
 def read_options(conf: Mapping[str, Any]) -> Options:
-    """The settings among those of the command line, which come as text; others are the server's own.
+    """Parse the app's settings from the command line's strings; other settings are the server's own.
 
     Raises:
-        BundleError: if one is no number where it must be, or out of range.
+        BundleError: if one is not a number where required, or is out of range.
     """
     given: dict[str, Any] = {}
     for field in fields(Options):
@@ -72,6 +71,6 @@ def read_options(conf: Mapping[str, Any]) -> Options:
             given[field.name] = kind(conf[field.name])
         except ValueError as error:
             raise BundleError(
-                f"`{field.name}` must be a number, got {conf[field.name]!r}; correct `--conf {field.name}`."
+                f"`{field.name}` must be a number, got {conf[field.name]!r}; change `--conf {field.name}`."
             ) from error
     return Options(**given)

@@ -1,4 +1,4 @@
-"""What the app must know of a bundle's classes before a network is in memory, or exists."""
+"""The bundle's classes, needed before a network is loaded or exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class BundleSettings:
 
     @property
     def labels(self) -> dict[str, int]:
-        """The mask value of each class that is drawn."""
+        """The mask value of each class that can be drawn."""
         return {self.classes.value_names[value]: value for value in self.classes.tissues}
 
 
 def bundle_settings(bundle: Path) -> BundleSettings:
-    """Read them from ``configs/inference.json``."""
+    """Read the classes from ``configs/inference.json``."""
     parser = read_configs(bundle / "configs" / "inference.json")
     classes = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})
     return BundleSettings(classes, parser.get_parsed_content("patch_size"), parser.get_parsed_content("model_mpp"))

@@ -1,4 +1,4 @@
-"""The app's train tasks: corrected masks, or image-level labels, become a new version of the network."""
+"""The app's train tasks: train a new version of the network on corrected masks or image-level labels."""
 
 import logging
 import math
@@ -27,11 +27,11 @@ CLASSIFIER = Path("models") / "classifier" / "model.pt"
 
 
 class TissueTrainTask(TrainTask):
-    """Trains on what is tagged final in the data folder, and leaves a run folder as the next version.
+    """Trains on labels tagged final in the data folder; the run folder becomes the next version.
 
     Args:
-        description: for the clients.
-        store: the versions so far.
+        description: description shown in clients.
+        store: the existing versions.
         settings: the bundle's classes.
     """
 
@@ -43,11 +43,11 @@ class TissueTrainTask(TrainTask):
         self.settings = settings
 
     def config(self) -> dict[str, Any]:
-        """What a client may choose."""
+        """Options for the client."""
         return {"max_epochs": 20, "pretrained": True, "device": [self.store.device]}
 
     def stats(self) -> dict[str, Any]:
-        """The newest version and its mean IoU on what was held out, by split."""
+        """The newest version and its mean IoU on held-out images, by split."""
         names = self.store.versions.names()
         if not names:
             return {}
@@ -57,33 +57,33 @@ class TissueTrainTask(TrainTask):
 
     @abstractmethod
     def write_data(self, images: list[AnnotatedImage], output_dir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the data set ``output_dir / "data"``; return the config's settings that depend on it.
+        """Write the data set ``output_dir / "data"`` and return the config settings that depend on it.
 
         Raises:
-            BundleError: if there is too little to train on.
+            BundleError: if there is not enough to train on.
         """
 
     def __call__(self, request: Mapping[str, Any], datastore: TissueDatastore) -> dict[str, Any]:
         """Train.
 
         Args:
-            request: may have ``max_epochs``, ``pretrained`` (go on from the newest version) and ``device``.
+            request: may have ``max_epochs``, ``pretrained`` (start from the newest version) and ``device``.
             datastore: the data folder.
 
         Returns:
             The version's name and the number of patches.
 
         Raises:
-            BundleError: if the request is not as it must be, or there is too little to train on.
+            BundleError: if the request is invalid, or there is not enough to train on.
         """
         epochs = request.get("max_epochs", self.config()["max_epochs"])
         if type(epochs) is not int or epochs < 1:
-            raise BundleError(f"`max_epochs` must be a whole number, 1 or more, got {epochs!r}.")
+            raise BundleError(f"`max_epochs` must be a positive whole number, got {epochs!r}.")
         device = require_device(name_to_device(request.get("device") or self.store.device))
         saved = self.store.options.bundle / "configs" / "train.json"
         if "stages" not in read_json(saved):
             raise BundleError(
-                f"{saved} must be of this version to be trained further, not of an earlier one; train it anew."
+                f"{saved} must be from this version of the bundle, got an earlier one; retrain it from scratch."
             )
         output_dir = self.store.versions.new_folder()
         try:
@@ -111,11 +111,11 @@ class TissueTrainTask(TrainTask):
             config_file=[str(configs / "train.json"), *overlays],
             **overrides,
         )
-        shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # to go on from after a crash: it is over
+        shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # only needed to resume after a crash
         return {"version": output_dir.name, "patches": settings["num_images"], "epochs": epochs}
 
     def _start(self, pretrained: bool) -> dict[str, Any]:
-        """Settings that say which weights training begins with: the newest version's, or those of a new training."""
+        """Settings for the initial weights: the newest version's, or those of a new training."""
         if pretrained and self.store.versions.names():
             return {"source_dir": str(self.store.versions.run_folder())}
         train = read_json(self.store.options.bundle / "configs" / "train.json")
@@ -123,12 +123,12 @@ class TissueTrainTask(TrainTask):
 
 
 class MaskTrainTask(TissueTrainTask):
-    """Stage 2 on the masks and shapes of annotators."""
+    """Stage 2 on annotators' masks and shapes."""
 
     overlays = ("adapt.json", "annotations.json")
 
     def config(self) -> dict[str, Any]:
-        """Also the share of images to score on."""
+        """Options for the client, including the fraction of images held out for scoring."""
         return {**super().config(), "val_split": 0.0}
 
     def write_data(self, images: list[AnnotatedImage], output_dir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class MaskTrainTask(TissueTrainTask):
 
 
 class ImageLabelTrainTask(TissueTrainTask):
-    """Stage 1, pseudo masks and stage 2 on lists of the tissues that patches show."""
+    """Stage 1, pseudo masks and stage 2 on lists of the tissues in each patch."""
 
     overlays = ("adapt.json", "annotations.json", "annotations_image_level.json")
 
@@ -162,16 +162,16 @@ class ImageLabelTrainTask(TissueTrainTask):
         return settings
 
     def _classifier(self) -> Path | None:
-        """The newest version's classifier: not all have one."""
+        """The newest classifier; not all versions have one."""
         folders = [self.store.versions.run_folder(name) for name in self.store.versions.names()[::-1]]
         return next((folder / CLASSIFIER for folder in folders if (folder / CLASSIFIER).is_file()), None)
 
 
 def annotated_images(datastore: TissueDatastore) -> list[AnnotatedImage]:
-    """The images that have a label tagged final, sorted by name.
+    """The images with a label tagged final, sorted by name.
 
     Raises:
-        BundleError: if a label, put there by hand, is not as it must be; it names the image.
+        BundleError: if a label, placed there by hand, is invalid; the message names the image.
     """
     images = []
     for name in sorted(datastore.get_labeled_images()):

@@ -1,4 +1,4 @@
-"""From annotated images and slides to a data set in the bundle's layout."""
+"""Turn annotated images and slides into a data set in the bundle's layout."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from ...slides.reading.slide import Slide, SlideView
 from ..annotations.label_files import Annotation
 from .settings import BundleSettings
 
-SMALLEST_SHARE = 0.02  # of a patch that is drawn on; of a class that a mask shows, to be its image-level label
-LARGEST_NUMBER = 5000  # of patches that one slide gives
-SEED = 0  # of what becomes val
+SMALLEST_SHARE = 0.02  # minimum annotated fraction of a patch, and of a class to count in its image-level label
+LARGEST_NUMBER = 5000  # maximum number of patches per slide
+SEED = 0  # for choosing the val images
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class AnnotatedImage:
     """An image with its annotation.
 
     Args:
-        name: without a suffix.
-        path: of the image.
-        annotation: what is known of it.
+        name: file name without suffix.
+        path: path of the image.
+        annotation: its annotation.
     """
 
     name: str
@@ -54,20 +54,20 @@ def write_masked_patches(
     """Write ``train/img`` and ``train/mask``, and ``val`` likewise, in patches of the bundle's size.
 
     Args:
-        images: those without a mask or shapes are left out.
-        folder: of the data set.
+        images: annotated images; those without a mask or shapes are skipped.
+        folder: folder of the data set.
         settings: the bundle's classes.
-        mpp: of slides whose files do not say it.
-        val_split: share of the images, in [0, 1), that goes into ``val``.
+        mpp: micrometres per pixel of slides whose files do not state it.
+        val_split: fraction of the images, in [0, 1), that goes into ``val``.
 
     Returns:
         The number of patches in ``train``.
 
     Raises:
-        BundleError: if there are not two patches in ``train``.
+        BundleError: if ``train`` has fewer than two patches.
     """
     if not 0 <= val_split < 1:
-        raise BundleError(f"`val_split` must lie in [0, 1), got {val_split}; 0 keeps all images for training.")
+        raise BundleError(f"`val_split` must be in [0, 1), got {val_split}; 0 uses all images for training.")
     drawn = [image for image in images if image.annotation.label is None]
     order = np.random.default_rng(SEED).permutation(len(drawn))
     held_out = set(order[: int(len(drawn) * val_split)].tolist())
@@ -79,15 +79,15 @@ def write_masked_patches(
             counts[split] += 1
     if counts["train"] < 2:
         raise BundleError(
-            f"training needs two patches with masks or more, of {settings.patch_size} pixels, tagged final; got "
-            f"{counts['train']} from {len(drawn)} images. Draw on more images; those that only have a list of tissues "
-            "are for the other trainer."
+            f"training needs at least two patches with masks, of {settings.patch_size} pixels, tagged final; got "
+            f"{counts['train']} from {len(drawn)} images. Annotate more images; images with only a list of tissues are "
+            "for the other trainer."
         )
     return counts["train"]
 
 
 def cut(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> Iterator[Patch]:
-    """The patches of an annotated image that show enough of what is drawn, side by side."""
+    """Yield the patches of an annotated image, cut side by side, that have enough annotated pixels."""
     height, width = settings.patch_size
     if is_slide(image.path):
         yield from _cut_slide(image, settings, mpp)
@@ -109,9 +109,9 @@ def cut(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> I
 
 
 def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | None) -> Iterator[Patch]:
-    """Likewise of a slide, at the resolution of the bundle's patches, where something is drawn."""
+    """Yield such patches of a slide, at the resolution of the bundle's patches."""
     if settings.model_mpp is None:
-        raise BundleError(f"{image.path.name} is a slide, and the bundle's `model_mpp` is unknown; annotate patches.")
+        raise BundleError(f"`model_mpp` must be known to train on the slide {image.path.name}; annotate patches.")
     slide, (height, width) = Slide(image.path, mpp), settings.patch_size
     whole = SlideView(slide, settings.model_mpp)
     first, last = _drawn_box(image.annotation, whole)
@@ -121,8 +121,8 @@ def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | Non
     )
     if len(tops) * len(lefts) > LARGEST_NUMBER:
         raise BundleError(
-            f"the annotations of {image.name} must lie within {LARGEST_NUMBER} patches, got {len(tops) * len(lefts)}; "
-            "draw smaller ones, or nearer to one another."
+            f"the annotations of {image.name} must span at most {LARGEST_NUMBER} patches, got "
+            f"{len(tops) * len(lefts)}; draw smaller ones, or closer together."
         )
     for top, left in ((top, left) for top in tops for left in lefts):
         corner = [math.ceil(start * step) for start, step in zip((top, left), whole.scale, strict=True)]
@@ -138,7 +138,7 @@ def _cut_slide(image: AnnotatedImage, settings: BundleSettings, mpp: float | Non
 
 
 def _drawn_box(annotation: Annotation, view: SlideView) -> tuple[list[float], list[float]]:
-    """First and last row and column, in pixels of a view, that shapes reach; all of it for a mask."""
+    """Bounding box of the shapes, as top left and bottom right in pixels of a view; the whole view for a mask."""
     if annotation.shapes is None or not annotation.shapes:
         return [0, 0], list(view.shape) if annotation.shapes is None else [0, 0]
     corners = np.concatenate([shape.outer for shape in annotation.shapes])[:, ::-1] / np.array(view.scale)
@@ -146,7 +146,7 @@ def _drawn_box(annotation: Annotation, view: SlideView) -> tuple[list[float], li
 
 
 def _shows_enough(mask: np.ndarray, settings: BundleSettings) -> bool:
-    """Whether enough of a patch is drawn on; where 0 is a class, all of it is."""
+    """Whether enough of a patch is annotated; if 0 is a class, all of it is."""
     return not settings.classes.background or (mask > 0).mean() >= SMALLEST_SHARE
 
 
@@ -155,31 +155,31 @@ def write_labelled_patches(
 ) -> int:
     """Write ``train/img`` and ``labels.json`` with image-level labels.
 
-    An annotator's mask gives its image's label, and is put where pseudo masks go, which keeps it.
+    The label of an image with an annotator's mask is derived from the mask, which also becomes its pseudo mask.
 
     Args:
         images: patches, all of one size.
-        folder: of the data set.
-        mask_dir: of the pseudo masks.
+        folder: folder of the data set.
+        mask_dir: folder of the pseudo masks.
         settings: the bundle's classes.
 
     Returns:
         The number of patches.
 
     Raises:
-        BundleError: if there are not two, or they differ in size, or one is a slide.
+        BundleError: if there are fewer than two patches, they differ in size, or one is a slide.
     """
     slides = [image.name for image in images if is_slide(image.path)]
     tagged = [image for image in images if image.annotation.label is not None and image.name in slides]
     if tagged:
-        raise BundleError(f"image-level labels are for patches; {tagged[0].name} is a slide: draw on it.")
+        raise BundleError(f"image-level labels must be on patches, got the slide {tagged[0].name}; draw on it.")
     patches = [image for image in images if image.name not in slides]
     sizes = {image.name: rgb_size(image.path) for image in patches}
     labelled = [image for image in patches if image.annotation.label is not None]
     if len(labelled) < 1 or len(patches) < 2 or len(set(sizes.values())) > 1:
         raise BundleError(
-            "training from image-level labels needs two patches or more of one size, tagged final, and a list of "
-            f"tissues for one or more of them; got {len(patches)} patches, {len(labelled)} with lists, of sizes "
+            "training from image-level labels needs at least two patches of one size, tagged final, and a list of "
+            f"tissues for at least one of them; got {len(patches)} patches, {len(labelled)} with lists, of sizes "
             f"{sorted(set(sizes.values()))}."
         )
     rows = []

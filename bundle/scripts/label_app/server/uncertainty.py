@@ -1,4 +1,4 @@
-"""How unsure the network is of images, and the strategy that picks the one to annotate next."""
+"""Uncertainty scores of images, and the active learning strategy that uses them."""
 
 import logging
 import math
@@ -20,19 +20,19 @@ from .model import ModelStore
 
 logger = logging.getLogger(__name__)
 
-KEY = "uncertainty"  # in what the data folder keeps of an image
-SEED = 0  # of the places of a slide that are looked at
+KEY = "uncertainty"  # in an image's info in the datastore
+SEED = 0  # for sampling places of a slide
 
 
 class UncertaintyScores:
-    """The uncertainty of images by the newest network, kept in the data folder until there is a newer one.
+    """The newest network's uncertainty of images, cached in the datastore until there is a newer network.
 
-    An image's is the mean over its pixels of the entropy of the class probabilities, as a share of the largest
-    possible, in [0, 1]; background counts as 0, so that glass is not worth annotating. A slide's is that of the most
-    uncertain of some places with tissue, as large as a training patch.
+    An image's uncertainty is the mean entropy of the class probabilities over its pixels, normalised by its maximum to
+    [0, 1]; background counts as 0, so that glass is not worth annotating. A slide's uncertainty is that of the most
+    uncertain of several sampled places with tissue, each the size of a training patch.
 
     Args:
-        store: gives the network.
+        store: provides the network.
     """
 
     def __init__(self, store: ModelStore) -> None:
@@ -42,9 +42,9 @@ class UncertaintyScores:
         """The uncertainty of images, ``{"entropy": share, "bbox": [x, y, width, height]}`` by name.
 
         Args:
-            names: of the images; those that cannot be read are left out, and logged.
+            names: names of the images; those that cannot be read are logged and skipped.
             datastore: the data folder.
-            seconds: after this time images that have not been scored yet are left out.
+            seconds: time limit, after which images not scored yet are skipped.
 
         Raises:
             BundleError: if there is no network.
@@ -75,7 +75,7 @@ class UncertaintyScores:
         return {"entropy": float(result.entropy.mean()), "bbox": [0, 0, width, height]}
 
     def _score_slide(self, model: Segmenter, slide: Slide) -> dict[str, Any]:
-        """The most uncertain of some tiles with tissue."""
+        """The most uncertain of several sampled tiles with tissue."""
         plan = model.engine.plan(slide)
         grid, cells = plan.grid, np.argwhere(plan.blender.cells)
         order = np.random.default_rng(SEED).permutation(len(cells))[: self.store.options.slide_samples]
@@ -100,11 +100,11 @@ class EntropyScoring(ScoringMethod):
     """Scores all images of the data folder by predictive entropy.
 
     Args:
-        scores: computes and keeps them.
+        scores: computes and caches the scores.
     """
 
     def __init__(self, scores: UncertaintyScores) -> None:
-        super().__init__("Predictive entropy: how unsure the network is of an image")
+        super().__init__("Predictive entropy: how uncertain the network is about an image")
         self.uncertainty = scores
 
     def __call__(self, request: Mapping[str, Any], datastore: TissueDatastore) -> dict[str, float]:
@@ -114,11 +114,11 @@ class EntropyScoring(ScoringMethod):
 
 
 class MostUncertain(Strategy):
-    """Picks the unlabelled image of which the network is least sure, and scores those that have no score yet.
+    """Selects the unlabelled image the network is least certain about, scoring images that have no score yet.
 
     Args:
-        scores: computes and keeps the scores.
-        seconds: after which the search makes do with the images that have a score.
+        scores: computes and caches the scores.
+        seconds: time limit for scoring; afterwards only images with a score are considered.
     """
 
     def __init__(self, scores: UncertaintyScores, seconds: float) -> None:
@@ -130,18 +130,18 @@ class MostUncertain(Strategy):
         """The next image.
 
         Args:
-            request: with ``image`` only that one is looked at: the place in it to annotate next.
+            request: ``image`` restricts the search to that image: which place in it to annotate next.
             datastore: the data folder.
 
         Returns:
-            ``id``, ``entropy``, ``bbox`` (x, y, width and height of the place, in pixels of level 0), and how many
-            unlabelled images there are and have been scored; ``None`` if there are none.
+            ``id``, ``entropy``, ``bbox`` (x, y, width and height of the place, in pixels of level 0), and the numbers
+            of unlabelled and of scored images; ``None`` if there are none.
         """
         names = sorted(datastore.get_unlabeled_images())
         if request.get("image"):
             names = [name for name in datastore.list_images() if name == request["image"]]
             if not names:
-                raise BundleError(f"`image` must be an image of the data folder, got {request['image']!r}.")
+                raise BundleError(f"`image` must be an image in the data folder, got {request['image']!r}.")
         scores = self.uncertainty.scores(names, datastore, self.seconds)
         if not scores:
             return None

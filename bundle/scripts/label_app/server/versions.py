@@ -1,4 +1,4 @@
-"""The networks that annotations trained: run folders ``0001``, ``0002``, ... beside the bundle's own network."""
+"""The networks trained on annotations: run folders ``0001``, ``0002``, ... beside the bundle's own network."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class Versions:
 
     Args:
         bundle: folder of the bundle, with ``models/model.pt``.
-        folder: of the versions; each is a run folder, a bundle of its own.
+        folder: folder of the versions; each is a run folder, and a bundle in itself.
     """
 
     def __init__(self, bundle: Path, folder: Path) -> None:
@@ -22,7 +22,7 @@ class Versions:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """``"base"`` if the bundle has a network, and the numbers of finished versions, the oldest first."""
+        """``"base"`` if the bundle has a network, and the numbers of finished versions, oldest first."""
         base = [BASE] if (self.bundle / "models" / "model.pt").is_file() else []
         return base + [path.name for path in self._numbered() if RunFolder(path).is_complete("train_segmenter")]
 
@@ -30,7 +30,7 @@ class Versions:
         """The folder of a version, whose network is in ``models/model.pt``.
 
         Raises:
-            BundleError: if there is none of that name.
+            BundleError: if no version has that name.
         """
         names = self.names()
         if not names:
@@ -44,7 +44,7 @@ class Versions:
         return self.bundle if name == BASE else self.folder / name
 
     def weights(self, name: str = NEWEST) -> Path:
-        """The file with the weights of a version; errors as ``run_folder``."""
+        """The weights file of a version; raises as ``run_folder`` does."""
         return self.run_folder(name) / "models" / "model.pt"
 
     def name_of(self, run_folder: Path) -> str:
@@ -52,10 +52,10 @@ class Versions:
         return BASE if run_folder == self.bundle else run_folder.name
 
     def new_folder(self) -> Path:
-        """A folder, not made yet, for the next version; those of trainings that failed are left out."""
+        """The folder for the next version, not created yet; folders left by failed trainings are skipped."""
         number = 1 + max((int(path.name) for path in self._numbered()), default=0)
         return self.folder / f"{number:04d}"
 
     def _numbered(self) -> list[Path]:
-        """The folders with a number, in order."""
+        """The numbered folders, in order."""
         return sorted(path for path in self.folder.glob("[0-9]" * 4) if path.is_dir())

@@ -1,4 +1,4 @@
-"""Batch norms as part of the convolutions before them, for inference: the same values in fewer passes over memory."""
+"""Fuse batch norms into the preceding convolutions for inference: same values, fewer passes over memory."""
 
 import copy
 from collections import Counter
@@ -14,17 +14,17 @@ from ...errors import BundleError
 
 @torch.no_grad()
 def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module:
-    """A copy of a network for inference alone, in which batch norms are part of the convolutions before them.
+    """Copy a network for inference only, with batch norms fused into the preceding convolutions.
 
-    What needs no change shares the network's parameters.
-    Which batch norm takes a convolution's output as it is shows in a run of the network.
+    Layers that are not fused share the network's parameters. A forward pass with a random image finds the batch norms
+    whose input is a convolution's unmodified output.
 
     Args:
         network: maps images (B, 3, H, W) in [0, 1] to a tensor, or a tuple of them, in evaluation mode.
-        image_size: height and width in pixels of an image that it takes.
+        image_size: height and width in pixels of a valid input image.
 
     Raises:
-        BundleError: if the copy's output is another one, since a convolution's output is used elsewhere too.
+        BundleError: if the copy's output differs, because a convolution's output is also used elsewhere.
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     fast = copy.deepcopy(network, shared).eval()
@@ -57,11 +57,11 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
     if not worst <= (1e-3 if image.device.type == "cpu" else 2e-2) * largest:  # a GPU's TF32 keeps ten bits
         raise BundleError(
             f"the batch norms of `network` must be fusible, got outputs that differ by {worst:.3g} of {largest:.3g}; "
-            "use the network as it is."
+            "use the network without fusing."
         )
     return fast
 
 
 def _flat(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """All numbers of an output in a row."""
+    """Flatten and concatenate all tensors of an output."""
     return torch.cat([part.flatten() for part in (output if isinstance(output, tuple) else (output,))])

@@ -1,8 +1,8 @@
-"""Convolutions by Winograd's algorithm: for inference in float32 on CPUs, where PyTorch has none with kept weights.
+"""Winograd convolutions for float32 inference on CPUs, where PyTorch has none that caches the transformed weights.
 
 An output tile of m x m pixels of a k x k convolution takes n² products per pair of channels, n = m + k - 1, instead of
-m² k²: with m = 4, 36 for 144 (k = 3) or 64 for 400 (k = 5). Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks" (CVPR 2016).
+m² k²: with m = 4, 36 instead of 144 (k = 3) or 64 instead of 400 (k = 5). Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks" (CVPR 2016).
 """
 
 import copy
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 
 TILE = 4  # m, output pixels along a tile's side
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where the polynomials are evaluated, and at infinity
-SMALLEST_CHANNELS = 256  # with fewer, the transforms take longer than what they save
-CHUNK_NUMBERS = 2**23  # transformed numbers that are worked on at a time: 32 MB
+SMALLEST_CHANNELS = 256  # with fewer, the transforms cost more than they save
+CHUNK_NUMBERS = 2**23  # transformed numbers per chunk: 32 MB
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A convolution with the parameters of ``conv`` that takes Winograd's way wherever no gradient is asked for.
+    """A convolution with the parameters of ``conv`` that uses Winograd's algorithm when no gradient is needed.
 
-    Its outputs differ from the plain ones by about 1e-5 of the largest. On other devices, in other types, under
-    autocast, and with a gradient it is the plain convolution. The transformed weight, 4 (k = 3) or 2.6 (k = 5) times
-    the size of the weight, is computed at first use and again when the weight has changed.
+    Outputs differ from those of the direct convolution by about 1e-5 of the largest. On other devices, in other dtypes,
+    under autocast and with gradients the direct convolution runs. The transformed weight, 4 (k = 3) or 2.6 (k = 5)
+    times the size of the weight, is computed on first use and again after the weight changes.
 
     Args:
         conv: a convolution for which ``is_eligible`` is true; the parameters are shared.
@@ -36,7 +36,7 @@ class WinogradConv2d(nn.Conv2d):
         super().__init__(*settings, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
-        self._transformed: tuple[tuple[int, int], torch.Tensor] | None = None  # state of the weight, (n * n, in, out)
+        self._transformed: tuple[tuple[int, int], torch.Tensor] | None = None  # weight state, (n * n, in, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``x``, (B, in, H, W), to (B, out, H, W)."""
@@ -49,7 +49,7 @@ class WinogradConv2d(nn.Conv2d):
         return output if self.bias is None else output + self.bias[:, None, None]
 
     def _winograd_numbers(self, size: torch.Size) -> int:
-        """How many transformed numbers an image of a ``size`` has."""
+        """Count of transformed numbers for an image of ``size``."""
         tiles = math.prod(self.dilation[0] * math.ceil(side / self.dilation[0] / TILE) for side in size)
         return tiles * (TILE + self.kernel_size[0] - 1) ** 2 * self.in_channels
 
@@ -82,12 +82,12 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def is_inference() -> bool:
-    """Whether values alone are wanted: no gradient, no export."""
+    """Whether only values are needed: no gradient, no export."""
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def is_eligible(conv: nn.Module) -> bool:
-    """Whether ``conv`` is a convolution that ``WinogradConv2d`` can do, and with so many channels that it pays."""
+    """Whether ``WinogradConv2d`` supports ``conv``, and it has enough channels to pay off."""
     if type(conv) is not nn.Conv2d or conv.kernel_size not in ((3, 3), (5, 5)):
         return False
     same_size = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -97,7 +97,7 @@ def is_eligible(conv: nn.Module) -> bool:
 
 
 def with_winograd(network: nn.Module) -> nn.Module:
-    """A copy of ``network``, with the same parameters, whose eligible convolutions are ``WinogradConv2d``."""
+    """Copy ``network``, sharing its parameters, with eligible convolutions replaced by ``WinogradConv2d``."""
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     fast = copy.deepcopy(network, shared)
     for parent in list(fast.modules()):
@@ -108,7 +108,7 @@ def with_winograd(network: nn.Module) -> nn.Module:
 
 
 def _dilated(x: torch.Tensor, dilation: int, convolve: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Apply ``convolve`` to each of the ``dilation``² grids of ``x``, (B, C, H, W), that a dilated kernel keeps to."""
+    """Apply ``convolve`` to each of the ``dilation``² interleaved grids of ``x``, (B, C, H, W)."""
     height, width = x.shape[2:]
     x = F.pad(x, (0, -width % dilation, 0, -height % dilation)).permute(0, 2, 3, 1)  # (B, H, W, C)
     x = x.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation)).permute(0, 2, 4, 1, 3, 5)
@@ -120,7 +120,7 @@ def _dilated(x: torch.Tensor, dilation: int, convolve: Callable[[torch.Tensor], 
 
 @functools.cache
 def _transforms(kernel: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Matrices that transform a tile of the input, the weight and the products, in both directions at once.
+    """Matrices that transform an input tile, the weight and the products, along both axes at once.
 
     Returns:
         (n², n²), (n², k²) and (m², n²), float32.
@@ -133,7 +133,7 @@ def _transforms(kernel: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         scale = math.prod(point - other for other in points if other != point)
         weight[row] = torch.tensor([point**power / scale for power in range(kernel)])
     output[-1, -1] = weight[-1, -1] = 1  # infinity
-    # the input's transform is what makes sum_i output[i, p] (weight @ w)[i] (input @ x)[i] = sum_q x[p + q] w[q]
+    # the input transform solves sum_i output[i, p] (weight @ w)[i] (input @ x)[i] = sum_q x[p + q] w[q]
     system = torch.einsum("ip,iq->pqi", output, weight).flatten(0, 1)  # (m * k, n)
     place = torch.arange(TILE)[:, None, None] + torch.arange(kernel)[:, None]
     wanted = (place == torch.arange(side)).flatten(0, 1).double()  # (m * k, n)

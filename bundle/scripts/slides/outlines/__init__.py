@@ -1,1 +1,1 @@
-"""Outlines of the classes: polygons, GeoJSON."""
+"""Class outlines: polygons and GeoJSON."""

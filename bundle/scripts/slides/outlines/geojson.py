@@ -1,4 +1,4 @@
-"""Write polygons as GeoJSON that QuPath imports as annotations, as they come."""
+"""Stream polygons into GeoJSON that QuPath imports as annotations."""
 
 import json
 import shutil
@@ -14,17 +14,17 @@ from ...files.atomic import atomic_path
 from .polygons import Polygon
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://geojson.org/")
-DECIMALS = 4  # of a pixel of level 0
+DECIMALS = 4  # of coordinates in pixels of level 0
 
 
 class GeoJSONWriter:
-    """Collects the polygons of each class in a temporary file, and writes one feature per class. Use it as a context.
+    """Context manager that collects each class's polygons in a temporary file and writes one feature per class.
 
     Args:
         classes: names and colours of the classes.
         scale: pixels of level 0 per pixel of the class map, (y, x).
         origin: the class map's top left corner, (y, x), in pixels of level 0.
-        folder: for temporary files.
+        folder: folder for temporary files.
     """
 
     def __init__(self, classes: Classes, scale: Sequence[float], origin: Sequence[float], folder: str | Path) -> None:
@@ -41,7 +41,7 @@ class GeoJSONWriter:
             file.close()
 
     def add(self, polygons: Iterable[Polygon]) -> None:
-        """Add polygons of any class, in pixels of the class map."""
+        """Add polygons of any class, in class map pixels."""
         for polygon in polygons:
             file = self.files[polygon.value]
             mark = ",\n[" if file.tell() else "["
@@ -52,7 +52,7 @@ class GeoJSONWriter:
             file.write("]")
 
     def _coordinates(self, ring: np.ndarray) -> list[list[float]]:
-        """``ring``, (n, 2) x and y, in pixels of level 0."""
+        """Convert ``ring``, (n, 2) x and y, to pixels of level 0."""
         points = ring * self.scale + self.origin
         return (points.astype(np.int64) if self.whole else points.round(DECIMALS)).tolist()
 
@@ -60,8 +60,8 @@ class GeoJSONWriter:
         """Write the FeatureCollection; a class without polygons has no feature.
 
         Args:
-            path: its name should end in ``.geojson``.
-            name: of the slide, from which the features' ids are made.
+            path: output file; its name should end in ``.geojson``.
+            name: name of the slide, from which the features' ids are derived.
         """
         with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as target:
             target.write('{"type":"FeatureCollection","features":[')

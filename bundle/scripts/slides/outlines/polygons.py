@@ -1,15 +1,14 @@
-"""Outlines of a class map along its pixels' edges, strip by strip, so that painting them gives the map back.
+"""Trace a class map along its pixel edges, strip by strip, into polygons that rasterise back to the same map.
 
-A region is a 4-connected component of pixels of one value. Each becomes a polygon: one outer ring and a ring for each
-hole. Rings are simple, the outer one counterclockwise and holes clockwise when y counts as upwards, and touch one
-another in single points at most, as GeoJSON and OGC ask.
+A region is a 4-connected component of pixels of one value. Each becomes a polygon: one outer ring and one ring per
+hole. Rings are simple, the outer one counterclockwise and holes clockwise with the y axis pointing up, and touch one
+another in single points at most, as GeoJSON and OGC require.
 
-How it works. Around each pixel that differs from its neighbours run directed edges: to the right along its top, then
-down (y grows) its right side, to the left along its bottom and up its left side. A *corner* is where they turn: a
-convex one, if the pixel's two neighbours at that point differ from it, or a concave one, if three pixels are one
-region and the fourth is not. Between two corners on a line lies a straight edge, so pairing the corners in the order
-in which they lie on each line gives each its successor. Only edges and regions that cross a strip's lower border are
-carried over to the next strip.
+How it works: directed edges run around each pixel that differs from its neighbours: right along its top, down (y grows)
+its right side, left along its bottom and up its left side. A *corner* is where they turn: convex if the pixel's two
+neighbours at that point differ from it, concave if three pixels are one region and the fourth is not. Two consecutive
+corners on a line are joined by a straight edge, so pairing the corners in order along each line gives each corner its
+successor. Only edges and regions that cross a strip's lower border are carried over to the next strip.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ class Polygon:
     """The outline of a region.
 
     Args:
-        value: of its pixels.
+        value: class map value of its pixels.
         rings: the outer ring, then the holes.
     """
 
@@ -39,13 +38,13 @@ class Polygon:
 
 @dataclass
 class _Chain:
-    """Corners one after the other whose ends lie below what was seen so far.
+    """A sequence of corners whose two ends continue below the rows seen so far.
 
     Args:
         parts: corners, in order, as arrays (n, 2) or nested lists of such.
-        region: the region that it belongs to, a number valid until the next strip.
-        first_x: of the edge that comes up to the first corner.
-        last_x: of the edge that goes down from the last corner.
+        region: number of its region, valid until the next strip.
+        first_x: x of the edge that comes up to the first corner.
+        last_x: x of the edge that goes down from the last corner.
     """
 
     parts: list
@@ -56,10 +55,10 @@ class _Chain:
 
 @dataclass
 class _Region:
-    """A region that goes on below.
+    """A region that continues below.
 
     Args:
-        value: of its pixels.
+        value: class map value of its pixels.
         outer: its outer ring once it is closed.
         holes: its holes so far.
     """
@@ -70,17 +69,17 @@ class _Region:
 
 
 class PolygonTracer:
-    """Takes a class map from top to bottom and gives the polygons that are complete.
+    """Takes a class map from top to bottom and returns polygons once they are complete.
 
     Args:
-        width: of the map in pixels.
-        ignored: values without outlines.
+        width: width of the map in pixels.
+        ignored: values that are not traced.
     """
 
     def __init__(self, width: int, ignored: Sequence[int] = (0,)) -> None:
         self.ignored = tuple(ignored)
         self.top = 0
-        self.above = np.zeros(width, dtype=np.int32)  # the last row: value + 1, and 0 for those without outlines
+        self.above = np.zeros(width, dtype=np.int32)  # the last row: value + 1, or 0 for ignored values
         self.above_regions = np.zeros(width, dtype=np.int64)  # the region of each of its pixels, counted from 1
         self.regions: list[_Region] = []
         self.chains: list[_Chain] = []
@@ -99,7 +98,7 @@ class PolygonTracer:
         return self.add(np.full((1, len(self.above)), self.ignored[0] if self.ignored else -1))
 
     def _join_regions(self, values: np.ndarray) -> np.ndarray:
-        """Number the regions of the new rows, (h, width), from 1, as one with those above that they go on from."""
+        """Number the regions of the new rows, (h, width), from 1, merging them with the regions above they continue."""
         local, count = label_regions(values, background=0, connectivity=1, return_num=True)
         old = len(self.regions)
         meet = (values[0] == self.above) & (self.above > 0)
@@ -122,9 +121,9 @@ class PolygonTracer:
         return np.concatenate([[0], merged[old:] + 1])[local]
 
     def _trace(self, values: np.ndarray, numbers: np.ndarray) -> list[tuple[int, Ring]]:
-        """Link the corners of the new rows and the open chains: closed rings, with their region's number from 0."""
+        """Link the corners of the new rows and the open chains; return closed rings with their region, from 0."""
         x, y, comes, goes, region = _find_corners(self.above, values, self.above_regions, numbers)
-        successor = np.full(len(x) + len(self.chains), -1, dtype=np.int64)  # of the corners, then of the chains
+        successor = np.full(len(x) + len(self.chains), -1, dtype=np.int64)  # corners, then chains
         for direction in (RIGHT, LEFT):
             successor[np.flatnonzero(goes == direction)] = np.flatnonzero(comes == direction)  # sorted by y and x
         chains = np.arange(len(self.chains)) + len(x)
@@ -144,7 +143,7 @@ class PolygonTracer:
     def _walk(
         self, successor: list[int], points: np.ndarray, region: np.ndarray, first: list[int]
     ) -> list[tuple[int, Ring]]:
-        """Follow the successors: gives the rings that close; the rest becomes the open chains of the next strip."""
+        """Follow the successors and return closed rings; the rest becomes the open chains of the next strip."""
         count, chains, seen = len(points), self.chains, bytearray(len(successor))
 
         def path(node: int) -> list[int]:
@@ -187,10 +186,10 @@ class PolygonTracer:
         return rings
 
     def _complete(self, rings: list[tuple[int, Ring]]) -> list[Polygon]:
-        """Give rings to their regions; the polygons of regions that end here, in order of their regions."""
+        """Assign rings to their regions; return the polygons of regions that end here, in order of region."""
         for number, ring in rings:
             for simple in simple_rings(ring):
-                if simple[0, 1] == simple[1, 1]:  # from its top left corner an outer ring goes right, a hole down
+                if simple[0, 1] == simple[1, 1]:  # from its top left corner, an outer ring goes right and a hole down
                     self.regions[number].outer = simple
                 else:
                     self.regions[number].holes.append(simple)
@@ -214,19 +213,19 @@ class PolygonTracer:
 def _find_corners(
     above: np.ndarray, values: np.ndarray, above_regions: np.ndarray, regions: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """The corners on the upper edges of the rows ``values``: x, y, incoming and outgoing direction, region.
+    """Find the corners on the upper edges of the rows ``values``: x, y, incoming and outgoing direction, region.
 
-    Sorted by y, then x. Values of 0 have no outlines.
+    Sorted by y, then x. Values of 0 are not traced.
     """
     grid = np.pad(np.concatenate([above[None], values]), ((0, 0), (1, 1)))
     names = np.pad(np.concatenate([above_regions[None], regions]), ((0, 0), (1, 1)))
     nw, ne, sw, se = grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]
     name = {"nw": names[:-1, :-1], "ne": names[:-1, 1:], "sw": names[1:, :-1], "se": names[1:, 1:]}
-    n, s, w, e = nw != ne, sw != se, nw != sw, ne != se  # is there an edge up, down, left, right of the point?
+    n, s, w, e = nw != ne, sw != se, nw != sw, ne != se  # is there an edge above, below, left, right of the point?
     any_corner = (n | s) & (w | e)
     rows, columns = np.nonzero(any_corner)
     nw, ne, sw, se, n, s, w, e = (part[rows, columns] for part in (nw, ne, sw, se, n, s, w, e))
-    kinds = [  # condition, incoming, outgoing, the pixel whose region it is
+    kinds = [  # condition, incoming, outgoing, pixel that determines the region
         (s & e & (se > 0), UP, RIGHT, "se"),
         (s & w & (sw > 0), RIGHT, DOWN, "sw"),
         (n & w & (nw > 0), DOWN, LEFT, "nw"),
@@ -254,16 +253,16 @@ def _pair_on_columns(
     lower_y: np.ndarray,
     lower: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pair the upper and the lower ends of vertical edges of one direction, which take turns on each column.
+    """Pair the upper and lower ends of vertical edges of one direction, which alternate in each column.
 
-    Only a column's last upper end can lack its lower one, below what was seen so far; it is left out.
+    Only a column's last upper end can lack a lower one, which is then below the rows seen so far; it is left out.
 
     Args:
-        upper_x, upper_y, lower_x, lower_y: where the ends lie, (n,) each.
-        upper, lower: their names, (n,) each.
+        upper_x, upper_y, lower_x, lower_y: positions of the ends, (n,) each.
+        upper, lower: their indices, (n,) each.
 
     Returns:
-        The names of the upper and the lower ends of each edge.
+        The indices of the upper and the lower end of each edge.
     """
     order = np.lexsort((upper_y, upper_x))
     upper, upper_x = upper[order], upper_x[order]
@@ -275,7 +274,7 @@ def _pair_on_columns(
 
 
 def simple_rings(ring: Ring) -> Iterator[Ring]:
-    """Cut a ring that passes a point more than once into rings that do not, each beginning at its lowest y, then x."""
+    """Split a ring that passes a point more than once into simple rings, each starting at its lowest y, then x."""
     keys = (ring[:, 1] << 32) + ring[:, 0]
     if len(ring) < 8 or len(np.unique(keys)) == len(keys):
         yield _from_first(ring, keys)
@@ -295,13 +294,13 @@ def simple_rings(ring: Ring) -> Iterator[Ring]:
 
 
 def _from_first(ring: Ring, keys: np.ndarray) -> Ring:
-    """The ring, beginning at its corner with the smallest key."""
+    """Rotate a ring so that it starts at the corner with the smallest key."""
     first = int(keys.argmin())
     return np.concatenate([ring[first:], ring[:first]])
 
 
 def _flatten(parts: list) -> Iterator[np.ndarray]:
-    """The arrays in nested lists, in order."""
+    """Yield the arrays in nested lists, in order."""
     waiting = [iter(parts)]
     while waiting:
         for part in waiting[-1]:

@@ -1,1 +1,1 @@
-"""What is written of a slide: areas, class maps as pyramids, pictures."""
+"""Output files of a slide: areas, class maps as pyramids, images."""

@@ -1,4 +1,4 @@
-"""Areas of the classes on a slide, their shares of the tissue and how sure the network is."""
+"""Class areas on a slide, their fractions of the tissue and the network's mean uncertainty."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ class AreaCounter:
         self.counts += np.bincount(both.ravel(), minlength=1 << 16).reshape(256, 256)
 
     def table(self, classes: Classes, mpp: Sequence[float]) -> list[list[Any]]:
-        """A row for each class and one for all tissue, with the columns of ``HEADER``.
+        """One row per class and one for all tissue, with the columns of ``HEADER``.
 
-        Tissue is every pixel of a class. Uncertainty is the mean entropy as a share of the largest possible, in [0, 1].
-        A share or mean of nothing is ``None``.
+        Tissue is every pixel that has a class. Uncertainty is the mean entropy, normalised by its maximum to [0, 1].
+        Fractions and means of zero pixels are ``None``.
 
         Args:
             classes: the classes.

@@ -1,4 +1,4 @@
-"""Write a map as pyramidal, tiled OME-TIFF, row by row, with the same bytes for the same pixels."""
+"""Write a map as pyramidal, tiled OME-TIFF, row by row; equal pixels give equal bytes."""
 
 import math
 import uuid
@@ -15,24 +15,24 @@ import tifffile
 from ...files.atomic import atomic_path
 
 TILE_PX = 256
-LARGEST_TOP_PX = 1024  # the pyramid's top is no larger
-BIG_BYTES = 3 << 30  # offsets of a classic TIFF end at 4 GB
+LARGEST_TOP_PX = 1024  # maximum side of the pyramid's top level
+BIG_BYTES = 3 << 30  # classic TIFF offsets end at 4 GB
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.openmicroscopy.org/Schemas/OME/2016-06")
 
 
 def every_second(rows: np.ndarray) -> np.ndarray:
-    """Half the size, (ceil(h / 2), ceil(w / 2)), by taking every second pixel: for class maps."""
+    """Halve the size to (ceil(h / 2), ceil(w / 2)) by taking every second pixel: for class maps."""
     return rows[::2, ::2]
 
 
 def mean_of_four(rows: np.ndarray) -> np.ndarray:
-    """Half the size, (ceil(h / 2), ceil(w / 2)) uint8, by averaging, halves rounded up: for measured values."""
+    """Halve the size to (ceil(h / 2), ceil(w / 2)) uint8 by averaging, halves rounded up: for continuous values."""
     even = np.pad(rows, [(0, side % 2) for side in rows.shape], mode="edge").astype(np.uint16)
     return ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) >> 2).astype(np.uint8)
 
 
 class _Level:
-    """A level's tiles, compressed, in a temporary file."""
+    """A level's compressed tiles in a temporary file."""
 
     def __init__(self, shape: tuple[int, int], folder: Path) -> None:
         self.shape = shape
@@ -41,7 +41,7 @@ class _Level:
         self.sizes: list[int] = []
 
     def add_tiles(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> None:
-        """Compress a row of tiles, (up to TILE_PX, width) uint8; what they lack is 0."""
+        """Compress a row of tiles, (up to TILE_PX, width) uint8, padded with 0."""
         filled = np.zeros((TILE_PX, math.ceil(self.shape[1] / TILE_PX) * TILE_PX), dtype=np.uint8)
         filled[: rows.shape[0], : rows.shape[1]] = rows
         tiles = (filled[:, x : x + TILE_PX] for x in range(0, filled.shape[1], TILE_PX))
@@ -56,12 +56,12 @@ class _Level:
 
 
 class PyramidWriter:
-    """Takes a map from top to bottom and writes it with its pyramid. Use it as a context, and ``save`` at its end.
+    """Context manager that takes a map from top to bottom and builds its pyramid; ``save`` writes the file.
 
     Args:
         shape: height and width of the map in pixels.
-        halve: gives rows half their size: ``every_second`` or ``mean_of_four``.
-        folder: for temporary files.
+        halve: downsamples rows by 2: ``every_second`` or ``mean_of_four``.
+        folder: folder for temporary files.
     """
 
     def __init__(self, shape: tuple[int, int], halve: Callable[[np.ndarray], np.ndarray], folder: str | Path) -> None:
@@ -85,7 +85,7 @@ class PyramidWriter:
         self._add(0, rows, last=False)
 
     def _add(self, index: int, rows: np.ndarray, last: bool) -> None:
-        """Add rows to a level, and what they fill to the levels above it; with ``last`` all that waits."""
+        """Add rows to a level, and complete rows of tiles to the levels above; ``last`` flushes incomplete ones too."""
         level = self.levels[index]
         level.waiting.append(rows)
         height = sum(len(part) for part in level.waiting)
@@ -108,10 +108,10 @@ class PyramidWriter:
         """Write the file.
 
         Args:
-            path: its name should end in ``.ome.tif``.
-            name: of the image in it, from which its UUID is made.
+            path: output file; its name should end in ``.ome.tif``.
+            name: name of the image in the file, from which its UUID is derived.
             mpp: micrometres per pixel, (y, x).
-            palette: RGB colour, 0..255, of each value; ``None`` for grey.
+            palette: RGB colour, 0..255, of each value; ``None`` for greyscale.
         """
         self._add(0, np.empty((0, self.levels[0].shape[1]), np.uint8), last=True)
         colormap = None
@@ -122,7 +122,7 @@ class PyramidWriter:
         options = {"bigtiff": big, "byteorder": "<", "ome": True}
         with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, **options) as tiff:
             for index, level in enumerate(self.levels):
-                scale = 1e4 / 2**index  # pixels per centimetre, per micrometre of a pixel of the first level
+                scale = 1e4 / 2**index  # divided by the first level's mpp: pixels per centimetre
                 tiff.write(
                     level.tiles(),
                     shape=level.shape,
@@ -141,10 +141,10 @@ class PyramidWriter:
 
 
 def ome_metadata(name: str, shape: Sequence[int], mpp: Sequence[float]) -> dict[str, Any]:
-    """What tifffile writes as OME-XML of an image with one channel, the same for the same image."""
+    """Metadata that tifffile writes as OME-XML for a single-channel image, deterministic for a given image."""
     return {
-        "UUID": str(uuid.uuid5(NAMESPACE, f"{name} {tuple(shape)} {tuple(mpp)}")),  # tifffile's is new each time
-        "Creator": "scripts.slides",  # tifffile's has its version
+        "UUID": str(uuid.uuid5(NAMESPACE, f"{name} {tuple(shape)} {tuple(mpp)}")),  # tifffile's is random
+        "Creator": "scripts.slides",  # tifffile's includes its version
         "Name": name,
         "axes": "YX",
         "PhysicalSizeX": f"{mpp[1]:.10g}",

@@ -1,4 +1,4 @@
-"""From the finished strips of a slide to the files that a person opens."""
+"""Write a slide's result files from its finished strips."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,12 +17,12 @@ from ..segmenting.tiles import TileGrid, nearest_pixels
 from .areas import AreaCounter
 from .ome_tiff import PyramidWriter, every_second, mean_of_four
 
-TRACED_PX = 1 << 20  # pixels that are traced at a time
-OVERLAY_PX = 2048  # longer side of the overlay at most
+TRACED_PX = 1 << 20  # pixels traced at a time
+OVERLAY_PX = 2048  # maximum longer side of the mask overlay
 
 
 def joined_strips(grid: TileGrid, strips: StripFiles, outside: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The class map and the entropy from top to bottom, (h, width) uint8; strips that are not there have no tissue."""
+    """Yield class map and entropy from top to bottom, (h, width) uint8; missing strips have no tissue."""
     finished = strips.finished()
     bands = [grid.band_pixels(band) for band in range(len(grid.bands))]
     for row in range(grid.rows):
@@ -45,17 +45,17 @@ def write_results(
     tissue: np.ndarray,
     picture: np.ndarray,
 ) -> None:
-    """Write the maps, the annotations, the areas, the tissue mask and the overlay of a slide.
+    """Write the maps, the annotations, the areas, the tissue mask and the mask overlay of a slide.
 
     Args:
-        folder: where they go; also for temporary files.
-        name: of the slide.
+        folder: output folder; also used for temporary files.
+        name: name of the slide.
         view: the slide at the maps' resolution.
-        grid: how it was cut.
+        grid: its tiling.
         strips: all strips that have tissue.
-        classes: what the class map's values mean.
-        tissue: mask of the slide, (h, w) bool.
-        picture: the slide, small, (h, w, 3) uint8.
+        classes: the meaning of the class map values.
+        tissue: tissue mask of the slide, (h, w) bool.
+        picture: thumbnail of the slide, (h, w, 3) uint8.
     """
     folder, areas, small = Path(folder), AreaCounter(), SmallMap(picture.shape[:2], view.shape)
     tracer = PolygonTracer(grid.width, [value for value in range(256) if value not in classes.tissues])
@@ -81,11 +81,11 @@ def write_results(
 
 
 class SmallMap:
-    """Keeps of a map that comes from top to bottom the pixels that a smaller one has.
+    """Downsamples a map that arrives from top to bottom, by nearest neighbour.
 
     Args:
         shape: height and width of the small map.
-        full: of the map.
+        full: height and width of the full map.
     """
 
     def __init__(self, shape: Sequence[int], full: Sequence[int]) -> None:
@@ -103,21 +103,21 @@ class SmallMap:
 
 
 def clear_overlay(picture: np.ndarray, values: np.ndarray, classes: Classes) -> Image.Image:
-    """The colours of the classes over the slide; what is no class is left clear.
+    """Blend the class colours over a slide thumbnail; pixels without a class stay transparent.
 
     Args:
-        picture: (h, w, 3) uint8.
+        picture: the thumbnail, (h, w, 3) uint8.
         values: class map values, (h, w) uint8.
-        classes: what they mean.
+        classes: the meaning of the values.
     """
     return overlay(picture, *clear_values(values, classes))
 
 
 def clear_values(values: np.ndarray, classes: Classes) -> tuple[np.ndarray, Palette]:
-    """Class map values as pictures have them: 0 for what is no class and is left clear, 1, 2, ... for the tissues.
+    """Renumber class map values for display: 0 for pixels without a class, 1, 2, ... for the tissues.
 
     Returns:
-        The values, of the shape of ``values``, and the colour of each.
+        The new values, in the shape of ``values``, and their palette.
     """
     shifted = np.zeros(256, dtype=np.uint8)
     shifted[classes.tissues] = np.arange(1, len(classes.tissues) + 1)

@@ -1,4 +1,4 @@
-"""Which files are slides."""
+"""Find slide files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", "
 
 
 def is_slide(path: str | Path) -> bool:
-    """Whether a file is a slide: of a scanner's format, or a TIFF that is tiled or has several levels."""
+    """Whether a file is a slide: in a scanner's format, or a TIFF that is tiled or has several levels."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".tif", ".tiff"):
         return suffix in (*SUFFIXES, ".dcm")
@@ -21,15 +21,15 @@ def is_slide(path: str | Path) -> bool:
         with TiffFile(path) as tiff:
             levels = pyramid_levels(tiff)
             return len(levels) > 1 or levels[0].is_tiled
-    except Exception:  # a damaged file, or one of other colours: read, and refused, as a patch
+    except Exception:  # damaged or not RGB: it is read, and rejected, as a patch
         return False
 
 
 def holds_slides(source: str | Path) -> bool:
-    """Whether a file is a slide, or a folder has one.
+    """Whether a file is a slide, or a folder contains one.
 
     Raises:
-        FileNotFoundError: if there is no such file or folder.
+        FileNotFoundError: if the file or folder does not exist.
     """
     source = Path(source)
     if not source.exists():
@@ -38,24 +38,24 @@ def holds_slides(source: str | Path) -> bool:
 
 
 def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The slide files of a folder, or those that are given, with a name of its own each.
+    """List slide files, given as paths or as a folder; their names must be unique.
 
-    In a folder that is a file with a slide's suffix, or a sub-folder of DICOM files, of which the largest stands for
-    the series.
+    Slides in a folder are files with a slide suffix, and subfolders of DICOM files, each represented by its largest
+    file.
 
     Raises:
         FileNotFoundError: if there are none.
-        BundleError: if two slides have one name, as their results would have.
+        BundleError: if two slides, and so their results, have the same name.
     """
     given = [slides] if isinstance(slides, (str, Path)) else list(slides)
     found: list[Path] = []
     for path in map(Path, given):
         found += _slides_in(path) if path.is_dir() else [path]
     if not found:
-        raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it holds none.")
+        raise FileNotFoundError(f"`slides` must be slide files or a folder of them, got {slides}; it has none.")
     twice = [name for name, count in Counter(map(slide_name, found)).items() if count > 1]
     if twice:
-        raise BundleError(f"`slides` must have names of their own, whatever their suffix; {twice[:5]} are there twice.")
+        raise BundleError(f"`slides` must have unique names, ignoring suffixes, got {twice[:5]} twice; rename them.")
     return found
 
 
@@ -67,7 +67,7 @@ def _slides_in(folder: Path) -> list[Path]:
 
 
 def slide_name(path: Path) -> str:
-    """The name of a slide's results: the file's without its suffix, or for DICOM its folder's."""
+    """The name of a slide's results: the file name without suffix, or for DICOM the folder name."""
     if path.suffix.lower() == ".dcm":
         return path.resolve().parent.name
     return path.stem.removesuffix(".ome")

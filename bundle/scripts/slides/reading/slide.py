@@ -19,10 +19,10 @@ from . import tiff_levels
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("openslide", "cucim", "tifffile")
-PLAUSIBLE_MPP = (0.02, 20.0)  # a TIFF without a resolution of its own often says 72 or 96 dpi, some 300 um per pixel
+PLAUSIBLE_MPP = (0.02, 20.0)  # a TIFF without a real resolution often states 72 or 96 dpi, about 300 um per pixel
 LARGEST_SLIDE_GPX = 100.0
-MPP_TOLERANCE = 0.02  # a level that is so near the wanted resolution is taken as it is
-BLOCK_PX = 512  # side of the blocks that are read, in pixels of the level
+MPP_TOLERANCE = 0.02  # a level this close to the requested resolution is used without resampling
+BLOCK_PX = 512  # side of the blocks to read, in pixels of the level
 ReadRegion = Callable[[int, int, int, int, int], np.ndarray]
 
 
@@ -31,16 +31,16 @@ class Slide:
 
     Args:
         path: the file; for DICOM any file of the series.
-        mpp: micrometres per pixel of level 0, used if the file does not say them.
-        backends: readers in the order in which they are tried.
+        mpp: micrometres per pixel of level 0, used if the file does not state it.
+        backends: readers in the order to try them.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         BundleError: if no reader can open it, it is too large (see ``require_size``), or its resolution is unknown.
 
     Attributes:
         level_sizes: height and width of each level in pixels.
-        level_scales: for each level the pixels of level 0 per pixel of the level, (y, x).
+        level_scales: pixels of level 0 per pixel of each level, (y, x).
         mpp: micrometres per pixel of level 0, (y, x).
         mpp_source: ``"file"`` or ``"argument"``.
     """
@@ -61,14 +61,14 @@ class Slide:
                 opened = open_with[self.backend](self.path, self.backend)
                 self.level_sizes, tile_sizes, file_mpp, self._read = opened
                 require_size(self.level_sizes, tile_sizes)
-                self._read(0, 0, 0, 1, 1)  # a truncated file often opens, and fails here
+                self._read(0, 0, 0, 1, 1)  # a truncated file often opens but fails here
                 break
-            except Exception as error:  # readers raise errors of many types for foreign files
+            except Exception as error:  # readers raise many types of error for such files
                 reasons.append(f"{self.backend}: {error}")
         else:
             raise BundleError(
-                f"{path} must be a slide that can be read; {'; '.join(map(str, reasons))}. Replace the file, or "
-                "convert it, for instance to a pyramidal TIFF."
+                f"{path} must be a readable slide; {'; '.join(map(str, reasons))}. Replace the file, or convert it, "
+                "for instance to a pyramidal TIFF."
             )
         self.level_scales = [_level_scale(self.level_sizes[0], size) for size in self.level_sizes]
         self.mpp, self.mpp_source = self._resolution(file_mpp, mpp)
@@ -76,22 +76,22 @@ class Slide:
     def _resolution(
         self, file_mpp: tuple[float, float] | None, mpp: float | Sequence[float] | None
     ) -> tuple[tuple[float, float], str]:
-        """Micrometres per pixel of level 0, (y, x), and where they come from."""
+        """Micrometres per pixel of level 0, (y, x), and their source."""
         given = None if mpp is None else tuple(float(value) for value in np.broadcast_to(mpp, 2))
         for source, value in (("the file", file_mpp), ("`mpp`", given)):
             if value is not None and not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in value):
                 raise BundleError(
-                    f"{self.path}: {source} must give between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres "
-                    f"per pixel, got {value}; correct it."
+                    f"{self.path}: {source} must state between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres "
+                    f"per pixel, got {value}; set it to a value in that range."
                 )
         if file_mpp is not None:
             if given is not None and not np.allclose(file_mpp, given, rtol=MPP_TOLERANCE):
-                logger.warning(f"{self.path.name} says {file_mpp[1]:.4g} um per pixel: `mpp` {mpp} is not used.")
+                logger.warning(f"{self.path.name} states {file_mpp[1]:.4g} um per pixel: `mpp` {mpp} is ignored.")
             return file_mpp, "file"
         if given is None:
             raise BundleError(
-                f"{self.path} must say its micrometres per pixel, and does not; give them with --mpp (of a scan with a "
-                "20x objective usually about 0.5, with 40x 0.25)."
+                f"{self.path} must state its micrometres per pixel, got none; pass them with --mpp (usually about 0.5 "
+                "for a 20x scan, 0.25 for 40x)."
             )
         return given, "argument"
 
@@ -99,7 +99,7 @@ class Slide:
         """Read a region, given in pixels of ``level``: (height, width, 3) uint8, white outside the slide.
 
         Raises:
-            BundleError: if the file is damaged there; it names the slide and the place.
+            BundleError: if the file is damaged there; the message has the slide and the position.
         """
         try:
             return self._read(level, top, left, height, width)
@@ -110,16 +110,16 @@ class Slide:
 
 
 def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequence[int]]) -> None:
-    """Refuse a slide whose header claims what no slide has, before memory is taken for it.
+    """Reject a slide whose header claims an implausible size, before memory is allocated for it.
 
-    The environment variable ``LARGEST_SLIDE_GPX`` sets how many billion pixels a level may have; a tile, which is
-    decoded at once, may have as many pixels as an image (see ``foreign_files``).
+    The environment variable ``LARGEST_SLIDE_GPX`` sets how many gigapixels a level may have; a tile, which is decoded
+    as a whole, may have as many pixels as an image (see ``foreign_files``).
 
     Args:
         level_sizes, tile_sizes: heights and widths in pixels.
 
     Raises:
-        BundleError: if there are more, or none.
+        BundleError: if a level or tile has more pixels, or none.
     """
     largest_level = positive_setting("LARGEST_SLIDE_GPX", LARGEST_SLIDE_GPX) * 1e9
     largest_tile = limit_pixels() * 1e6
@@ -132,13 +132,13 @@ def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequ
         ]
         if odd:
             raise BundleError(
-                f"its {kind} must have 1 to {largest:g} pixels, got {', '.join(odd[:3])}; if it is meant to be so "
-                f"large, set the environment variable {setting}."
+                f"its {kind} must have 1 to {largest:g} pixels, got {', '.join(odd[:3])}; if it is meant to be "
+                f"that large, raise the environment variable {setting}."
             )
 
 
 def _open_monai(path: Path, backend: str) -> tuple:
-    """Sizes of the levels and of tiles, mpp and a reader of regions by MONAI's ``WSIReader``."""
+    """Open with MONAI's ``WSIReader``: level sizes, tile sizes, mpp and a function that reads regions."""
     if importlib.util.find_spec(backend) is None:
         raise ModuleNotFoundError(f"the package {backend} is not installed.")
     reader = WSIReader(backend=backend, channel_dim=-1)
@@ -160,7 +160,7 @@ def _open_monai(path: Path, backend: str) -> tuple:
 
 
 def _open_tiff(path: Path, backend: str) -> tuple:
-    """The same by tifffile."""
+    """Open with tifffile; returns the same as ``_open_monai``."""
     tiff = tiff_levels.TiffFile(path)
     levels = tiff_levels.pyramid_levels(tiff)
     sizes = [(level.imagelength, level.imagewidth) for level in levels]
@@ -174,7 +174,7 @@ def _open_tiff(path: Path, backend: str) -> tuple:
 
 
 def _level_scale(full: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
-    """Pixels of level 0 per pixel of a level, (y, x): a whole number where the sizes are that but for rounding."""
+    """Pixels of level 0 per pixel of a level, (y, x): a whole number if the sizes match it up to rounding."""
     ratios = [large / small for large, small in zip(full, size, strict=True)]
     whole = round(sum(ratios) / 2)
     fits = (
@@ -186,10 +186,10 @@ def _level_scale(full: Sequence[int], size: Sequence[int]) -> tuple[float, float
 
 
 def _stated_mpp(ask: Callable[[], tuple[float, float]]) -> tuple[float, float] | None:
-    """The mpp that a file states, (y, x); ``None`` if it states none, or one without a unit, or one for printing."""
+    """The mpp that a file states, (y, x); ``None`` if missing, without a unit, or a print resolution."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # MONAI warns before it takes a unit for granted
+            warnings.simplefilter("error")  # MONAI warns before it assumes a unit
             mpp = tuple(float(value) for value in ask())
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, Warning):
         return None
@@ -197,7 +197,7 @@ def _stated_mpp(ask: Callable[[], tuple[float, float]]) -> tuple[float, float] |
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
-    """``pixels``, (H, W, 4) uint8, as (H, W, 3) uint8 on a white ground: scanners leave out what they did not scan."""
+    """Blend ``pixels``, (H, W, 4) uint8, onto white, (H, W, 3) uint8: unscanned areas are transparent."""
     alpha = pixels[..., 3:]
     if alpha.min(initial=255) == 255:
         return pixels[..., :3]
@@ -205,21 +205,21 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 class SlideView:
-    """A slide as an image of a wanted resolution.
+    """A slide as an image at a requested resolution.
 
-    The nearest finer level is resampled by averaging areas. Where the wanted resolution lies within 2 % of a whole
-    multiple of the level's, that multiple is taken. Pixels are read in blocks of a fixed grid, so that each has one
-    value, whoever reads it.
+    The next finer level is resampled by area averaging. If the requested resolution is within 2 % of an integer
+    multiple of the level's, that multiple is used. Pixels are read in blocks of a fixed grid, so that each pixel has
+    the same value in every read.
 
     Args:
         slide: the slide.
-        mpp: micrometres per pixel that are wanted.
-        region: top, left, height and width of a part of the slide in pixels of level 0; ``None`` for all of it.
+        mpp: requested micrometres per pixel.
+        region: top, left, height and width of a part of the slide in pixels of level 0; ``None`` for the whole slide.
 
     Attributes:
-        shape: height and width in pixels; a rest of less than half a pixel at the slide's edge is left out.
+        shape: height and width in pixels; a remainder of less than half a pixel at the slide's edge is dropped.
         scale: pixels of level 0 per pixel, (y, x).
-        mpp: micrometres per pixel as they came out, (y, x).
+        mpp: actual micrometres per pixel, (y, x).
         origin: the top left corner, (y, x), in pixels of level 0.
         block: height and width of the blocks in pixels.
     """
@@ -236,7 +236,7 @@ class SlideView:
         self.ratio = tuple(_whole_if_near(ratio / step) for ratio, step in zip(wanted, down, strict=True))
         if min(self.ratio) < 1 - MPP_TOLERANCE:
             logger.warning(
-                f"{slide.path.name} has {slide.mpp[1]:.4g} um per pixel, coarser than {mpp}: it is enlarged."
+                f"{slide.path.name} has {slide.mpp[1]:.4g} um per pixel, coarser than {mpp}: it is upsampled."
             )
         self.scale = tuple(ratio * step for ratio, step in zip(self.ratio, down, strict=True))
         self.mpp = tuple(step * side for step, side in zip(self.scale, slide.mpp, strict=True))
@@ -247,7 +247,7 @@ class SlideView:
         self.block = tuple(max(1, round(BLOCK_PX / ratio)) for ratio in self.ratio)
 
     def _pixels(self, region: Sequence[int] | None) -> tuple[int, int, int, int]:
-        """Top, left, height and width in pixels of this view; a slide has at least one pixel."""
+        """Convert a region to top, left, height and width in pixels of this view, at least one pixel."""
         full = self.slide.level_sizes[0]
         ends = [max(1, math.floor(side / scale + 0.5)) for side, scale in zip(full, self.scale, strict=True)]
         if region is None:
@@ -262,7 +262,7 @@ class SlideView:
         return *corner, *[min(end, max(low + 1, math.ceil(stop / scale))) - low for stop, scale, end, low in sizes]
 
     def read_block(self, row: int, column: int) -> np.ndarray:
-        """Read block (row, column) of the grid: (h, w, 3) uint8, cut at the view's lower and right edge."""
+        """Read block (row, column) of the grid: (h, w, 3) uint8, cropped at the view's bottom and right edge."""
         top, left = row * self.block[0], column * self.block[1]
         height, width = min(self.block[0], self.shape[0] - top), min(self.block[1], self.shape[1] - left)
         top, left = top + self._corner[0], left + self._corner[1]
@@ -277,7 +277,7 @@ class SlideView:
             min(last, size) for last, size in zip((last_y, last_x), self.slide.level_sizes[self.level], strict=True)
         )
         pixels = self.slide.read(self.level, first_y, first_x, end_y - first_y, end_x - first_x)
-        if (end_y, end_x) != (last_y, last_x):  # the slide's last pixels go on to the end of the view's
+        if (end_y, end_x) != (last_y, last_x):  # replicate the slide's last pixels to the view's edge
             pixels = np.pad(pixels, ((0, last_y - end_y), (0, last_x - end_x), (0, 0)), mode="edge")
         if self.ratio == (1.0, 1.0):
             return pixels
@@ -289,7 +289,7 @@ class SlideView:
         return np.asarray(picture.resize((width, height), means, box=box))
 
     def read(self) -> np.ndarray:
-        """The whole view, (H, W, 3) uint8; for small ones."""
+        """Read the whole view, (H, W, 3) uint8; for small views."""
         image = np.empty((*self.shape, 3), dtype=np.uint8)
         for row in range(math.ceil(self.shape[0] / self.block[0])):
             for column in range(math.ceil(self.shape[1] / self.block[1])):
@@ -300,17 +300,17 @@ class SlideView:
 
 
 def _whole_if_near(ratio: float) -> float:
-    """``ratio``, or the whole number that it is within 2 % of."""
+    """Round ``ratio`` to the nearest whole number if it is within 2 % of it."""
     nearest = max(1, round(ratio))
     return float(nearest) if abs(ratio / nearest - 1) <= MPP_TOLERANCE else ratio
 
 
 def thumbnail_view(slide: Slide, mpp: float, largest_px: int, region: Sequence[int] | None = None) -> SlideView:
-    """A view of a slide at ``mpp`` or, if that has more than ``largest_px`` pixels a side, coarser.
+    """A view of a slide at ``mpp``, or coarser if a side would exceed ``largest_px`` pixels.
 
     Args:
         slide, mpp, region: as for ``SlideView``.
-        largest_px: pixels of the longer side at most.
+        largest_px: maximum longer side in pixels.
     """
     size = slide.level_sizes[0] if region is None else region[2:]
     return SlideView(

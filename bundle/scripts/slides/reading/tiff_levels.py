@@ -1,7 +1,7 @@
-"""Regions of a TIFF's pyramid levels through tifffile, decoding the tiles that they need and no others.
+"""Read regions of a TIFF's pyramid levels with tifffile, decoding only the tiles needed.
 
-MONAI's tifffile backend decodes a whole level for each patch, and takes every page for a level. Here the levels are
-those of tifffile's first series, and only if they are a pyramid.
+MONAI's tifffile backend decodes a whole level for each patch and treats every page as a level. Here the levels are
+those of tifffile's first series, if they form a pyramid.
 """
 
 import math
@@ -17,7 +17,7 @@ LARGEST_SHIFT = 0.02  # relative difference of a level's two downsampling ratios
 
 
 def pyramid_levels(tiff: TiffFile) -> list[TiffPage]:
-    """The pages of a slide's levels, the finest first.
+    """The pages of a slide's levels, finest first.
 
     Raises:
         BundleError: if the first image is not 8-bit RGB with interleaved colours.
@@ -26,13 +26,13 @@ def pyramid_levels(tiff: TiffFile) -> list[TiffPage]:
     if not levels or levels[0].samplesperpixel not in (3, 4) or levels[0].dtype != np.uint8:
         raise BundleError("it has no 8-bit RGB image.")
     if levels[0].planarconfig != 1:
-        raise BundleError("its colours lie in separate planes; save it with interleaved colours.")
+        raise BundleError("its colours are in separate planes; save it with interleaved colours.")
     shapes = [(level.imagelength, level.imagewidth) for level in levels]
     return [level for level, shape in zip(levels, shapes, strict=True) if is_level(shape, shapes[0], level, levels[0])]
 
 
 def is_level(shape: Sequence[int], first: Sequence[int], page: TiffPage, first_page: TiffPage) -> bool:
-    """Whether a page is the same picture, smaller: the same colours, and one ratio for height and width (and 1 px)."""
+    """Whether a page is a downsampled copy: same colour format, same ratio for height and width (within 1 px)."""
     ratio = max(first[0] / shape[0], first[1] / shape[1])
     fits = all(
         abs(large / ratio - small) <= 1 + LARGEST_SHIFT * small for large, small in zip(first, shape, strict=True)
@@ -41,19 +41,19 @@ def is_level(shape: Sequence[int], first: Sequence[int], page: TiffPage, first_p
 
 
 def tile_size(page: TiffPage) -> tuple[int, int]:
-    """Height and width, in pixels, of what is decoded at once: a tile or a strip."""
+    """Height and width, in pixels, of the unit of decoding: a tile or a strip."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def read_region(page: TiffPage, top: int, left: int, height: int, width: int, lock: Lock) -> np.ndarray:
-    """Read a region of a level, (height, width, 3) uint8; what lies outside the level is white.
+    """Read a region of a level, (height, width, 3) uint8, white outside the level.
 
     Args:
         page: the level.
         top, left, height, width: the region in pixels of the level.
-        lock: guards the file's position, so that threads may share the file.
+        lock: guards the file position, so that threads can share the file.
     """
     region = np.full((height, width, 3), 255, dtype=np.uint8)
     tile_height, tile_width = tile_size(page)
@@ -73,7 +73,7 @@ def read_region(page: TiffPage, top: int, left: int, height: int, width: int, lo
 
 
 def _decode(page: TiffPage, index: int, lock: Lock) -> np.ndarray | None:
-    """The pixels of a page's tile or strip, (h, w, 3 or 4) uint8; ``None`` for one that the file leaves out."""
+    """Decode a page's tile or strip, (h, w, 3 or 4) uint8; ``None`` if the file omits it."""
     with lock:
         handle = page.parent.filehandle
         handle.seek(page.dataoffsets[index])

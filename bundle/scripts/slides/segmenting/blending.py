@@ -1,4 +1,4 @@
-"""Run a network over a band of a slide and blend its tiles: rows of the class map as they become final."""
+"""Run a network over a band of a slide and blend its tiles, yielding class map rows once they are final."""
 
 import math
 from collections import deque
@@ -18,19 +18,19 @@ from ...runs.devices import HostCopy, to_device
 from ..reading.slide import SlideView
 from .tiles import TileGrid, blending_window, cells_with_tissue, mirrored, nearest_pixels
 
-CHUNK_PX = 2048  # columns of a strip that are finished at a time
+CHUNK_PX = 2048  # columns of a strip finished at a time
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network and what its channels mean.
+    """A network and the meaning of its channels.
 
     Args:
         network: maps (B, 3, T, T) in [0, 1] to logits (B, K, T, T).
-        classes: what the channels are, and the class map's values; where there is background, white pixels become 0.
-        device: where the network works.
-        batch_size: tiles that go through the network together.
-        usage: how the network is used, as JSON has it, where its weights do not tell.
+        classes: the channels and the class map values; if there is a background class, white pixels become 0.
+        device: device of the network.
+        batch_size: tiles per batch.
+        usage: settings, as JSON values, that affect the output but are not part of the weights.
     """
 
     network: nn.Module
@@ -41,25 +41,25 @@ class Segmenter:
 
     @torch.inference_mode()
     def probabilities(self, tiles: np.ndarray) -> torch.Tensor:
-        """Class probabilities of ``tiles``, (B, T, T, 3) uint8: (B, K, T, T) float32, on the network's device."""
+        """Class probabilities of ``tiles``, (B, T, T, 3) uint8, as (B, K, T, T) float32 on the network's device."""
         image = to_device(torch.from_numpy(tiles), self.device).permute(0, 3, 1, 2) / 255
         prob = self.network(image).softmax(dim=1)
         if prob.shape[1:] != (len(self.classes), *image.shape[2:]):
             raise BundleError(
-                f"`network` must give {len(self.classes)} channels of its input's size, got {tuple(prob.shape)} for "
-                f"{tuple(image.shape)}; correct `class_names`."
+                f"`network` must output {len(self.classes)} channels of its input's size, got {tuple(prob.shape)} for "
+                f"{tuple(image.shape)}; set `class_names` to the network's classes."
             )
         return prob
 
 
 class BandImage:
-    """The pixels of a band, read block by block in threads, a row of blocks ahead of what is asked for.
+    """The pixels of a band, read block by block in threads, prefetching one row of blocks.
 
     Args:
         view: the slide.
-        columns: first column of pixels that is needed, and the one after the last.
-        needed: which blocks have to be read, (rows, columns) bool; the others are white.
-        pool: threads that read.
+        columns: first pixel column needed, and the one after the last.
+        needed: blocks to read, (rows, columns) bool; the others are white.
+        pool: reader threads.
     """
 
     def __init__(self, view: SlideView, columns: tuple[int, int], needed: np.ndarray, pool: ThreadPoolExecutor) -> None:
@@ -73,7 +73,7 @@ class BandImage:
         self._ahead: dict[int, list[Future]] = {}
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Rows ``first`` to ``last`` of pixels, (last - first, ``width``, 3) uint8, columns from ``first_column``."""
+        """Pixel rows ``first`` to ``last``, (last - first, ``width``, 3) uint8, columns from ``first_column``."""
         height = self.view.block[0]
         wanted = range(first // height, math.ceil(last / height))
         for row in wanted:
@@ -86,7 +86,7 @@ class BandImage:
         return pixels[first - wanted.start * height : last - wanted.start * height]
 
     def forget(self, before: int) -> None:
-        """Give up what lies above row ``before`` of pixels."""
+        """Free the blocks above pixel row ``before``."""
         for row in [row for row in self._rows if (row + 1) * self.view.block[0] <= before]:
             del self._rows[row]
 
@@ -99,7 +99,7 @@ class BandImage:
         return column * self.view.block[1] - self.first_column, self.view.read_block(row, column)
 
     def _assemble(self, row: int) -> np.ndarray:
-        """A row of blocks; waits for the threads."""
+        """Assemble a row of blocks, waiting for the threads."""
         height = min(self.view.block[0], self.view.shape[0] - row * self.view.block[0])
         pixels = np.full((height, self.width, 3), 255, dtype=np.uint8)
         for future in self._ahead.pop(row):
@@ -109,19 +109,18 @@ class BandImage:
 
 
 class Blender:
-    """Maps of a slide, strip by strip.
+    """Computes the maps of a slide, strip by strip.
 
-    Tiles of cells without tissue are left out. The others are added up on the network's device, from which the finished
-    maps alone come to the host, while it works on the next row. What a strip holds depends on the slide, the grid, the
-    network and the batch size alone: batches are cut from rows of tiles within a band, and tiles are added up in their
-    order.
+    Tiles of cells without tissue are skipped. The others are summed on the network's device; only the finished maps are
+    copied to the host, while the device works on the next row. A strip depends only on the slide, the grid, the network
+    and the batch size: batches are taken from rows of tiles within a band, and tiles are summed in order.
 
     Args:
         view: the slide.
         grid: cells and tiles of the view.
-        tissue: mask of the whole view at low resolution, (h, w) bool.
+        tissue: tissue mask of the whole view at low resolution, (h, w) bool.
         segmenter: the network.
-        threads: number of threads that read.
+        threads: number of reader threads.
     """
 
     def __init__(
@@ -139,13 +138,13 @@ class Blender:
         self.pool = ThreadPoolExecutor(threads)
 
     def _needed_blocks(self) -> np.ndarray:
-        """Which blocks of the view lie under a tile or within reach of a cell with tissue: (rows, columns) bool."""
+        """Blocks of the view under a tile, or within the halo of a cell with tissue: (rows, columns) bool."""
         shape = [math.ceil(side / block) for side, block in zip(self.view.shape, self.view.block, strict=True)]
         change = np.zeros((shape[0] + 1, shape[1] + 1), dtype=np.int32)
         spans = []
         for cells, side, block in zip(np.nonzero(self.cells), self.view.shape, self.view.block, strict=True):
             low, high = cells * self.grid.step_px - self.halo_px, (cells + 1) * self.grid.step_px + self.halo_px
-            low = np.minimum(low, 2 * side - high)  # what is mirrored at the far end
+            low = np.minimum(low, 2 * side - high)  # pixels mirrored at the far end
             spans.append((np.maximum(low, 0) // block, (np.minimum(high, side) - 1) // block + 1))
         (top, bottom), (left, right) = spans
         for sign, rows, columns in ((1, top, left), (-1, top, right), (-1, bottom, left), (1, bottom, right)):
@@ -153,7 +152,7 @@ class Blender:
         return change.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
 
     def tiles_of_strip(self, band: int, row: int) -> int:
-        """How many tiles a strip adds."""
+        """Number of tiles that a strip adds."""
         return int(self.cells[row, self._columns(band)].sum())
 
     def _columns(self, band: int) -> slice:
@@ -166,19 +165,19 @@ class Blender:
         """Yield each row of ``rows`` with its strip of the class map and of the entropy.
 
         Args:
-            band: number of the band.
-            rows: rows of cells one after the other.
+            band: index of the band.
+            rows: consecutive rows of cells.
             done: called with the number of tiles of each batch.
 
         Yields:
-            The row and two maps, (strip's height, band's width) uint8: values of the class map, and the entropy of the
-            class probabilities as a share of the largest possible, 0..255.
+            The row and two maps, (strip's height, band's width) uint8: class map values, and the entropy of the class
+            probabilities, scaled so that 255 is its maximum.
 
         Raises:
-            BundleError: if the network gives anything but numbers.
+            BundleError: if the network's outputs are not finite.
         """
         grid, columns = self.grid, self._columns(band)
-        left = columns.start * grid.step_px - grid.margin_px  # where the buffers begin
+        left = columns.start * grid.step_px - grid.margin_px  # first column of the buffers
         width = (columns.stop - columns.start - 1) * grid.step_px + grid.tile_px
         # the last channel: weights
         sums = torch.zeros(len(self.segmenter.classes) + 1, grid.tile_px, width, device=self.segmenter.device)
@@ -187,13 +186,13 @@ class Blender:
         reach = (max(0, first - self.halo_px), min(grid.width, last + self.halo_px))
         reach = (min(reach[0], taken.min()), max(reach[1], taken.max() + 1))
         image = BandImage(self.view, reach, self.needed, self.pool)
-        waiting = None  # row and maps that are on their way to the host
+        waiting = None  # row and maps being copied to the host
         for row in range(max(0, rows.start - grid.neighbours), rows.stop):
             self._add_row(sums, image, row, columns, taken - image.first_column, done)
             if waiting is not None:
                 yield waiting[0], *self._finish(*waiting, image, band)
             waiting = (row, self._maps(sums, row, band, left)) if row in rows else None
-            kept = grid.tile_px - grid.step_px  # rows that the next row of tiles adds to
+            kept = grid.tile_px - grid.step_px  # rows that overlap the next row of tiles
             sums[:, :kept] = sums[:, grid.step_px :]
             sums[:, kept:] = 0
             image.forget((row + 1) * grid.step_px - grid.tile_px - self.halo_px)
@@ -219,7 +218,7 @@ class Blender:
             done(len(places))
 
     def _maps(self, sums: torch.Tensor, row: int, band: int, left: int) -> list[tuple[range, HostCopy]]:
-        """What ``_classify`` makes of a strip, on its way to the host, in parts with tissue of some columns each."""
+        """Classify a strip in chunks of columns, skipping those without tissue, and start copying them to the host."""
         (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         offset = top - (row * self.grid.step_px - self.grid.margin_px)
         maps = []
@@ -239,7 +238,7 @@ class Blender:
     def _finish(
         self, row: int, maps: Sequence[tuple[range, HostCopy]], image: BandImage, band: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The strip's class map and entropy."""
+        """Build the strip's class map and entropy from the copied maps."""
         (top, bottom), (first, last) = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         classes = np.full((bottom - top, last - first), self.segmenter.classes.outside, dtype=np.uint8)
         entropy = np.zeros_like(classes)
@@ -256,20 +255,19 @@ class Blender:
         return classes, entropy
 
     def _classify(self, sums: torch.Tensor) -> torch.Tensor:
-        """Class map values, entropy, and whether they were computed from numbers, (3, h, w) uint8 in all, of ``sums``,
-        (K + 1, h, w)."""
+        """Map ``sums``, (K + 1, h, w), to class map values, entropy and whether they are finite, (3, h, w) uint8."""
         prob = sums[:-1] / sums[-1].clamp(min=torch.finfo(sums.dtype).tiny)
         values = self.values[prob.max(dim=0).indices]
         largest = math.log(max(2, len(prob)))
         logarithms = prob.clamp(min=torch.finfo(prob.dtype).tiny).log_()
         entropy = logarithms.mul_(prob).sum(dim=0).mul_(-255 / largest).round_()
-        finite = torch.isfinite(entropy)  # a single number that is not spoils its pixel's sum
+        finite = torch.isfinite(entropy)  # one non-finite value makes its pixel's sum non-finite
         return torch.stack([values, entropy.clamp_(0, 255).to(torch.uint8), finite.to(torch.uint8)])
 
     def _white(self, image: BandImage, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        """Where a part of the slide is white, (h, w) bool, as a look at the whole slide would tell.
+        """Find white pixels in a part of the slide, (h, w) bool, with the same result as on the whole slide.
 
-        A component's pixels among the nearest 50 decide whether it is small: all of them lie within the halo.
+        Whether a component is small depends on its pixels within a distance of 50, all of which are in the halo.
         """
         reach = SMALLEST_GAP_PX - 1
         above, below = max(0, top - reach), min(self.grid.height, bottom + reach)
@@ -279,7 +277,7 @@ class Blender:
 
 
 def stretches(rows: Sequence[int]) -> Iterator[range]:
-    """Sorted whole numbers as ranges without gaps."""
+    """Group sorted integers into contiguous ranges."""
     waiting = deque(rows)
     while waiting:
         start = stop = waiting.popleft()

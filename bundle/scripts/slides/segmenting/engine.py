@@ -1,4 +1,4 @@
-"""From one slide to the strips of its maps: the plan, which does not depend on who carries it out, and the work."""
+"""Compute the strips of a slide's maps: the plan, which is the same for every process, and the work."""
 
 import hashlib
 import logging
@@ -23,24 +23,24 @@ from .tissue import tissue_mask
 
 logger = logging.getLogger(__name__)
 
-TISSUE_MPP = 8.0  # of the tissue mask
-TISSUE_PX = 2048  # longer side of the tissue mask at most
+TISSUE_MPP = 8.0  # resolution of the tissue mask
+TISSUE_PX = 2048  # maximum longer side of the tissue mask
 LARGEST_BAND_PX = 16384
-DIGEST_BYTES = 1 << 20  # of a slide file's beginning and end
+DIGEST_BYTES = 1 << 20  # hashed at each end of a slide file
 
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """How a slide is worked on.
+    """How to process a slide.
 
     Args:
         slide: the slide.
-        view: the slide at the resolution of the network.
-        grid: how the view is cut.
-        tissue: mask of the view, (h, w) bool.
-        picture: the view, small, (h, w, 3) uint8.
-        blender: computes its strips.
-        settings: all that the results depend on, as JSON has it.
+        view: the slide at the network's resolution.
+        grid: tiling of the view.
+        tissue: tissue mask of the view, (h, w) bool.
+        picture: thumbnail of the view, (h, w, 3) uint8.
+        blender: computes the strips.
+        settings: everything the results depend on, as JSON values.
     """
 
     slide: Slide
@@ -54,14 +54,14 @@ class SlidePlan:
     @cached_property
     def busy(self) -> list[tuple[int, int]]:
         """Band and row of each strip that can have tissue."""
-        near = self.blender.cells.copy()  # of a cell or the one above it, whose tiles reach into its strip
+        near = self.blender.cells.copy()  # tiles of a cell, or of the one above it, reach into its strip
         near[1:] |= self.blender.cells[:-1]
         near[:, 1:] |= near[:, :-1].copy()
         bands = enumerate(self.grid.bands)
         return [(band, int(row)) for band, cells in bands for row in np.flatnonzero(near[:, cells].any(axis=1))]
 
     def share(self, rank: int, world_size: int) -> list[tuple[int, int]]:
-        """The strips of one of several processes: a stretch of all of them, with about as many tiles as the others'."""
+        """The strips of one of several processes: a contiguous part with about an equal number of tiles."""
         loads = [1 + self.blender.tiles_of_strip(band, row) for band, row in self.busy]
         return [self.busy[index] for index in share_out(loads, world_size)[rank]]
 
@@ -71,16 +71,16 @@ class SlideEngine:
 
     Args:
         segmenter: the network.
-        model_mpp: micrometres per pixel that the network was trained with.
+        model_mpp: micrometres per pixel that the network was trained at.
         tile_px: side of a tile.
-        overlap: share of a tile's side that it has in common with its neighbour, in [0, 0.5].
-        budget_gb: memory, in 10^9 bytes, that may be used. The network's own need is not looked at: a smaller batch
-            size makes it smaller.
-        smallest_tissue_mm2: smaller pieces of tissue, and holes in it, are left out.
-        threads: number of threads that read.
+        overlap: fraction of a tile's side that overlaps with its neighbour, in [0, 0.5].
+        budget_gb: memory budget, in 10^9 bytes. It does not include the network's own memory, which a smaller batch
+            size reduces.
+        smallest_tissue_mm2: smaller pieces of tissue are removed, and smaller holes filled.
+        threads: number of reader threads.
 
     Raises:
-        BundleError: if ``model_mpp`` is unknown or cannot be, or the budget too small for a band of tiles.
+        BundleError: if ``model_mpp`` is unknown or implausible, or the budget is too small for a band of tiles.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class SlideEngine:
     ) -> None:
         if model_mpp is None:
             raise BundleError(
-                "`model_mpp` must be the micrometres per pixel of the network's training data; its config does not "
-                "know them: give --model_mpp."
+                "`model_mpp` must be the micrometres per pixel of the network's training data, got none from its "
+                "config; pass --model_mpp."
             )
         if not PLAUSIBLE_MPP[0] <= model_mpp <= PLAUSIBLE_MPP[1]:
             raise BundleError(
                 f"`model_mpp` must be between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres per pixel, got "
-                f"{model_mpp}; give a number such as 0.5."
+                f"{model_mpp}; pass a number such as 0.5."
             )
         self.segmenter = segmenter
         self.model_mpp = float(model_mpp)
@@ -113,11 +113,11 @@ class SlideEngine:
 
     @cached_property
     def network_hash(self) -> str:
-        """SHA-256 of the network's weights, in the form in which they are used."""
+        """SHA-256 of the network's weights as used."""
         return hash_weights(self.segmenter.network)
 
     def plan(self, slide: Slide, region: Sequence[int] | None = None) -> SlidePlan:
-        """Plan the work on a slide.
+        """Plan the processing of a slide.
 
         Args:
             slide: the slide.
@@ -134,7 +134,7 @@ class SlideEngine:
         return SlidePlan(slide, view, grid, tissue, picture, blender, self._settings(slide, view, region))
 
     def _settings(self, slide: Slide, view: SlideView, region: Sequence[int] | None) -> dict[str, Any]:
-        """All that a slide's results depend on."""
+        """Everything a slide's results depend on."""
         return {
             "slide": {"bytes": slide.path.stat().st_size, "sha256_of_ends": hash_ends(slide.path)},
             "backend": slide.backend,
@@ -166,12 +166,12 @@ class SlideEngine:
         world_size: int = 1,
         done: Callable[[int], None] = lambda tiles: None,
     ) -> None:
-        """Compute this process's strips that are not there yet.
+        """Compute this process's missing strips.
 
         Args:
-            plan: the work.
-            strips: where finished strips go.
-            rank, world_size: number of this process and of all.
+            plan: the plan.
+            strips: storage for finished strips.
+            rank, world_size: index of this process and number of processes.
             done: called with the number of tiles of each batch.
         """
         finished = strips.finished()
@@ -182,20 +182,20 @@ class SlideEngine:
                     strips.write(band, row, classes, entropy)
 
     def tiles_left(self, plan: SlidePlan, strips: StripFiles, rank: int = 0, world_size: int = 1) -> int:
-        """How many tiles ``compute`` would put through the network."""
+        """Number of tiles that ``compute`` would run through the network."""
         finished = strips.finished()
         todo = [strip for strip in plan.share(rank, world_size) if strip not in finished]
         halo = {(band, row - 1) for band, row in todo if row > 0 and plan.grid.neighbours} - set(todo)
         return sum(plan.blender.tiles_of_strip(*strip) for strip in [*todo, *halo])
 
     def save(self, plan: SlidePlan, strips: StripFiles, folder: str | Path, record: dict[str, Any]) -> None:
-        """Write a slide's results, all at once, from its finished strips.
+        """Write a slide's results atomically from its finished strips.
 
         Args:
-            plan: the work.
-            strips: all its strips.
-            folder: is made; its name is the slide's.
-            record: what ``record.json`` says beside the settings.
+            plan: the plan.
+            strips: all strips of the slide.
+            folder: folder to create, named after the slide.
+            record: contents of ``record.json`` besides the settings.
         """
         folder = Path(folder)
         with atomic_path(folder) as temporary:
@@ -207,16 +207,16 @@ class SlideEngine:
 
 
 def cells_in_budget(budget_gb: float, num_classes: int, tile_px: int, step_px: int) -> int:
-    """How many cells a band may be wide.
+    """Maximum width of a band in cells.
 
     A quarter of the budget is for a band's sums and pixels; the rest is for Python and PyTorch, the network, the
-    reader's cache, and writing.
+    reader's cache and writing.
     """
     per_column = 4 * tile_px * (num_classes + 1) + 3 * 3 * BLOCK_PX + 3 * 3 * tile_px + 2 * step_px  # bytes
     columns = min(budget_gb * 1e9 / 4 / per_column, LARGEST_BAND_PX)
     if not columns >= 2 * tile_px:
         raise BundleError(
-            f"`budget_gb` must leave room for two tiles of {tile_px} px side by side, got {budget_gb}; give at least "
+            f"`budget_gb` must leave room for two tiles of {tile_px} px side by side, got {budget_gb}; set at least "
             f"{4 * 2 * tile_px * per_column / 1e9:.2g}."
         )
     return max(1, int(columns - tile_px) // step_px)

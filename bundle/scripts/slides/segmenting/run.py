@@ -1,4 +1,4 @@
-"""Segment many slides, by one process or several, so that it can be cut short and goes on."""
+"""Segment many slides with one or more processes; an interrupted run can be resumed."""
 
 import json
 import logging
@@ -40,20 +40,20 @@ def segment_slides(
 ) -> None:
     """Segment slides, each into a folder of its name in ``output_dir``.
 
-    Finished slides are kept, and finished strips of others. Several processes share out the strips of each slide; they
-    need a folder in common.
+    Finished slides, and finished strips of unfinished slides, are kept. Several processes divide the strips of each
+    slide among them; they need a shared folder.
 
     Args:
-        engine: the network, and how it is used.
+        engine: the network and its settings.
         slides: a slide, several, or a folder of slides.
-        output_dir: where the results go.
-        mpp: micrometres per pixel of level 0 of the slides whose files do not say them.
-        backends: readers in the order in which they are tried.
-        rank, world_size: number of this process and of all.
-        config: the merged config, for the record of each slide.
+        output_dir: output folder.
+        mpp: micrometres per pixel of level 0 of slides whose files do not state it.
+        backends: readers in the order to try them.
+        rank, world_size: index of this process and number of processes.
+        config: the merged config, for each slide's record.
 
     Raises:
-        BundleError: at the end, if slides failed; it names them.
+        BundleError: at the end, if slides failed; the message names them.
     """
     paths, failures = find_slides(slides), {}
     for number, path in enumerate(paths):
@@ -64,7 +64,7 @@ def segment_slides(
         if error is None and number % world_size == rank:
             error = _attempt(lambda: task.save(world_size))
             if error is None:
-                logger.info(f"{label}: {'was complete already' if task.complete else 'done'}, in {task.folder}.")
+                logger.info(f"{label}: {'already complete' if task.complete else 'done'}, in {task.folder}.")
         if error is not None:
             failures[task.folder.name] = error
             logger.error(f"{label} failed: {error}")
@@ -76,17 +76,17 @@ def segment_slides(
 
 
 def _attempt(step: Callable[[], None]) -> str | None:
-    """Do a step; what went wrong in words, if anything did: one bad slide must not stop the others."""
+    """Run a step and return its error message, if any: one bad slide must not stop the others."""
     try:
         step()
     except Exception as error:
-        logger.debug("The error in full:", exc_info=True)
+        logger.debug("Full traceback:", exc_info=True)
         return str(error) or repr(error)
     return None
 
 
 def _gather(value: Any, world_size: int) -> list[Any]:
-    """What each process has; waits for all of them."""
+    """Gather the values of all processes, waiting for them."""
     if world_size == 1:
         return [value]
     values: list[Any] = [None] * world_size
@@ -95,12 +95,12 @@ def _gather(value: Any, world_size: int) -> list[Any]:
 
 
 class SlideTask:
-    """A slide's way from the file to its folder of results.
+    """Processing of one slide, from the file to its results folder.
 
     Args:
-        engine: the network, and how it is used.
+        engine: the network and its settings.
         path: the slide.
-        folder: of its results.
+        folder: folder for its results.
         mpp, backends, config: as for ``segment_slides``.
     """
 
@@ -121,7 +121,7 @@ class SlideTask:
         self.complete = False
 
     def compute(self, rank: int, world_size: int, label: str) -> None:
-        """Plan the work and compute this process's strips."""
+        """Plan the slide and compute this process's strips."""
         self.plan = self.engine.plan(Slide(self.path, self.mpp, self.backends))
         self.complete = require_same(self.plan, self.folder, self.work)
         if not self.complete:
@@ -130,10 +130,10 @@ class SlideTask:
                 self.engine.compute(self.plan, self.strips, rank, world_size, bar.update)
 
     def save(self, world_size: int) -> None:
-        """Write the results, unless they are there."""
+        """Write the results, unless they exist."""
         if self.complete:
             return
-        for leftover in self.folder.parent.glob(f".{escape(self.folder.name)}{LEFTOVER}*"):  # of a killed process
+        for leftover in self.folder.parent.glob(f".{escape(self.folder.name)}{LEFTOVER}*"):  # from a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         record = describe_run(self.plan, self.begun, time.monotonic() - self.since, world_size, self.config)
         self.engine.save(self.plan, self.strips, self.folder, record)
@@ -141,10 +141,10 @@ class SlideTask:
 
 
 def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
-    """Whether a slide is complete; what is there already must come from the same slide and settings.
+    """Whether a slide is complete; existing files must come from the same slide and settings.
 
     Raises:
-        BundleError: if it does not.
+        BundleError: if they do not.
     """
     complete = (folder / "record.json").exists()
     if folder.exists() and not complete:
@@ -169,7 +169,7 @@ def require_same(plan: SlidePlan, folder: Path, work: Path) -> bool:
 def describe_run(
     plan: SlidePlan, begun: datetime, seconds: float, world_size: int, config: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """When, by what and how a slide was segmented."""
+    """Describe when and how a slide was segmented, and with which software."""
     return {
         "slide": str(plan.slide.path.resolve()),
         "begun": begun.isoformat(timespec="seconds"),

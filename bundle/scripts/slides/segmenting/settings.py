@@ -1,4 +1,4 @@
-"""The settings of inference.json for a config that says what is different with slides."""
+"""Settings of ``inference.json`` for the slide config, which only defines what differs for slides."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +14,19 @@ IDS = ("model_mpp", "patch_size", "eval_batch_size")
 
 
 def inference_settings(path: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``inference.json`` and the running config say together: the network, its classes, its patch size and mpp.
+    """Combine ``inference.json`` with the running config: the network, its classes, its patch size and mpp.
 
-    What the running config says itself, in a file or on the command line, holds; ``inference.json`` gives the rest.
-    There is therefore one definition of the network, and ``inference_slides.json`` runs alone as well as after
-    ``inference.json`` and its overlays.
+    Keys of the running config, from a file or the command line, take precedence over ``inference.json``. The network is
+    thus defined once, and ``inference_slides.json`` runs on its own as well as after ``inference.json`` and its
+    overlays.
 
     Args:
-        path: of ``inference.json``.
+        path: path of ``inference.json``.
         config: the running config, merged.
 
     Returns:
-        ``network``, ready to run, ``classes``, the values of ``IDS``, and as ``usage`` how the network is used, which
-        its weights do not tell.
+        ``network``, ready to run, ``classes``, the values of ``IDS``, and ``usage``, the settings that affect the
+        output but are not part of the weights.
     """
     parser = ConfigParser(read_configs(path).get() | dict(config))
     settings = {name: parser.get_parsed_content(name) for name in IDS}

@@ -1,4 +1,4 @@
-"""Finished strips of a slide's maps: as small files, so that a run that was cut short goes on, or in memory."""
+"""Finished strips of a slide's maps: as small files, so that an interrupted run can resume, or in memory."""
 
 import struct
 import zlib
@@ -20,14 +20,14 @@ class StripFiles:
     """The strips of a slide in a folder, by band and row.
 
     Args:
-        folder: is made if needed.
+        folder: folder for the strips; created if needed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def path(self, band: int, row: int) -> Path:
-        """Where a strip belongs."""
+        """The path of a strip."""
         return self.folder / f"band{band:04d}_row{row:06d}.strip"
 
     def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
@@ -50,29 +50,29 @@ class StripFiles:
             ends = [HEADER.size, HEADER.size + lengths[0], HEADER.size + sum(lengths)]
             maps = [zlib.decompress(data[first:last]) for first, last in pairwise(ends)]
             if mark != MARK or ends[-1] != len(data):
-                raise BundleError("it is no strip.")
+                raise BundleError("it is not a strip.")
             classes, entropy = (np.frombuffer(part, dtype=np.uint8).reshape(height, width) for part in maps)
         except (struct.error, zlib.error, ValueError) as error:
-            raise BundleError(f"{path} must be a whole strip: {error} Remove it, and repeat the command.") from error
+            raise BundleError(f"{path} must be an intact strip: {error} Delete it, and repeat the command.") from error
         return classes, entropy
 
     def finished(self) -> set[tuple[int, int]]:
-        """Band and row of each strip that is there."""
+        """Band and row of each finished strip."""
         names = (path.stem for path in self.folder.glob("band*_row*.strip"))
         return {(int(name[4:8]), int(name[12:])) for name in names}
 
 
 class MapStrips:
-    """Takes the place of ``StripFiles`` where a slide's maps are wanted in memory.
+    """In-memory alternative to ``StripFiles``.
 
     Args:
-        grid: how the slide is cut.
-        outside: class map value where nothing is written.
-        step: keep every ``step``-th pixel of the maps, beginning with the first.
+        grid: tiling of the slide.
+        outside: class map value of pixels that are never written.
+        step: keep every ``step``-th pixel of the maps, starting with the first.
 
     Attributes:
         classes, entropy: the maps, (H, W) uint8.
-        counter: all pixels that were written, by value and entropy.
+        counter: counts of all written pixels, by value and entropy.
     """
 
     def __init__(self, grid: TileGrid, outside: int, step: int = 1) -> None:
@@ -84,11 +84,11 @@ class MapStrips:
         self.counter = AreaCounter()
 
     def finished(self) -> set[tuple[int, int]]:
-        """None: each map is computed from its beginning."""
+        """No strips: each map is computed from scratch."""
         return set()
 
     def write(self, band: int, row: int, classes: np.ndarray, entropy: np.ndarray) -> None:
-        """Put a strip's two maps, (h, w) uint8, in their place."""
+        """Copy a strip's two maps, (h, w) uint8, into the slide's maps."""
         self.counter.add(classes, entropy)
         ends = self.grid.strip_pixels(row), self.grid.band_pixels(band)
         place = tuple(slice(-(-start // self.step), -(-stop // self.step)) for start, stop in ends)

@@ -1,4 +1,4 @@
-"""How a slide is cut: cells, the tile around each cell, bands of cells, and the weights that blend tiles."""
+"""Tiling of a slide: cells, the tile around each cell, bands of cells, and blending weights."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from ...errors import BundleError
 
 
 def blending_window(tile_px: int, step_px: int) -> torch.Tensor:
-    """Weights of a tile's pixels: flat in the middle, falling like a raised cosine where tiles overlap.
+    """Blending weights of a tile: flat in the middle, with a raised-cosine falloff where tiles overlap.
 
-    Those of neighbours add up to 1. The outermost weights are small but positive.
+    Weights of overlapping tiles add up to 1. The outermost weights are small but positive.
 
     Args:
         tile_px: side of a tile.
-        step_px: distance of neighbouring tiles, at least half of ``tile_px``.
+        step_px: stride between neighbouring tiles, at least half of ``tile_px``.
 
     Returns:
         (tile_px, tile_px) float32 in (0, 1].
@@ -32,14 +32,14 @@ def blending_window(tile_px: int, step_px: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Cells of ``step_px`` that cover an image, each in the middle of a tile of ``tile_px``.
+    """Cells of side ``step_px`` that cover an image, each at the centre of a tile of side ``tile_px``.
 
-    Tiles reach beyond the image by the margin, so that a pixel at the border is as far from a tile's edge as any
-    other. Cells are grouped in bands, columns of the image that are worked on from top to bottom one after the other:
-    what is in memory at a time depends on the band's width alone.
+    Tiles extend beyond the image by the margin, so that a border pixel is as far from a tile's edge as any other. Cells
+    are grouped into bands, vertical stripes of the image that are processed one at a time from top to bottom: memory
+    depends only on the band's width.
 
     Args:
-        height, width: of the image in pixels.
+        height, width: size of the image in pixels.
         tile_px: side of a tile.
         step_px: side of a cell; ``tile_px - step_px`` is even and at most half of ``tile_px``.
         band_cells: cells across a band.
@@ -53,7 +53,7 @@ class TileGrid:
 
     @property
     def margin_px(self) -> int:
-        """By how much a tile is larger than its cell on each side."""
+        """Width by which a tile extends beyond its cell on each side."""
         return (self.tile_px - self.step_px) // 2
 
     @property
@@ -74,45 +74,45 @@ class TileGrid:
 
     @property
     def neighbours(self) -> int:
-        """How many tiles before a cell's own reach what is final with it: 1, or 0 without overlap."""
+        """Number of preceding tiles that overlap the pixels made final by a cell's tile: 1, or 0 without overlap."""
         return int(self.margin_px > 0)
 
     def strip_pixels(self, row: int) -> tuple[int, int]:
-        """First row of pixels that is final once the tiles of this row of cells are added, and the one after the last.
+        """First pixel row that is final once the tiles of this row of cells are added, and the one after the last.
 
-        The tiles of the next row begin a margin above their cells; strips are the pixels between these lines.
+        The tiles of the next row start one margin above their cells; strips are the pixels between these lines.
         """
         return self._line(row, self.rows, self.height), self._line(row + 1, self.rows, self.height)
 
     def band_pixels(self, band: int) -> tuple[int, int]:
-        """Likewise the first column of pixels that is a band's, and the one after its last."""
+        """First pixel column of a band, and the one after the last."""
         cells = self.bands[band]
         return self._line(cells.start, self.columns, self.width), self._line(cells.stop, self.columns, self.width)
 
     def _line(self, cell: int, cells: int, length: int) -> int:
-        """Where the tiles of a cell begin along an axis; the image's ends for the first and the last."""
+        """Start of a cell's tiles along an axis; the image's ends for the first and the last."""
         return 0 if cell == 0 else length if cell == cells else cell * self.step_px - self.margin_px
 
 
 def step_of(tile_px: int, overlap: float) -> int:
-    """Distance of tiles in pixels for a share of overlap, such that a tile's margins are whole pixels.
+    """Stride of tiles in pixels for an overlap fraction, such that tile margins are whole pixels.
 
     Raises:
-        BundleError: if a tile has no pixel, or ``overlap`` is not in [0, 0.5].
+        BundleError: if ``tile_px`` is below 1, or ``overlap`` is not in [0, 0.5].
     """
     if tile_px < 1:
         raise BundleError(f"`tile_px` must be a positive number of pixels, got {tile_px}.")
     if not 0 <= overlap <= 0.5:
-        raise BundleError(f"`overlap` must lie in [0, 0.5], got {overlap}; 0.25 blends a quarter of each tile's side.")
+        raise BundleError(f"`overlap` must be in [0, 0.5], got {overlap}; 0.25 blends a quarter of each tile's side.")
     return tile_px - 2 * int(tile_px * overlap / 2)
 
 
 def cells_with_tissue(grid: TileGrid, tissue: np.ndarray) -> np.ndarray:
-    """Which cells have tissue: (rows, columns) bool.
+    """Find the cells with tissue: (rows, columns) bool.
 
     Args:
         grid: the cells.
-        tissue: mask of the whole image at low resolution, (h, w) bool.
+        tissue: tissue mask of the whole image at low resolution, (h, w) bool.
     """
     counts = np.pad(tissue.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
     top, bottom = _covered(grid.rows, grid.step_px, grid.height, tissue.shape[0])
@@ -122,25 +122,25 @@ def cells_with_tissue(grid: TileGrid, tissue: np.ndarray) -> np.ndarray:
 
 
 def _covered(cells: int, step_px: int, length: int, mask_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each cell along an axis, the first mask pixel that it touches and the one after the last."""
+    """For each cell along an axis, the first mask pixel that it overlaps and the one after the last."""
     edges = np.minimum(np.arange(cells + 1) * step_px, length)
     nearest = nearest_pixels(np.arange(length), length, mask_length)
     return nearest[edges[:-1]], nearest[edges[1:] - 1] + 1
 
 
 def nearest_pixels(positions: np.ndarray, length: int, mask_length: int) -> np.ndarray:
-    """The pixel of a mask, along an axis, that lies over the middle of each pixel of the image."""
+    """The mask pixel, along an axis, that contains the centre of each image pixel."""
     return np.minimum((2 * positions + 1) * mask_length // (2 * length), mask_length - 1)
 
 
 def mirrored(first: int, last: int, length: int) -> np.ndarray:
-    """The pixels ``first`` to ``last`` of an axis with ``length`` pixels, mirrored at both ends: (last - first,)."""
+    """Indices of pixels ``first`` to ``last`` along an axis of ``length`` pixels, mirrored at both ends."""
     positions = np.arange(first, last) % (2 * length)
     return np.where(positions < length, positions, 2 * length - 1 - positions)
 
 
 def share_out(loads: Sequence[int], number: int) -> list[range]:
-    """Cut a row of loads into ``number`` stretches of about the same sum."""
+    """Split a sequence of loads into ``number`` contiguous parts of about equal sum."""
     ends = np.cumsum([0, *loads])
     cuts = [int(np.searchsorted(ends, ends[-1] * part / number)) for part in range(number)] + [len(loads)]
     return [range(first, last) for first, last in pairwise(cuts)]

@@ -1,4 +1,4 @@
-"""Where a slide has tissue, at low resolution: Otsu's threshold of the colours' saturation."""
+"""Tissue detection at low resolution: Otsu's threshold on colour saturation."""
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label
@@ -6,26 +6,26 @@ from skimage.filters import threshold_otsu
 
 from ...errors import BundleError
 
-SATURATION_RANGE = (0.05, 0.15)  # glass has less, stained tissue more: Otsu chooses in between
+SATURATION_RANGE = (0.05, 0.15)  # glass is below, stained tissue above; Otsu chooses in between
 
 
 def saturation(image: np.ndarray) -> np.ndarray:
-    """Saturation of colours as in HSV, 0..255: ``image`` is (H, W, 3) uint8, the result (H, W) uint8. Black has 0."""
+    """HSV saturation of ``image``, (H, W, 3) uint8, as (H, W) uint8 in 0..255; black has 0."""
     low, high = image.min(axis=2), image.max(axis=2)
     return ((high - low).astype(np.uint16) * 255 // np.maximum(high, 1)).astype(np.uint8)
 
 
 def tissue_mask(image: np.ndarray, mpp: float, smallest_mm2: float = 0.005) -> np.ndarray:
-    """Where a thumbnail shows stained tissue.
+    """Detect stained tissue in a thumbnail.
 
-    Otsu's threshold, kept between 5 % and 15 % saturation, so that a slide of glass alone has no tissue, and a slide
-    of tissue alone no glass. Objects and holes smaller than ``smallest_mm2`` go, but not those that the picture's
-    border cuts; one pixel is added all around.
+    Otsu's threshold is clipped to between 5 % and 15 % saturation, so that a slide with nothing but glass has no tissue
+    and a slide with nothing but tissue has no glass. Objects and holes smaller than ``smallest_mm2`` are removed unless
+    they touch the image border; the mask is then dilated by one pixel.
 
     Args:
         image: the thumbnail, (H, W, 3) uint8.
         mpp: micrometres per pixel of the thumbnail.
-        smallest_mm2: area in square millimetres.
+        smallest_mm2: area in mm².
 
     Returns:
         (H, W) bool.
@@ -43,7 +43,7 @@ def tissue_mask(image: np.ndarray, mpp: float, smallest_mm2: float = 0.005) -> n
 
 
 def without_small(mask: np.ndarray, smallest_px: float) -> np.ndarray:
-    """``mask``, (H, W) bool, without 4-connected objects of fewer pixels, but for those that the border cuts."""
+    """Remove 4-connected objects of fewer pixels from ``mask``, (H, W) bool, unless they touch the border."""
     labels, _ = label(mask)
     keep = np.bincount(labels.ravel()) >= smallest_px
     for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
