@@ -41,6 +41,17 @@ def test_the_runs_of_the_pages_name_what_there_is(words, monkeypatch):
         assert name.startswith("--") and name[2:] in parser, name
 
 
+@pytest.mark.parametrize("page", [*PAGES, *sorted((BUNDLE / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_the_files_that_a_page_names_are_there(page):
+    names = re.findall(r"(?<![\w./])(?:tests|bundle/docs|scripts|weakhisto)/[\w/]+\.\w+", page.read_text())
+    new = {"scripts/losses/smoothed_label.py", "scripts/networks/mobilenet_cams.py"}  # which the reader writes
+    assert [
+        name
+        for name in names
+        if not any((root / name).exists() for root in (BUNDLE.parent, BUNDLE)) and name not in new
+    ] == []
+
+
 def our_commands():
     """The words after ``python -m scripts`` in each line of a block, and in each code in a text that has arguments."""
     for page in [*PAGES, *sorted((BUNDLE / "docs").glob("*.md"))]:

@@ -80,6 +80,8 @@ def test_every_option_says_what_it_is():
         ("train", "--dataset: pass the name of a data set"),
         ("export", "pass the folder of a run, or --weights"),
         ("experiment plan.json --output-dir x --seeds a,b", "pass whole numbers, separated by commas"),
+        ("experiment plan.json --output-dir x --settings epochs=3", "must be a dictionary in Python's notation"),
+        ("experiment plan.json --output-dir x --settings [3]", "must be a dictionary in Python's notation"),
     ],
 )
 def test_a_mistyped_command_ends_with_status_2_and_does_nothing(words, sentence, tmp_path, monkeypatch):

@@ -286,5 +286,5 @@ def test_white_and_images_left_out_keep_their_colours():
     torch.testing.assert_close(RandomStain(0.5)(white, None)[0], white)
     image = torch.rand(4, 3, 6, 6).clamp(min=0.01)
     torch.testing.assert_close(RandomStain(0.5, probability=0)(image, None)[0], image, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"`strength` must lie in \[0, 1\), got 1.5"):
+    with pytest.raises(ValueError, match=r"`strength` must be in \[0, 1\), got 1.5"):
         RandomStain(1.5)

@@ -160,7 +160,7 @@ def test_an_interruption_at_a_batch_changes_no_mask(uninterrupted, tmp_path, bat
     with pytest.raises(PowerCutError):
         write(dataset, tmp_path, FakeSegmenter(fail_at=batch))
     done = [f"p{9 - index}.v1.png" for indices in BATCHES[:batch] for index in indices]
-    assert sorted(contents(tmp_path) if tmp_path.exists() else []) == sorted(done)  # and no manifest
+    assert set(contents(tmp_path) if tmp_path.exists() else []) <= set(done)  # written in the background; no manifest
     network = write(dataset, tmp_path)
     assert len(network.shapes) == len(BATCHES) - batch
     assert contents(tmp_path) == whole

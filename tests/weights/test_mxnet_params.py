@@ -77,10 +77,10 @@ def random_bytes(seed):
     return head + rng.integers(0, 256, rng.integers(0, 200), dtype=np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_noise_is_an_error(write, seed):
-    with pytest.raises(ValueError, match="must be an MXNet NDArray file"):
-        read_params(write(random_bytes(seed)))
+def test_noise_is_an_error(write):
+    for seed in range(50):
+        with pytest.raises(ValueError, match="must be an MXNet NDArray file"):
+            read_params(write(random_bytes(seed)))
 
 
 HUGE = [

@@ -42,7 +42,7 @@ def segment(
         Option(min=0, help="Micrometres per pixel of the training patches, if the run does not record it."),
     ] = None,
     overlap: Annotated[
-        float | None, Option(min=0, max=0.9, help="Overlap of neighbouring slide tiles.", show_default="0.5")
+        float | None, Option(min=0, max=0.5, help="Overlap of neighbouring slide tiles.", show_default="0.5")
     ] = None,
     budget_gb: Annotated[
         float | None, Option(min=0, help="Memory budget per slide, in gigabytes.", show_default="2")

@@ -1,5 +1,6 @@
 """Commands that train."""
 
+from ast import literal_eval
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -200,16 +201,18 @@ def experiment(
     settings: Annotated[str | None, Option(help="Overrides for all variants, as in \"{'epochs': 3}\".")] = None,
 ) -> None:
     """Train and score variants of the configs with several seeds, and compare them in one table."""
-    from ast import literal_eval
-
-    from ..evaluation.experiment import experiment as run_experiment
-
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"{error}; pass whole numbers, separated by commas.", param_hint="--seeds") from error
-    typer.echo(
-        run_experiment(
-            str(plan), str(output_dir), dataset, numbers, only, jobs, literal_eval(settings) if settings else None
-        )
-    )
+    try:
+        overrides = literal_eval(settings or "{}")
+    except (SyntaxError, ValueError):
+        overrides = None
+    if not isinstance(overrides, dict):
+        rule = "must be a dictionary in Python's notation, such as \"{'epochs': 3}\""
+        raise typer.BadParameter(f"{rule}, got {settings!r}.", param_hint="--settings")
+
+    from ..evaluation.experiment import experiment as run_experiment
+
+    typer.echo(run_experiment(str(plan), str(output_dir), dataset, numbers, only, jobs, overrides))

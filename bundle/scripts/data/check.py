@@ -143,7 +143,7 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
     if sizes and not pixels[1:].any():
         problems.append(
             f"{folder / 'mask'} must show some tissue (a value that `mask_values` maps to 1 or more), got none in "
-            f"{sum(sizes.values())} masks, so nothing can be scored; fix `mask_values` or the masks."
+            f"{sum(sizes.values())} masks, so nothing can be scored; correct `mask_values` or the masks."
         )
     return {"images": len(images), "sizes": dict(sizes.most_common()), "shares": shares}, problems
 
