@@ -81,7 +81,7 @@ IMAGES = table(
     ("transparency", write_picture(IMAGE + "png", "RGBA"), "must be an 8-bit RGB image", "got RGBA", "convert it"),
     ("CMYK", write_picture(TRAIN + "d[1 0].jpg", "CMYK"), "d[1 0].jpg must be an 8-bit RGB", "got CMYK", "convert it"),
     ("floats", write_picture(TRAIN + "d[1 0].tif", "F"), "d[1 0].tif must be an 8-bit RGB", "got F", "convert it"),
-    ("16 bits, grey", write_picture(IMAGE + "png", "I;16"), "must be an 8-bit RGB image", "got I;16", "convert it"),
+    ("16 bits, grey", write_picture(IMAGE + "png", "I;16"), "must be an 8-bit RGB image", "got I", "convert it"),
     ("16 bits, RGB", write_bytes(IMAGE + "png", png(8, 8, 2, 16)), "8-bit RGB image", "got RGB with 16 bits", "save"),
     (
         "one pixel",

@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import distribution
 
 import pytest
 
@@ -57,10 +58,11 @@ def test_packages_have_pips_names_and_installed_versions(root):
     import PIL
     import skimage
 
-    versions = {"numpy": numpy.__version__, "pillow": PIL.__version__, "scikit-image": skimage.__version__}
+    pillow = distribution("pillow").metadata["Name"]  # with a capital up to 10
+    versions = {"numpy": numpy.__version__, pillow: PIL.__version__, "scikit-image": skimage.__version__}
     configs = config(root, x={"_target_": "skimage.draw.disk"}, y={"_target_": "scripts.b.f"})
     assert required_packages(configs, root) == versions
-    assert required_packages(config(root, x="$scripts.parts.g()"), root) == {"pillow": PIL.__version__}
+    assert required_packages(config(root, x="$scripts.parts.g()"), root) == {pillow: PIL.__version__}
 
 
 def test_a_package_that_is_not_installed_is_an_error(root):
