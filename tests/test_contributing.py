@@ -116,7 +116,7 @@ def test_weights_of_a_folder_from_the_hub_fit_the_backbone(name, tmp_path):
 
 
 def test_the_page_runs_the_tests_as_the_gate_does():
-    ((_, _, text),) = blocks("Tests")
+    (_, _, text), _ = blocks("Tests")
     usual, whole_runs = (line.split("#")[0].strip() for line in text.splitlines()[:2])
     assert f"&& {usual}\n" in (ROOT / "README.md").read_text()
     assert f"\n{whole_runs}\n" in (ROOT / ".ci" / "run").read_text()
