@@ -25,13 +25,15 @@ def imported_rooms(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
-            names = [*base, *(node.module.split(".") if node.module else []), node.names[0].name]
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            imported = [[*base, alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = node.names[0].name.split(".")
+            imported = [alias.name.split(".") for alias in node.names]
         else:
             continue
-        if names[0] == "scripts":
-            yield names[1], node.lineno
+        for names in imported:
+            if names[0] == "scripts":
+                yield names[1], node.lineno
 
 
 @pytest.mark.parametrize("room", FLOOR)

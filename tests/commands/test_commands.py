@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import time
 import pytest
 from conftest import BUNDLE, TINY
 from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -78,6 +80,14 @@ def test_every_option_says_what_it_is():
         ("train --dataset demo --epochs 1.5", "'--epochs': Input should be a valid integer"),
         ("train --dataset demo --preset small", "'small' is not one of 'lite', 'paper'"),
         ("train", "--dataset: pass the name of a data set"),
+        ("train --dataset demo stray", "'stray' belongs to no option; remove it"),
+        ("train --dataset demo --threshold 0.4 0.5", "'0.5' belongs to no option"),
+        ("train --dataset demo -foo 3", "'-foo' belongs to no option"),
+        ("train --dataset demo --train::nosuch 3", "no such option or config key"),
+        ("train --dataset demo --config_file configs/train.json", "MONAI's own, set by this command; pass overlays by"),
+        ("train --dataset demo --metod ibdr", "did you mean --method?"),
+        ("train --dataset demo --dry-rnu", "did you mean --dry-run?"),
+        ("new-dataset x --dataset-dir . --class-names a,b --colors red", "must be a list of RGB colours"),
         ("export", "pass the folder of a run, or --weights"),
         ("experiment plan.json --output-dir x --seeds a,b", "pass whole numbers, separated by commas"),
         ("experiment plan.json --output-dir x --settings epochs=3", "must be a dictionary in Python's notation"),
@@ -204,3 +214,47 @@ def test_images_are_segmented_from_anywhere(finished_run, demo_dir, tmp_path, so
     assert result.returncode == 0, result.stderr[-2000:]
     made = sorted(path.name for path in (tmp_path / "results" / "masks").iterdir())
     assert made == [path.name for path in (images if source == "folder" else images[:1])]
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("--pixel_masks False --freeze_encoder True", "--pixel_masks False --freeze_encoder True"),
+        ("--pixel-masks=True --freeze-encoder False", "--pixel_masks True"),
+        ("--image-labels", "--pixel_masks False"),
+    ],
+)
+def test_flags_may_be_spelled_as_monai_s(finished_run, words, flags):
+    command = f"adapt {finished_run} --dataset demo_lab_b --seed 2 --dry-run {words}"
+    result = CliRunner().invoke(app, shlex.split(command))
+    shown = result.output.split("--source_dir")[1].split(maxsplit=1)[1].strip()
+    assert result.exit_code == 0 and shown.split(" --dataset_dir")[0] == f"{flags} --seed 2", result.output
+
+
+def test_settings_that_are_not_given_are_left_to_the_configs_and_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(
+        app, shlex.split("train --dataset demo --mask_dir masks --classifier_path=x.pt --dry-run")
+    )
+    assert "--seed" not in result.output
+    assert f"--mask_dir {tmp_path}/masks --classifier_path={tmp_path}/x.pt" in result.output
+
+
+def test_a_working_directory_may_have_any_name(tmp_path, monkeypatch):
+    folder = tmp_path / "x@seed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(app, ["train", "--dataset", "luad", "--dry-run"])
+    words = shlex.split(result.output)
+    value = words[words.index("--dataset_dir") + 1]
+    parser = ConfigParser({"dataset_name": "luad", "seed": 3, "dataset_dir": value})
+    assert parser.get_parsed_content("dataset_dir") == f"{folder}/data/luad"
+
+
+def test_a_second_round_tells_which_settings_of_the_run_do_not_carry_over(finished_run, tmp_path):
+    shutil.copytree(finished_run / "configs", tmp_path / "run" / "configs")
+    path = tmp_path / "run" / "configs" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 0.45}))
+    command = f"train --second-round-of {tmp_path / 'run'} --dry-run"
+    assert "to keep them, pass --threshold 0.45" in CliRunner().invoke(app, shlex.split(command)).output
+    assert "pass --threshold" not in CliRunner().invoke(app, shlex.split(f"{command} --threshold 0.4")).output

@@ -39,6 +39,18 @@ def test_names_are_told_apart_and_said_once(caplog):
     assert "scripts.data.RGBReader is now scripts.data.images.RGBReader, scripts.data.patch_s" in caplog.text
 
 
+def test_names_of_today_of_others_and_of_files_stay():
+    config = {
+        "a": {"_target_": "mylab.scripts.transforms.Foo"},
+        "b": "/data/scripts.data",
+        "c": "$x(@d, '/srv/my-scripts.weights/x.pt')",
+        "d": "$import scripts.data.transforms",
+        "e": "$scripts.slides.reading.slide.Slide",
+        "f": "$import scripts.inference.segmenter",
+    }
+    assert current_names(config) == config
+
+
 def test_the_bundle_s_own_configs_have_today_s_names():
     for path in (BUNDLE / "configs").glob("*.json"):
         config = json.loads(path.read_text())

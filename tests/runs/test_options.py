@@ -10,7 +10,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from scripts.errors import BundleError
-from scripts.runs.options import require_known_keys, require_known_options, unknown_options
+from scripts.runs.options import options, require_known_keys, require_known_options, stray_words, unknown_options
 from scripts.runs.settings import at, keys_of, nearest, texts_as_numbers, usual_values
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -120,6 +120,20 @@ def test_a_mistyped_option_is_refused(monkeypatch, config, option, sentence):
     monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "--config_file", f"configs/{config}", option])
     with pytest.raises(BundleError, match=re.escape(sentence)):
         require_known_options(parser.get())
+
+
+@pytest.mark.parametrize(
+    "words", ["training --epochs 2 stray", "training -foo 3", "training --x 1 2", "training --", "-lr 1"]
+)
+def test_words_that_are_no_options_are_refused(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", *words.split()])
+    with pytest.raises(BundleError, match="the command line must consist of a run ID and of --key value, but has '"):
+        require_known_options(copy.deepcopy(TRAIN))
+
+
+def test_words_of_a_usual_command_are_not_refused():
+    assert stray_words(["--config_file", "['a b.json']", "--seed=3", "--lr", "-1", "--redo", "--x", "$None"]) == []
+    assert options(["--train::lr", "1", "--train#optimizer-x=3"]) == ["train#lr", "train#optimizer_x"]
 
 
 def test_a_mistyped_option_stops_the_command(tmp_path):

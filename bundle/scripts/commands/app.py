@@ -13,16 +13,21 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # option
 
 
 class Command(TyperCommand):
-    """A command whose options may also be spelled with underscores, like MONAI's."""
+    """A command whose options may also be spelled like MONAI's: with underscores, flags with ``True`` or ``False``."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Parse as Click does, once known options are spelled with hyphens."""
-        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        spelled = []
+        """Parse as Click does, once known options are spelled as Click has them."""
+        known = {name: parameter for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        spelled: list[str] = []
         for word in args:
             name, sign, value = word.partition("=")
             hyphens = name.replace("_", "-")
-            spelled.append(f"{hyphens}{sign}{value}" if hyphens in known else word)
+            flag = known.get(hyphens if sign else spelled[-1] if spelled else "")
+            if getattr(flag, "is_flag", False) and (value if sign else word) in ("True", "False"):
+                spelled = spelled if sign else spelled[:-1]
+                spelled += flag.opts[:1] if (value if sign else word) == "True" else flag.secondary_opts[:1]
+            else:
+                spelled.append(f"{hyphens}{sign}{value}" if hyphens in known else word)
         return super().parse_args(ctx, spelled)
 
 

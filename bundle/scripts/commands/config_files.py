@@ -1,6 +1,7 @@
 """Choose a training's config files, from names or from a finished run."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from ..runs import options, plain_errors
 from ..runs.config_lists import PRESETS, config_list, in_working_directory
 from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT
-from ..runs.settings import nearest
+from ..runs.settings import nearest, parameters_of_run
 from .monai_run import MonaiRun
 
+OF_THE_DATA = ("class_names", "mask_values", "label_file", "model_mpp", "level_weights", "threshold")
+PATHS = ("_dir", "_path", "_file", "_weights")  # the names of options that are paths end so
 NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that define the networks
 
 
 def start_training(
     run_id: str,
-    words: Sequence[str],
+    context: typer.Context,
     dataset: str | None,
     config: Sequence[Path],
     settings: Mapping[str, Any],
@@ -34,7 +37,7 @@ def start_training(
 
     Args:
         run_id: MONAI's run ID, the config section to run.
-        words: further command-line options, ``--key value``, which set keys of the configs.
+        context: the command's; its further arguments, ``--key value``, set keys of the configs.
         dataset, method, preset: names; ``None`` takes the run's, or the default.
         config: further overlays.
         settings: values by key; ``None`` leaves a key to the configs.
@@ -43,7 +46,7 @@ def start_training(
         dry_run: only print the command.
     """
     plain_errors.install()
-    settings = dict(settings)
+    settings, words = dict(settings), context.args
     if run is not None:
         settings = {"source_dir": Path(run).resolve(), **settings}
         dataset, method, preset = names_of_run(run, dataset, method, preset)
@@ -54,15 +57,16 @@ def start_training(
     if overlay is not None:
         files = [*files, BUNDLE_ROOT / "configs" / overlay]
     merged = read_configs(files).get()
-    require_known(words, merged)
+    require_known(context, merged)
     if run is not None:
         require_networks_of_run(run, merged)
+        tell_other_settings(run, merged, {*settings, *options.options(words)})
     for key in ("dataset_dir", "output_dir", "label_file"):
         if settings.get(key) is not None:
             settings[key] = Path(settings[key]).resolve()
         elif key not in options.options(words) and Path.cwd() != BUNDLE_ROOT:
             settings |= in_working_directory(key, merged[key])
-    monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, words)
+    monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, with_absolute_paths(words))
     monai.show() if dry_run else monai.start()
 
 
@@ -86,9 +90,42 @@ def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
         )
 
 
-def require_known(words: Sequence[str], merged: Mapping[str, Any]) -> None:
-    """Exit with status 2 if an option sets nothing, suggesting the closest match."""
-    for name in options.unknown_options(words, merged):
-        near = nearest(name, merged)
-        hint = f"did you mean --{near}?" if near else "see --help and the keys in configs/train.json."
+def tell_other_settings(run: Path, merged: Mapping[str, Any], given: Container[str]) -> None:
+    """Print the settings for which a run had values other than those of the configs, if the user set none.
+
+    Only keys of the data set and of pseudo masks are compared, since these are meant to stay the same.
+    """
+    saved = current_names(read_json(Path(run) / "configs" / "train.json"))
+    if saved["dataset_name"] != merged["dataset_name"]:
+        return
+    other = [key for key in OF_THE_DATA if saved.get(key) != merged.get(key) and key not in given]
+    if other:
+        values = ", ".join(f"--{key} {saved.get(key)!r}" for key in other)
+        typer.echo(f"{run} was trained with other settings, which do not carry over; to keep them, pass {values}.")
+
+
+def require_known(context: typer.Context, merged: Mapping[str, Any]) -> None:
+    """Exit with status 2 if one of the further arguments sets nothing, suggesting the closest option or key."""
+    stray = options.stray_words(context.args)
+    if stray:
+        raise typer.BadParameter(f"{stray[0]!r} belongs to no option; remove it, or quote a value that has spaces.")
+    own = {name.removeprefix("--") for parameter in context.command.params for name in parameter.opts}
+    for name in options.options(context.args):
+        if name in parameters_of_run():
+            raise typer.BadParameter("MONAI's own, set by this command; pass overlays by --config.", param_hint=name)
+    for name in options.unknown_options(context.args, merged):
+        near = difflib.get_close_matches(name.replace("_", "-"), own, n=1) or [nearest(name, merged)]
+        hint = f"did you mean --{near[0]}?" if near[0] else "see --help and the keys in configs/train.json."
         raise typer.BadParameter(f"no such option or config key; {hint}", param_hint=f"--{name}")
+
+
+def with_absolute_paths(words: Sequence[str]) -> list[str]:
+    """``words`` with the paths of options such as ``--mask_dir`` resolved, since the run starts in another folder."""
+    absolute, is_path = [], False
+    for word in words:
+        name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_path = name.endswith(PATHS) if name else is_path
+        if is_path and value and value[0] not in "$@%":
+            value = str(Path(value).resolve())
+        absolute.append(f"{name}{sign}{value}")
+    return absolute

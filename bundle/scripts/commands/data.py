@@ -45,7 +45,12 @@ def new_dataset(
     from ..data.new_dataset import next_commands
 
     names = [item.strip() for item in class_names.split(",")]
-    path = describe(name, str(dataset_dir.resolve()), names, background, json.loads(colors) if colors else None, mpp)
+    try:
+        palette = json.loads(colors) if colors else None
+    except ValueError as error:
+        rule = "must be a list of RGB colours such as [[205,51,51],[255,165,0]]"
+        raise typer.BadParameter(f"{rule}, got {colors!r}.", param_hint="--colors") from error
+    path = describe(name, str(dataset_dir.resolve()), names, background, palette, mpp)
     typer.echo(next_commands(path))
 
 
@@ -103,7 +108,7 @@ def prepare(
         stride,
         min_share,
         published_values,
-        splits.split(","),
+        [split.strip() for split in splits.split(",")],
         train_masks,
     )
     typer.echo(format_report(result))

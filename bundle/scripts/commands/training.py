@@ -30,6 +30,7 @@ class Precision(str, Enum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 Dataset = Annotated[
@@ -50,7 +51,9 @@ Configs = Annotated[list[Path] | None, Option("--config", help="An additional co
 Epochs = Annotated[int | None, Option(min=1, help="Epochs of the segmentation network.")]
 BatchSize = Annotated[int | None, Option(min=1, help="Patches per step of the segmentation network.")]
 LearningRate = Annotated[float | None, Option(min=0, help="Learning rate of the segmentation network.")]
-Seed = Annotated[int, Option(min=0, help="Random seed; the same seed gives the same run.")]
+Seed = Annotated[
+    int | None, Option(min=0, help="Random seed; on a CPU, the same seed gives the same run.", show_default="0")
+]
 Device = Annotated[
     str | None, Option(help="Device, for instance cpu or cuda:1.", show_default="cuda if available, else cpu")
 ]
@@ -76,7 +79,7 @@ def train(
     classifier_epochs: Annotated[int | None, Option(min=1, help="Epochs of the classifier.")] = None,
     classifier_batch_size: Annotated[int | None, Option(min=1, help="Patches per step of the classifier.")] = None,
     classifier_lr: Annotated[float | None, Option(min=0, help="Learning rate of the classifier.")] = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: Device = None,
     precision: Numbers = None,
     redo: Redo = None,
@@ -99,7 +102,7 @@ def train(
     run_id = stage.value if stage else "segmentation" if second_round_of else "training"
     start_training(
         run_id,
-        context.args,
+        context,
         run=second_round_of,
         overlay="second_round.json" if second_round_of else None,
         dataset=dataset,
@@ -131,7 +134,9 @@ def adapt(
     dataset: Dataset = None,
     method: Annotated[str | None, Option(help="The method, if the run does not record it.")] = None,
     preset: Annotated[Preset | None, Option(help="The networks, if the run does not record them.")] = None,
-    num_images: Annotated[int, Option(min=1, help="Number of labelled images to train on.")] = 10,
+    num_images: Annotated[
+        int | None, Option(min=1, help="Number of labelled images to train on.", show_default="10")
+    ] = None,
     pixel_masks: Annotated[
         bool | None,
         Option(
@@ -149,7 +154,7 @@ def adapt(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: LearningRate = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: Device = None,
     precision: Numbers = None,
     redo: Redo = None,
@@ -165,7 +170,7 @@ def adapt(
 
     start_training(
         "adapt",
-        context.args,
+        context,
         run=run,
         overlay="adapt.json",
         dataset=dataset,

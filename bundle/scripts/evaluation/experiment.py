@@ -32,7 +32,9 @@ from tqdm import tqdm
 from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.foreign_files import read_json, read_tensors
+from ..runs.config_lists import in_working_directory
 from ..runs.devices import cpu_cores
+from ..runs.old_names import read_configs
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
@@ -87,8 +89,13 @@ def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) ->
     """The command lines for a variant's run."""
     variant = plan["variants"][name]
     configs = [*plan.get("configs", ["configs/train.json"]), *variant.get("configs", [])]
+    configs = [str(path) if (path := Path(config).resolve()).is_file() else config for config in configs]
     settings = plan.get("settings", {}) | variant.get("settings", {}) | {"seed": seed}
     settings["output_dir"] = str(run_folder(output_dir, name, seed))
+    if "dataset_dir" not in settings and Path.cwd() != BUNDLE_ROOT:
+        paths = [BUNDLE_ROOT / path for path in configs]
+        if all(path.is_file() for path in paths):
+            settings |= in_working_directory("dataset_dir", read_configs(paths)["dataset_dir"])
     runs = [("training", configs)]
     if variant.get("second_round_of") is not None:
         settings["source_dir"] = str(run_folder(output_dir, variant["second_round_of"], seed))

@@ -75,5 +75,6 @@ def in_working_directory(key: str, value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         return {k: v for name, child in value.items() for k, v in in_working_directory(f"{key}#{name}", child).items()}
     if isinstance(value, str) and value.startswith("$@bundle_root + "):
-        return {key: value.replace("@bundle_root", repr(str(Path.cwd())), 1)}
+        folder = repr(str(Path.cwd())).replace("@", r"\x40")  # in an expression, MONAI reads @ as a reference
+        return {key: value.replace("@bundle_root", folder, 1)}
     return {}

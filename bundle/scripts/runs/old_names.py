@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 logger = logging.getLogger(__name__)
 
 SHOWN = 2
-NAME = re.compile(r"\bscripts\.(\w+(?:\.\w+)*)")
+NAME = re.compile(r"(?<![\w./-])scripts\.(\w+(?:\.\w+)*)")
+SCRIPTS = Path(__file__).resolve().parents[1]
 MOVED = {  # modules, and single names that moved out of their module
     "devices": "runs.devices",
     "run_folder": "runs.run_folder",
@@ -43,8 +44,13 @@ MOVED = {  # modules, and single names that moved out of their module
     "scoring": "evaluation.scoring",
     "cam_fitting": "evaluation.cam_fitting",
     "report": "evaluation.report.report",
+    "pictures": "files.pictures",
+    "published_weights": "weights.published",
+    "networks.winograd": "networks.fast.winograd",
+    "networks.fused_batch_norm": "networks.fast.fused_batch_norm",
     "data.RGBReader": "data.images.RGBReader",
     "data.image_loading": "data.images.image_loading",
+    "data.require_rgb": "data.images.require_rgb",
     "data.ThreadedDataset": "data.batches.ThreadedDataset",
     "data.ReadAheadDataLoader": "data.batches.ReadAheadDataLoader",
     "data.SameSizeBatches": "data.batches.SameSizeBatches",
@@ -73,7 +79,7 @@ MOVED = {  # modules, and single names that moved out of their module
 def current_names(config: Any) -> Any:
     """``config``, or a part of one, with the current names of whatever in ``scripts`` has moved; logged once."""
     moved: dict[str, str] = {}
-    config = _renamed(config, moved)
+    config = renamed(config, moved)
     if moved:
         _say(tuple(sorted(moved.items())))
     return config
@@ -87,16 +93,21 @@ def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
     return parser
 
 
-def _renamed(value: Any, moved: dict[str, str]) -> Any:
+def renamed(value: Any, moved: dict[str, str], is_target: bool = False) -> Any:
+    """``value`` with current names in targets and expressions; ``moved`` gets each old name with its new one."""
     if isinstance(value, dict):
-        return {key: _renamed(child, moved) for key, child in value.items()}
+        return {key: renamed(child, moved, key.endswith("_target_")) for key, child in value.items()}
     if isinstance(value, list):
-        return [_renamed(child, moved) for child in value]
-    return NAME.sub(lambda match: _current(match[0], match[1], moved), value) if isinstance(value, str) else value
+        return [renamed(child, moved) for child in value]
+    if isinstance(value, str) and (is_target or value.startswith("$")):
+        return NAME.sub(lambda match: _current(match[0], match[1], moved), value)
+    return value
 
 
 def _current(name: str, inside: str, moved: dict[str, str]) -> str:
     module, _, last = inside.rpartition(".")
+    if any((SCRIPTS / part.replace(".", "/")).with_suffix(".py").is_file() for part in (inside, module or inside)):
+        return name  # a module of today
     place = MOVED.get(inside) or (f"{MOVED[module]}.{last}" if module in MOVED else None)
     if place is None:
         return name

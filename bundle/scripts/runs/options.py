@@ -70,6 +70,13 @@ def require_known_keys(names: Iterable[str], config: Mapping[str, Any]) -> None:
 
 def _require_options(config: Mapping[str, Any]) -> None:
     """Check the options of the command line."""
+    words = sys.argv[2:]  # after MONAI's command, `run`
+    stray = stray_words(words[1:] if words and not words[0].startswith("-") else words)
+    if stray:
+        raise BundleError(
+            f"the command line must consist of a run ID and of --key value, but has {stray[0]!r}; MONAI would take it "
+            "for an argument of its own. Remove it, or quote a value that has spaces."
+        )
     for name in unknown_options(sys.argv[1:], config):
         others = [path.name for path, content in own_configs().items() if name in keys_of(content)]
         if others:
@@ -128,9 +135,25 @@ def _is_text(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def options(arguments: Sequence[str]) -> list[str]:
-    """The names of the options among ``arguments``, as Fire reads them."""
-    found = (re.match(r"--([A-Za-z][\w#-]*)", text) for text in arguments)
-    return [match[1].replace("-", "_") for match in found if match]
+    """The names of the options among ``arguments``, as Fire and MONAI read them."""
+    found = (re.match(r"--([A-Za-z][\w#:-]*)", text) for text in arguments)
+    return [match[1].replace("-", "_").replace("::", "#") for match in found if match]
+
+
+def stray_words(arguments: Iterable[str]) -> list[str]:
+    """The words among ``arguments`` that are neither ``--name`` nor the one value after it.
+
+    Fire would read them as positional arguments of MONAI's ``run``, or as further options.
+    """
+    stray, takes_value = [], False
+    for word in arguments:
+        if re.match(r"--[A-Za-z]", word):
+            takes_value = "=" not in word
+        elif takes_value and not re.match(r"-[A-Za-z-]", word):
+            takes_value = False
+        else:
+            stray.append(word)
+    return stray
 
 
 def _is_argument(name: str, config: Mapping[str, Any]) -> bool:

@@ -30,12 +30,13 @@ OLD_STAGES = {"run": "train_segmenter"}  # their names in records of earlier ver
 NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before any results
-MADE = (
+LOG = "run.log"  # name of the handler that writes it
+MADE = (  # configs that a run writes itself, or does without
     "train.json",
     "inference.json",
     "metadata.json",
     "dataset_*.json",
-)  # configs that a run writes itself, or does without
+)
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
@@ -91,15 +92,7 @@ class RunFolder:
         remove_leftovers(self.path)
         if self.path != BUNDLE_ROOT:
             for folder in ("configs", "scripts"):
-                ignored = shutil.ignore_patterns(
-                    ".*",
-                    "__pycache__",
-                    "train.json",
-                    "inference.json",
-                    "metadata.json",
-                    "dataset_*.json",
-                    *SERVER_FOLDERS,
-                )
+                ignored = shutil.ignore_patterns(".*", "__pycache__", *MADE, *SERVER_FOLDERS)
                 shutil.copytree(BUNDLE_ROOT / folder, self.path / folder, ignore=ignored, dirs_exist_ok=True)
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
 
@@ -216,13 +209,17 @@ class RunFolder:
 
 
 def log_to_file(path: str | Path) -> None:
-    """Also write the log, with full tracebacks, to a file; repeated calls for the same file do nothing."""
+    """Also write the log, with full tracebacks, to a file, in the place of an earlier call's file."""
     path = Path(path).resolve()
     root = logging.getLogger()
-    if any(getattr(handler, "baseFilename", None) == str(path) for handler in root.handlers):
-        return
+    for handler in [handler for handler in root.handlers if handler.name == LOG]:
+        if handler.baseFilename == str(path):
+            return
+        root.removeHandler(handler)
+        handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.set_name(LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)
     logging.getLogger(__package__.partition(".")[0]).setLevel(logging.DEBUG)

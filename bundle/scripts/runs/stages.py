@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from ..errors import BundleError
 from . import plain_errors
 from .devices import description, prepare_device, seed_everything
-from .old_names import current_names
+from .old_names import current_names, renamed
 from .options import require_known_options
 from .run_folder import RunFolder, differences, portable
 from .settings import at, references, texts_as_numbers
@@ -42,7 +42,7 @@ def merged_config() -> dict[str, Any]:
                 config[key] = number
                 parser.ref_resolver.get_item(key).update_config(number)  # nothing has used it yet
             for item in parser.ref_resolver.items.values():
-                item.update_config(current_names(item.get_config()))
+                item.update_config(renamed(item.get_config(), {}))
             return current_names(config.get())
         frame = frame.f_back
     raise RuntimeError("this function must be called from a bundle's config, as `python -m monai.bundle run` does.")

@@ -7,11 +7,13 @@ from typing import Any
 
 import monai.bundle
 
+from ..errors import BundleError
 from .config_lists import config_list, in_working_directory
 from .old_names import read_configs
 from .options import require_known_keys
 from .plain_errors import plainly
 from .run_folder import BUNDLE_ROOT
+from .settings import parameters_of_run
 
 PLACES = ("dataset_dir", "output_dir", "label_file")
 
@@ -21,7 +23,7 @@ def train(
     method: str = "esfan",
     preset: str = "lite",
     output_dir: str | Path | None = None,
-    config: Sequence[str | Path] = (),
+    config: str | Path | Sequence[str | Path] = (),
     **settings: Any,
 ) -> Path:
     """Train on patches with image-level labels: classifier, pseudo masks, segmentation network.
@@ -35,7 +37,7 @@ def train(
         method: ``esfan``, ``ibdr``, or a method of your own, found in the same way.
         preset: ``lite`` or ``paper``: the networks.
         output_dir: the run's folder; default: ``output/DATASET_METHOD_PRESET``.
-        config: additional overlays.
+        config: an additional overlay, or several.
         settings: overrides for keys of the configs, such as ``epochs=3``, ``dataset_dir="…"`` or
             ``**{"train#optimizer#weight_decay": 0}``.
 
@@ -49,8 +51,11 @@ def train(
     Traceback (most recent call last):
     scripts.errors.BundleError: `dataset` must be one of ..., got 'dmeo'; did you mean 'demo'?
     """
-    files = config_list(dataset, method, preset, config)
+    files = config_list(dataset, method, preset, [config] if isinstance(config, (str, Path)) else config)
     parser = read_configs(files)
+    own = sorted(settings.keys() & parameters_of_run())
+    if own:
+        raise BundleError(f"`{own[0]}` is MONAI's and set by this function; pass overlays as `config`.")
     require_known_keys(settings, parser.get())
     if output_dir is not None:
         settings["output_dir"] = output_dir

@@ -24,13 +24,13 @@ from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
 from ..inference.config import write_inference_config
-from ..runs.old_names import current_names
+from ..runs.config_lists import PRESETS, config_list
+from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .reachable import reached_files, required_packages
 
-PRESETS = {"paper": [], "lite": ["lite.json"]}
 COPIED_CONFIGS = ("evaluate.json", "multi_gpu_train.json", "logging.conf")
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 COMMANDS_NEED = ("fire", "jsonschema")  # for MONAI's run and verify_metadata
@@ -39,16 +39,7 @@ LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 def default_config(method: str, preset: str, dataset: str | Path | None) -> dict[str, Any]:
     """The merged config of a method, a preset and a data set's overlay (``None`` for LUAD-HistoSeg)."""
-    overlay = BUNDLE_ROOT / "configs" / f"method_{method}.json"
-    if not overlay.is_file():
-        methods = sorted(path.stem.removeprefix("method_") for path in overlay.parent.glob("method_*.json"))
-        raise BundleError(f"`method` must be one of {methods}, got {method!r}.")
-    if preset not in PRESETS:
-        raise BundleError(f"`preset` must be one of {list(PRESETS)}, got {preset!r}.")
-    names = ["train.json", overlay.name, *PRESETS[preset]]
-    parser = ConfigParser()
-    parser.read_config([str(overlay.parent / name) for name in names] + ([] if dataset is None else [str(dataset)]))
-    return parser.get()
+    return read_configs(config_list("luad" if dataset is None else dataset, method, preset)).get()
 
 
 class Trained(NamedTuple):

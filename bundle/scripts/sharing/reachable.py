@@ -42,7 +42,7 @@ def _reached_modules(configs: Iterable[Path], root: Path) -> ModuleFinder:
         for name in MODULE.findall(config.read_text(encoding="utf-8")):
             with suppress(ImportError):  # the last part is a class or function; the module before it is found
                 finder.import_hook(name)
-            if ".".join(name.split(".")[:2]) not in finder.modules:
+            if not {name, name.rpartition(".")[0]} & finder.modules.keys():
                 raise BundleError(f"{config} must name existing modules, got {name!r}; fix the name.")
     return finder
 
