@@ -107,7 +107,7 @@ def test_checkpoints_come_back_without_unpickling_code(tmp_path):
 def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     path = tmp_path / "checkpoint.pt"
     write_checkpoint(path, {"epoch": 1})
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match="pickle|local object"):  # the latter from Python 3.13 on
         write_checkpoint(path, {"epoch": 2, "function": lambda: None})
     assert torch.load(path, weights_only=True) == {"epoch": 1} and names(tmp_path) == ["checkpoint.pt"]
 
