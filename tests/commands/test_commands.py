@@ -240,6 +240,14 @@ def test_settings_that_are_not_given_are_left_to_the_configs_and_paths_become_ab
     assert f"--mask_dir {tmp_path}/masks --classifier_path={tmp_path}/x.pt" in result.output
 
 
+def test_options_of_monai_and_values_that_are_no_paths_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split("--tracking mlflow --backbone_weights None --mask_dir '$@output_dir'")
+    result = CliRunner().invoke(app, [*"train --dataset demo --dry-run".split(), *words])
+    shown = shlex.split(result.output.replace("\\$", "$"))
+    assert result.exit_code == 0 and shown[-len(words) :] == words, result.output
+
+
 def test_a_working_directory_may_have_any_name(tmp_path, monkeypatch):
     folder = tmp_path / "x@seed"
     folder.mkdir()

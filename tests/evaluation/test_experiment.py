@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 from ast import literal_eval
@@ -143,3 +144,14 @@ def test_the_plan_in_docs_says_what_can_be_built(dataset, monkeypatch, tmp_path)
         settings = {key: parser[key] for key in parser.get() if not key.startswith("_")}
         assert (description := json.dumps([networks, settings | {"output_dir": ""}])) not in seen
         seen.add(description)
+
+
+def test_overlays_of_the_working_directory_count_and_its_training_does_not(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    for name in ("train.json", "mine.json"):
+        (tmp_path / "configs" / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    plan = {"variants": {"own": {"configs": ["configs/mine.json"]}}}
+    (command,) = commands(plan, "own", 0, tmp_path)
+    files = ast.literal_eval(command[command.index("--config_file") + 1])
+    assert files == ["configs/train.json", str(tmp_path / "configs" / "mine.json")]

@@ -11,12 +11,12 @@ from ..errors import BundleError
 from ..files.foreign_files import read_json
 from ..runs import options, plain_errors
 from ..runs.config_lists import PRESETS, config_list, in_working_directory
-from ..runs.old_names import current_names, read_configs
-from ..runs.run_folder import BUNDLE_ROOT
-from ..runs.settings import nearest, parameters_of_run
-from .monai_run import MonaiRun
+from ..runs.old_names import read_configs
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder
+from ..runs.settings import SET_BY_US, nearest
+from .monai_run import MonaiRun, as_monai_reads, quoted
 
-OF_THE_DATA = ("class_names", "mask_values", "label_file", "model_mpp", "level_weights", "threshold")
+CARRIED_OVER = ("class_names", "mask_values", "label_file", "model_mpp", "level_weights", "threshold")  # by the user
 PATHS = ("_dir", "_path", "_file", "_weights")  # the names of options that are paths end so
 NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that define the networks
 
@@ -59,8 +59,9 @@ def start_training(
     merged = read_configs(files).get()
     require_known(context, merged)
     if run is not None:
-        require_networks_of_run(run, merged)
-        tell_other_settings(run, merged, {*settings, *options.options(words)})
+        saved = RunFolder(run).saved_config()
+        require_networks_of_run(run, saved, merged)
+        tell_other_settings(run, saved, merged, {*settings, *options.options(words)})
     for key in ("dataset_dir", "output_dir", "label_file"):
         if settings.get(key) is not None:
             settings[key] = Path(settings[key]).resolve()
@@ -79,9 +80,8 @@ def names_of_run(run: Path, dataset: str | None, method: str | None, preset: str
     return dataset or saved["dataset_name"], method or saved["method_name"], preset or saved["preset"]
 
 
-def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
-    """Raise a ``BundleError`` unless the configs build the same networks as a run."""
-    saved = current_names(read_json(Path(run) / "configs" / "train.json"))
+def require_networks_of_run(run: Path, saved: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    """Raise a ``BundleError`` unless the configs build the same networks as a run, whose config is ``saved``."""
     other = [key for key in NETWORKS if key in saved and saved[key] != merged.get(key)]
     if other:
         raise BundleError(
@@ -90,17 +90,14 @@ def require_networks_of_run(run: Path, merged: Mapping[str, Any]) -> None:
         )
 
 
-def tell_other_settings(run: Path, merged: Mapping[str, Any], given: Container[str]) -> None:
-    """Print the settings for which a run had values other than those of the configs, if the user set none.
-
-    Only keys of the data set and of pseudo masks are compared, since these are meant to stay the same.
-    """
-    saved = current_names(read_json(Path(run) / "configs" / "train.json"))
+def tell_other_settings(run: Path, saved: Mapping[str, Any], merged: Mapping[str, Any], given: Container[str]) -> None:
+    """Print settings of the data and of pseudo masks that were other in a run on the same data, if not ``given``."""
     if saved["dataset_name"] != merged["dataset_name"]:
         return
-    other = [key for key in OF_THE_DATA if saved.get(key) != merged.get(key) and key not in given]
+    other = {key: saved[key] for key in CARRIED_OVER if key in saved and key not in given}
+    other = {key: value for key, value in other.items() if value != merged.get(key)}
     if other:
-        values = ", ".join(f"--{key} {saved.get(key)!r}" for key in other)
+        values = " ".join(f"--{key} {quoted(as_monai_reads(value))}" for key, value in other.items())
         typer.echo(f"{run} was trained with other settings, which do not carry over; to keep them, pass {values}.")
 
 
@@ -111,8 +108,9 @@ def require_known(context: typer.Context, merged: Mapping[str, Any]) -> None:
         raise typer.BadParameter(f"{stray[0]!r} belongs to no option; remove it, or quote a value that has spaces.")
     own = {name.removeprefix("--") for parameter in context.command.params for name in parameter.opts}
     for name in options.options(context.args):
-        if name in parameters_of_run():
-            raise typer.BadParameter("MONAI's own, set by this command; pass overlays by --config.", param_hint=name)
+        if name in SET_BY_US:
+            message = "MONAI's own, set by this command; pass overlays by --config."
+            raise typer.BadParameter(message, param_hint=f"--{name}")
     for name in options.unknown_options(context.args, merged):
         near = difflib.get_close_matches(name.replace("_", "-"), own, n=1) or [nearest(name, merged)]
         hint = f"did you mean --{near[0]}?" if near[0] else "see --help and the keys in configs/train.json."
@@ -125,7 +123,7 @@ def with_absolute_paths(words: Sequence[str]) -> list[str]:
     for word in words:
         name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
         is_path = name.endswith(PATHS) if name else is_path
-        if is_path and value and value[0] not in "$@%":
+        if is_path and value and value[0] not in "$@%\"'" and value.lower() not in options.MEANT:
             value = str(Path(value).resolve())
         absolute.append(f"{name}{sign}{value}")
     return absolute

@@ -48,7 +48,7 @@ class MonaiRun:
     def show(self) -> None:
         """Print the command as a line of shell."""
         place = "" if self.root.resolve() == Path.cwd() else f"cd {shlex.quote(str(self.root))} && "
-        typer.echo(f"{place}python {' '.join(map(_quoted, self.command[1:]))}")
+        typer.echo(f"{place}python {' '.join(map(quoted, self.command[1:]))}")
 
     def start(self) -> None:
         """Print the command and replace this process with it."""
@@ -58,7 +58,7 @@ class MonaiRun:
         os.execv(sys.executable, self.command)
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quote ``word`` for a shell, in double quotes where they read better."""
     if "'" not in word or "!" in word:
         return shlex.quote(word)

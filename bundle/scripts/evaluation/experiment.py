@@ -89,7 +89,8 @@ def commands(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path) ->
     """The command lines for a variant's run."""
     variant = plan["variants"][name]
     configs = [*plan.get("configs", ["configs/train.json"]), *variant.get("configs", [])]
-    configs = [str(path) if (path := Path(config).resolve()).is_file() else config for config in configs]
+    own = [config for config in configs if Path(config).name != "train.json" and Path(config).is_file()]
+    configs = [str(Path(config).resolve()) if config in own else config for config in configs]
     settings = plan.get("settings", {}) | variant.get("settings", {}) | {"seed": seed}
     settings["output_dir"] = str(run_folder(output_dir, name, seed))
     if "dataset_dir" not in settings and Path.cwd() != BUNDLE_ROOT:

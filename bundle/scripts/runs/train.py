@@ -13,7 +13,7 @@ from .old_names import read_configs
 from .options import require_known_keys
 from .plain_errors import plainly
 from .run_folder import BUNDLE_ROOT
-from .settings import parameters_of_run
+from .settings import SET_BY_US
 
 PLACES = ("dataset_dir", "output_dir", "label_file")
 
@@ -53,7 +53,7 @@ def train(
     """
     files = config_list(dataset, method, preset, [config] if isinstance(config, (str, Path)) else config)
     parser = read_configs(files)
-    own = sorted(settings.keys() & parameters_of_run())
+    own = sorted(settings.keys() & set(SET_BY_US))
     if own:
         raise BundleError(f"`{own[0]}` is MONAI's and set by this function; pass overlays as `config`.")
     require_known_keys(settings, parser.get())
