@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from synthetic_slide import write_slide
 
-from scripts.slides.reading.slide import Slide, SlideView, on_white, thumbnail_view
+from scripts.slides.reading.colours import on_background
+from scripts.slides.reading.slide import Slide, SlideView, thumbnail_view
 
 READERS = ["openslide", "tifffile"]
 
@@ -143,7 +144,7 @@ def test_what_was_not_scanned_is_white():
     pixels = np.zeros((1, 3, 4), dtype=np.uint8)
     pixels[0, :, 3] = 0, 255, 128
     pixels[0, 1, :3] = 7, 8, 9
-    assert on_white(pixels).tolist() == [[[255] * 3, [7, 8, 9], [127] * 3]]
+    assert on_background(pixels).tolist() == [[[255] * 3, [7, 8, 9], [127] * 3]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no slide", b"II*\0\x08\0\0\0"], ids=["empty", "text", "header"])

@@ -4,23 +4,24 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tifffile import TiffFile
-
 from ...errors import BundleError
-from .tiff_levels import pyramid_levels
+from .tiff_images import describe_tiff
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
 
+SLIDE_PX = 4000  # a side that patches do not have
+
 
 def is_slide(path: str | Path) -> bool:
-    """Whether a file is a slide: in a scanner's format, or a TIFF that is tiled or has several levels."""
+    """Whether a file is a slide: in a scanner's format, or a TIFF that is tiled, has several levels or
+    a side of at least ``SLIDE_PX``."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".tif", ".tiff"):
         return suffix in (*SUFFIXES, ".dcm")
     try:
-        with TiffFile(path) as tiff:
-            levels = pyramid_levels(tiff)
-            return len(levels) > 1 or levels[0].is_tiled
+        tiff = describe_tiff(Path(path))
+        tiff.close()
+        return len(tiff.levels) > 1 or tiff.levels[0].page.is_tiled or max(tiff.levels[0].shape) >= SLIDE_PX
     except Exception:  # damaged or not RGB: it is read, and rejected, as a patch
         return False
 

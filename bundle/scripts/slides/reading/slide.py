@@ -1,29 +1,22 @@
-"""Read slides at a chosen resolution, through MONAI's WSIReader or tifffile, whichever can open the file."""
+"""Read slides at a chosen resolution."""
 
-import importlib.util
 import logging
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-from monai.data import WSIReader
 from PIL import Image
 
 from ...errors import BundleError
-from ...files.foreign_files import limit_pixels, positive_setting
-from . import tiff_levels
+from .backends import open_slide
+from .description import BACKENDS, PLAUSIBLE_MPP, require_backends
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("openslide", "cucim", "tifffile")
-PLAUSIBLE_MPP = (0.02, 20.0)  # a TIFF without a real resolution often states 72 or 96 dpi, about 300 um per pixel
-LARGEST_SLIDE_GPX = 100.0
 MPP_TOLERANCE = 0.02  # a level this close to the requested resolution is used without resampling
 BLOCK_PX = 512  # side of the blocks to read, in pixels of the level
-ReadRegion = Callable[[int, int, int, int, int], np.ndarray]
 
 
 class Slide:
@@ -31,177 +24,92 @@ class Slide:
 
     Args:
         path: the file; for DICOM any file of the series.
-        mpp: micrometres per pixel of level 0, used if the file does not state it.
-        backends: readers in the order to try them.
+        mpp: micrometres per pixel of level 0, (y, x) or one for both, used if the file does not state it.
+        backends: readers in the order to prefer them, as a sequence or separated by commas.
+        overrule_mpp: whether ``mpp`` is used even if the file states another.
+        mpp_from: where ``mpp`` is from: ``"argument"`` or ``"table"``.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        BundleError: if no reader can open it, it is too large (see ``require_size``), or its resolution is unknown.
+        BundleError: if no reader can open it, it is too large (see ``SlideImage.require_size``), or its resolution is
+            unknown.
 
     Attributes:
-        level_sizes: height and width of each level in pixels.
-        level_scales: pixels of level 0 per pixel of each level, (y, x).
+        image: its description.
         mpp: micrometres per pixel of level 0, (y, x).
-        mpp_source: ``"file"`` or ``"argument"``.
+        mpp_source: ``"file"`` or ``mpp_from``.
     """
 
     def __init__(
-        self, path: str | Path, mpp: float | Sequence[float] | None = None, backends: Sequence[str] = BACKENDS
+        self,
+        path: str | Path,
+        mpp: float | Sequence[float] | None = None,
+        backends: str | Sequence[str] = BACKENDS,
+        overrule_mpp: bool = False,
+        mpp_from: str = "argument",
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path} must be a slide file; it does not exist.")
-        unknown = [name for name in backends if name not in BACKENDS]
-        if unknown or not backends:
-            raise BundleError(f"`backends` must be some of {list(BACKENDS)}, got {list(backends)}.")
-        open_with = {name: (_open_tiff if name == "tifffile" else _open_monai) for name in BACKENDS}
-        reasons = []
-        for self.backend in backends:
-            try:
-                opened = open_with[self.backend](self.path, self.backend)
-                self.level_sizes, tile_sizes, file_mpp, self._read = opened
-                require_size(self.level_sizes, tile_sizes)
-                self._read(0, 0, 0, 1, 1)  # a truncated file often opens but fails here
-                break
-            except Exception as error:  # readers raise many types of error for such files
-                reasons.append(f"{self.backend}: {error}")
-        else:
-            raise BundleError(
-                f"{path} must be a readable slide; {'; '.join(map(str, reasons))}. Replace the file, or convert it, "
-                "for instance to a pyramidal TIFF."
-            )
-        self.level_scales = [_level_scale(self.level_sizes[0], size) for size in self.level_sizes]
-        self.mpp, self.mpp_source = self._resolution(file_mpp, mpp)
+        self.image, self._read = open_slide(self.path, require_backends(backends))
+        self.mpp, self.mpp_source = self._resolution(mpp, overrule_mpp, mpp_from)
+        if self.mpp_source != "file":
+            self.image = replace(self.image, mpp=self.mpp, mpp_source=mpp_from)
+        if self.image.assumption:
+            logger.warning(f"{self.path.name}: {self.image.assumption}.")
+
+    @property
+    def backend(self) -> str:
+        """Name of the reader."""
+        return self.image.backend
+
+    @property
+    def level_sizes(self) -> Sequence[tuple[int, int]]:
+        """Height and width of each level in pixels."""
+        return self.image.level_sizes
+
+    @property
+    def level_scales(self) -> Sequence[tuple[float, float]]:
+        """Pixels of level 0 per pixel of each level, (y, x)."""
+        return self.image.level_scales
 
     def _resolution(
-        self, file_mpp: tuple[float, float] | None, mpp: float | Sequence[float] | None
+        self, mpp: float | Sequence[float] | None, overrule: bool, mpp_from: str
     ) -> tuple[tuple[float, float], str]:
         """Micrometres per pixel of level 0, (y, x), and their source."""
         given = None if mpp is None else tuple(float(value) for value in np.broadcast_to(mpp, 2))
-        for source, value in (("the file", file_mpp), ("`mpp`", given)):
-            if value is not None and not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in value):
-                raise BundleError(
-                    f"{self.path}: {source} must state between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres "
-                    f"per pixel, got {value}; set it to a value in that range."
+        stated = self.image.mpp
+        if given is not None and not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in given):
+            raise BundleError(
+                f"{self.path}: `mpp` must state between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres "
+                f"per pixel, got {given}; set it to a value in that range."
+            )
+        if stated is not None and not (overrule and given is not None):
+            if given is not None and not np.allclose(stated, given, rtol=MPP_TOLERANCE):
+                logger.warning(
+                    f"{self.path.name} states {stated[1]:.4g} um per pixel: `mpp` {mpp} is ignored. If the file is "
+                    "wrong, add --overrule-mpp."
                 )
-        if file_mpp is not None:
-            if given is not None and not np.allclose(file_mpp, given, rtol=MPP_TOLERANCE):
-                logger.warning(f"{self.path.name} states {file_mpp[1]:.4g} um per pixel: `mpp` {mpp} is ignored.")
-            return file_mpp, "file"
+            return stated, "file"
         if given is None:
             raise BundleError(
                 f"{self.path} must state its micrometres per pixel, got none; pass them with --mpp (usually about 0.5 "
                 "for a 20x scan, 0.25 for 40x)."
             )
-        return given, "argument"
+        return given, mpp_from
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Read a region, given in pixels of ``level``: (height, width, 3) uint8, white outside the slide.
+        """Read a region, given in pixels of ``level``: (height, width, 3) uint8, the background outside the slide.
 
         Raises:
             BundleError: if the file is damaged there; the message has the slide and the position.
         """
         try:
             return self._read(level, top, left, height, width)
-        except Exception as error:  # as above
+        except Exception as error:  # readers raise many types of error for such files
             raise BundleError(
                 f"{self.path} must be readable; its level {level} is damaged at row {top}, column {left}: {error}"
             ) from error
-
-
-def require_size(level_sizes: Sequence[Sequence[int]], tile_sizes: Sequence[Sequence[int]]) -> None:
-    """Reject a slide whose header claims an implausible size, before memory is allocated for it.
-
-    The environment variable ``LARGEST_SLIDE_GPX`` sets how many gigapixels a level may have; a tile, which is decoded
-    as a whole, may have as many pixels as an image (see ``foreign_files``).
-
-    Args:
-        level_sizes, tile_sizes: heights and widths in pixels.
-
-    Raises:
-        BundleError: if a level or tile has more pixels, or none.
-    """
-    largest_level = positive_setting("LARGEST_SLIDE_GPX", LARGEST_SLIDE_GPX) * 1e9
-    largest_tile = limit_pixels() * 1e6
-    for kind, sizes, largest, setting in (
-        ("levels", level_sizes, largest_level, "LARGEST_SLIDE_GPX"),
-        ("tiles", tile_sizes, largest_tile, "LARGEST_IMAGE_MPX"),
-    ):
-        odd = [
-            f"{width}x{height}" for height, width in sizes if not 1 <= min(height, width) <= height * width <= largest
-        ]
-        if odd:
-            raise BundleError(
-                f"its {kind} must have 1 to {largest:g} pixels, got {', '.join(odd[:3])}; if it is meant to be "
-                f"that large, raise the environment variable {setting}."
-            )
-
-
-def _open_monai(path: Path, backend: str) -> tuple:
-    """Open with MONAI's ``WSIReader``: level sizes, tile sizes, mpp and a function that reads regions."""
-    if importlib.util.find_spec(backend) is None:
-        raise ModuleNotFoundError(f"the package {backend} is not installed.")
-    reader = WSIReader(backend=backend, channel_dim=-1)
-    wsi = reader.read(str(path))
-    sizes = [tuple(map(int, reader.get_size(wsi, level))) for level in range(reader.get_level_count(wsi))]
-    downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in range(len(sizes))]
-    mode = "RGBA" if backend == "openslide" else "RGB"
-    sides = [
-        [int(wsi.properties.get(f"openslide.level[{level}].tile-{side}", 1)) for side in ("height", "width")]
-        for level in range(len(sizes) if backend == "openslide" else 0)
-    ]
-
-    def read(level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        corner = (round(top * downsamples[level]), round(left * downsamples[level]))
-        pixels, _ = reader.get_data(wsi, location=corner, size=(height, width), level=level, mode=mode)
-        return on_white(pixels) if mode == "RGBA" else pixels
-
-    return sizes, sides, _stated_mpp(lambda: reader.get_mpp(wsi, 0)), read
-
-
-def _open_tiff(path: Path, backend: str) -> tuple:
-    """Open with tifffile; returns the same as ``_open_monai``."""
-    tiff = tiff_levels.TiffFile(path)
-    levels = tiff_levels.pyramid_levels(tiff)
-    sizes = [(level.imagelength, level.imagewidth) for level in levels]
-    lock, mpp = Lock(), WSIReader(backend="tifffile")
-
-    def read(level: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        return tiff_levels.read_region(levels[level], top, left, height, width, lock)
-
-    tiles = [tiff_levels.tile_size(level) for level in levels]
-    return sizes, tiles, _stated_mpp(lambda: mpp.get_mpp(tiff, 0)), read
-
-
-def _level_scale(full: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
-    """Pixels of level 0 per pixel of a level, (y, x): a whole number if the sizes match it up to rounding."""
-    ratios = [large / small for large, small in zip(full, size, strict=True)]
-    whole = round(sum(ratios) / 2)
-    fits = (
-        all(small in (large // whole, -(-large // whole)) for large, small in zip(full, size, strict=True))
-        if whole
-        else False
-    )
-    return (float(whole), float(whole)) if fits else tuple(ratios)
-
-
-def _stated_mpp(ask: Callable[[], tuple[float, float]]) -> tuple[float, float] | None:
-    """The mpp that a file states, (y, x); ``None`` if missing, without a unit, or a print resolution."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # MONAI warns before it assumes a unit
-            mpp = tuple(float(value) for value in ask())
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, Warning):
-        return None
-    return mpp if all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in mpp) else None
-
-
-def on_white(pixels: np.ndarray) -> np.ndarray:
-    """Blend ``pixels``, (H, W, 4) uint8, onto white, (H, W, 3) uint8: unscanned areas are transparent."""
-    alpha = pixels[..., 3:]
-    if alpha.min(initial=255) == 255:
-        return pixels[..., :3]
-    return (255 - (255 - pixels[..., :3].astype(np.uint16)) * alpha // 255).astype(np.uint8)
 
 
 class SlideView:

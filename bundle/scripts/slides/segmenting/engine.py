@@ -15,7 +15,8 @@ from torch import nn
 from ...errors import BundleError
 from ...files.atomic import atomic_path, write_json
 from ..outputs.results import OVERLAY_PX, write_results
-from ..reading.slide import BLOCK_PX, PLAUSIBLE_MPP, Slide, SlideView, thumbnail_view
+from ..reading.description import PLAUSIBLE_MPP
+from ..reading.slide import BLOCK_PX, Slide, SlideView, thumbnail_view
 from .blending import Blender, Segmenter, stretches
 from .strip_files import StripFiles
 from .tiles import TileGrid, share_out, step_of
