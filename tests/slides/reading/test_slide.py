@@ -7,7 +7,6 @@ import pytest
 import tifffile
 from synthetic_slide import write_slide
 
-from scripts.slides.reading.colours import on_background
 from scripts.slides.reading.slide import Slide, SlideView, thumbnail_view
 
 READERS = ["openslide", "tifffile"]
@@ -138,13 +137,6 @@ def test_the_next_reader_takes_what_the_first_cannot_open(tmp_path):
     assert slide.backend == "tifffile" and np.array_equal(
         slide.read(0, 5, 6, 70, 80), random_image((300, 200))[5:75, 6:86]
     )
-
-
-def test_what_was_not_scanned_is_white():
-    pixels = np.zeros((1, 3, 4), dtype=np.uint8)
-    pixels[0, :, 3] = 0, 255, 128
-    pixels[0, 1, :3] = 7, 8, 9
-    assert on_background(pixels).tolist() == [[[255] * 3, [7, 8, 9], [127] * 3]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no slide", b"II*\0\x08\0\0\0"], ids=["empty", "text", "header"])

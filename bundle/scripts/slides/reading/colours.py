@@ -48,7 +48,8 @@ class Colours:
     @property
     def plain(self) -> bool:
         """Whether every reader shows these colours alike: RGB, or YCbCr in JPEG, without alpha."""
-        return self.bits == 8 and self.alpha is None and (self.model == "RGB" or self.decoded)
+        unchanged = self.bits == 8 and self.alpha is None and self.order is None
+        return unchanged and (self.model == "RGB" or self.decoded)
 
     def to_rgb(self, samples: np.ndarray) -> np.ndarray:
         """Convert ``samples``, (H, W, S) of up to 8 bits, to (H, W, 3) uint8."""
