@@ -40,7 +40,7 @@ def open_slide(path: Path, backends: Sequence[str]) -> Opened:
             image.require_size()
             read(0, 0, 0, 1, 1)  # a truncated file often opens but fails here
         except Exception as error:  # readers raise many types of error for such files
-            reasons.append(f"{backend}: {error}")
+            reasons.append(f"{backend}: {str(error).removesuffix('.')}")
             continue
         if backend == "openslide" and image.format != GENERIC:
             return image, read

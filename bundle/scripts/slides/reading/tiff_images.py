@@ -104,7 +104,7 @@ def _is_associated(series: TiffPageSeries) -> bool:
 def _page_name(page: TiffPage) -> str:
     """What a page says it is: its name, or a description of one short line."""
     description = page.description.strip()
-    described = "" if len(description) > 80 or description[:1] in "<{" else description
+    described = "" if len(description) > 80 or "\n" in description or description[:1] in ("<", "{") else description
     return f"{page.tags.valueof('PageName', '')} {described}"
 
 
