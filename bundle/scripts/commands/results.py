@@ -1,6 +1,7 @@
 """Commands that use trained networks."""
 
 from enum import Enum
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,23 @@ class Scored(str, Enum):
 
 
 def segment(
-    source: Annotated[Path, Argument(help="An image, a slide, or a folder of either.", metavar="INPUT")],
     run: Annotated[Path, Option(help="The folder of a finished run, or an exported bundle.")],
+    source: Annotated[
+        list[str] | None,
+        Argument(
+            help="An image, a slide, or a folder of either, with its subfolders for slides. For slides also several, "
+            'a pattern such as "*.svs", or a list.',
+            metavar="INPUT",
+            show_default=False,
+        ),
+    ] = None,
+    slides: Annotated[
+        str | None,
+        Option(
+            help="Slides, in the place of INPUT: as there, or a table (CSV) with the columns slide, mpp and name, whose "
+            "micrometres per pixel rule over the files'."
+        ),
+    ] = None,
     output_dir: Annotated[Path, Option(help="Output folder.")] = Path("results"),
     kind: Annotated[
         Kind | None, Option("--as", help="The kind of INPUT.", show_default="slides if it has any, else images")
@@ -37,6 +53,9 @@ def segment(
     mpp: Annotated[
         float | None, Option(min=0, help="Micrometres per pixel of slides whose files do not record it.")
     ] = None,
+    overrule_mpp: Annotated[
+        bool, Option("--overrule-mpp", help="Use --mpp even if a slide's file records another.")
+    ] = False,
     model_mpp: Annotated[
         float | None,
         Option(min=0, help="Micrometres per pixel of the training patches, if the run does not record it."),
@@ -47,6 +66,19 @@ def segment(
     budget_gb: Annotated[
         float | None, Option(min=0, help="Memory budget per slide, in gigabytes.", show_default="2")
     ] = None,
+    tissue_saturation: Annotated[
+        float | None,
+        Option(
+            min=0,
+            max=1,
+            help="Least colour saturation of tissue on slides; lower it for pale stains. 0: all that was scanned.",
+            show_default="0.05 to 0.15, by Otsu's method",
+        ),
+    ] = None,
+    backends: Annotated[
+        str | None, Option(help="Readers of slides in order of preference.", show_default="openslide,cucim,tifffile")
+    ] = None,
+    threads: Annotated[int | None, Option(min=1, help="Threads that read a slide.", show_default="4")] = None,
     batch_size: Annotated[
         int | None, Option(min=1, help="Tiles or images per forward pass.", show_default="16")
     ] = None,
@@ -65,23 +97,52 @@ def segment(
     Images: palette masks and overlay images. Slides: annotations for QuPath, areas in mm2, class maps, overlay images.
     Repeating the command keeps finished results.
     """
-    from ..slides.reading.files import holds_slides
+    from ..runs import plain_errors
+    from ..slides.reading.description import require_backends
 
-    slides = holds_slides(source) if kind is None else kind is Kind.slides
+    plain_errors.install()
+    inputs, as_slides = _inputs(source or [], slides, kind)
     settings = {
-        "slides" if slides else "dataset_dir": source.resolve(),
+        "slides" if as_slides else "dataset_dir": inputs,
         "output_dir": output_dir.resolve(),
         "eval_batch_size": batch_size,
         "mirror_averaging": mirror_averaging,
         "device": device,
         "precision": precision and precision.value,
     }
-    if slides:
-        settings |= {"mpp": mpp, "model_mpp": model_mpp, "overlap": overlap, "budget_gb": budget_gb}
+    if as_slides:
+        settings |= {
+            "mpp": mpp,
+            "overrule_mpp": overrule_mpp or None,
+            "model_mpp": model_mpp,
+            "overlap": overlap,
+            "budget_gb": budget_gb,
+            "tissue_saturation": tissue_saturation,
+            "backends": backends and list(require_backends(backends)),
+            "threads": threads,
+        }
+        if overrule_mpp and mpp is None:
+            raise typer.BadParameter("it needs the right size; add --mpp.", param_hint="--overrule-mpp")
     else:
         settings |= {"published_values": published_values or None}
-    config = "configs/inference_slides.json" if slides else "configs/inference.json"
+    config = "configs/inference_slides.json" if as_slides else "configs/inference.json"
     _in_run(run, "run", [config], settings, dry_run)
+
+
+def _inputs(source: list[str], slides: str | None, kind: Kind | None) -> tuple[str | list[str], bool]:
+    """The input with absolute paths, and whether it is slides."""
+    from ..slides.reading.files import entries_of, holds_slides, is_pattern
+
+    if bool(source) == bool(slides) or (slides and kind is Kind.images):
+        raise typer.BadParameter("pass images or slides as INPUT, or slides by --slides.", param_hint="INPUT")
+    entries = entries_of([slides] if slides else source)
+    as_slides = bool(slides) or (any(map(holds_slides, entries)) if kind is None else kind is Kind.slides)
+    if not as_slides and len(entries) > 1:
+        raise typer.BadParameter("pass one image, or the folder of several.", param_hint="INPUT")
+    absolute = [
+        str(Path(escape(str(Path.cwd()))) / entry if is_pattern(entry) else Path(entry).absolute()) for entry in entries
+    ]
+    return absolute[0] if len(absolute) == 1 else absolute, as_slides
 
 
 def evaluate(

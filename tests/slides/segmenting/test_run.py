@@ -20,7 +20,7 @@ from torch import nn
 
 from scripts.errors import BundleError
 from scripts.runs.plain_errors import plain_cause
-from scripts.slides.reading.files import find_slides
+from scripts.slides.reading.files import find_slides, list_slides
 from scripts.slides.segmenting.blending import Segmenter
 from scripts.slides.segmenting.engine import SlideEngine
 from scripts.slides.segmenting.run import segment_slides
@@ -129,8 +129,10 @@ def test_slides_are_found_in_folders_and_lists(tmp_path):
     assert find_slides([tmp_path / "b.SVS", "x.svs"])[1].name == "x.svs"
     with pytest.raises(FileNotFoundError, match="`slides` must be slide files or a folder of them"):
         find_slides(tmp_path / "c")
+    assert [slide.name for slide in list_slides([tmp_path / "a.ome.tif", tmp_path / "other/a.svs"])] == ["a", "other/a"]
+    (tmp_path / "a.svs").touch()
     with pytest.raises(ValueError, match=r"must have unique names, ignoring suffixes, got \['a'\] twice; rename"):
-        find_slides([tmp_path / "a.ome.tif", "other/a.svs"])
+        find_slides(tmp_path)
 
 
 # --- the config

@@ -20,13 +20,14 @@ from ..reading.slide import BLOCK_PX, Slide, SlideView, thumbnail_view
 from .blending import Blender, Segmenter, stretches
 from .strip_files import StripFiles
 from .tiles import TileGrid, share_out, step_of
-from .tissue import tissue_mask
+from .tissue import require_saturation, tissue_mask
 
 logger = logging.getLogger(__name__)
 
 TISSUE_MPP = 8.0  # resolution of the tissue mask
 TISSUE_PX = 2048  # maximum longer side of the tissue mask
 LARGEST_BAND_PX = 16384
+LITTLE_TISSUE = 0.01  # share of a slide below which a warning is due
 DIGEST_BYTES = 1 << 20  # hashed at each end of a slide file
 
 
@@ -79,9 +80,11 @@ class SlideEngine:
             size reduces.
         smallest_tissue_mm2: smaller pieces of tissue are removed, and smaller holes filled.
         threads: number of reader threads.
+        tissue_saturation: saturation of tissue, in [0, 1]; ``None`` to choose it for each slide (see ``tissue_mask``).
 
     Raises:
-        BundleError: if ``model_mpp`` is unknown or implausible, or the budget is too small for a band of tiles.
+        BundleError: if ``model_mpp`` is unknown or implausible, the budget is too small for a band of tiles, or another
+            setting is out of its range.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class SlideEngine:
         budget_gb: float = 2.0,
         smallest_tissue_mm2: float = 0.005,
         threads: int = 4,
+        tissue_saturation: float | None = None,
     ) -> None:
         if model_mpp is None:
             raise BundleError(
@@ -104,13 +108,21 @@ class SlideEngine:
                 f"`model_mpp` must be between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]} micrometres per pixel, got "
                 f"{model_mpp}; pass a number such as 0.5."
             )
+        if not isinstance(threads, int) or threads < 1:
+            raise BundleError(f"`threads` must be a whole number of at least 1, got {threads}; 1 reads in one thread.")
+        self.tissue_saturation = None if tissue_saturation is None else require_saturation(tissue_saturation)
         self.segmenter = segmenter
         self.model_mpp = float(model_mpp)
         self.tile_px = tile_px
         self.step_px = step_of(tile_px, overlap)
         self.smallest_tissue_mm2 = smallest_tissue_mm2
         self.threads = threads
-        self.band_cells = cells_in_budget(budget_gb, len(segmenter.classes), tile_px, self.step_px)
+        self.budget_gb = budget_gb
+        self.band_cells = self.cells_in_budget(held_bytes=0)
+
+    def cells_in_budget(self, held_bytes: int) -> int:
+        """Maximum width of a band in cells, for a slide whose reader holds so many bytes."""
+        return cells_in_budget(self.budget_gb, len(self.segmenter.classes), self.tile_px, self.step_px, held_bytes)
 
     @cached_property
     def network_hash(self) -> str:
@@ -127,14 +139,17 @@ class SlideEngine:
         view = SlideView(slide, self.model_mpp, region)
         small = thumbnail_view(slide, TISSUE_MPP, TISSUE_PX, region)
         thumbnail = small.read()
-        tissue = tissue_mask(thumbnail, sum(small.mpp) / 2, self.smallest_tissue_mm2)
+        tissue = tissue_mask(thumbnail, sum(small.mpp) / 2, self.smallest_tissue_mm2, self.tissue_saturation)
+        warn_of_little_tissue(slide.path.name, tissue, self.tissue_saturation)
         large = thumbnail_view(slide, self.model_mpp, OVERLAY_PX, region)
         picture = thumbnail if large.shape == small.shape else large.read()
-        grid = TileGrid(*view.shape, self.tile_px, self.step_px, self.band_cells)
+        grid = TileGrid(
+            *view.shape, self.tile_px, self.step_px, min(self.band_cells, self.cells_in_budget(slide.image.held_bytes))
+        )
         blender = Blender(view, grid, tissue, self.segmenter, self.threads)
-        return SlidePlan(slide, view, grid, tissue, picture, blender, self._settings(slide, view, region))
+        return SlidePlan(slide, view, grid, tissue, picture, blender, self._settings(slide, view, grid, region))
 
-    def _settings(self, slide: Slide, view: SlideView, region: Sequence[int] | None) -> dict[str, Any]:
+    def _settings(self, slide: Slide, view: SlideView, grid: TileGrid, region: Sequence[int] | None) -> dict[str, Any]:
         """Everything a slide's results depend on."""
         return {
             "slide": {"bytes": slide.path.stat().st_size, "sha256_of_ends": hash_ends(slide.path)},
@@ -142,14 +157,16 @@ class SlideEngine:
             "level": view.level,
             "mpp_of_level_0": list(slide.mpp),
             "mpp_from": slide.mpp_source,
+            "bounds": None if slide.image.bounds is None else list(slide.image.bounds),
             "model_mpp": self.model_mpp,
             "mpp": list(view.mpp),
             "size_px": list(view.shape),
             "region": None if region is None else list(region),
             "tile_px": self.tile_px,
             "step_px": self.step_px,
-            "band_cells": self.band_cells,
+            "band_cells": grid.band_cells,
             "smallest_tissue_mm2": self.smallest_tissue_mm2,
+            "tissue_saturation": self.tissue_saturation,
             "batch_size": self.segmenter.batch_size,
             "network_sha256": self.network_hash,
             "network_usage": dict(self.segmenter.usage),
@@ -207,18 +224,29 @@ class SlideEngine:
             write_json(temporary / "record.json", {"settings": plan.settings, **record})
 
 
-def cells_in_budget(budget_gb: float, num_classes: int, tile_px: int, step_px: int) -> int:
+def warn_of_little_tissue(name: str, tissue: np.ndarray, least_saturation: float | None) -> None:
+    """Log a warning if hardly any of a slide is tissue, as happens if its stain is pale or it is grey."""
+    share = tissue.mean()
+    if share < LITTLE_TISSUE:
+        used = "5 to 15 %, by Otsu's method" if least_saturation is None else f"{least_saturation:.3g}"
+        logger.warning(
+            f"{name}: only {share:.2%} of the slide is tissue, of a saturation of at least {used}. If it has more, "
+            "lower --tissue-saturation, for instance to 0.03; 0 takes all that was scanned for tissue."
+        )
+
+
+def cells_in_budget(budget_gb: float, num_classes: int, tile_px: int, step_px: int, held_bytes: int = 0) -> int:
     """Maximum width of a band in cells.
 
-    A quarter of the budget is for a band's sums and pixels; the rest is for Python and PyTorch, the network, the
-    reader's cache and writing.
+    What the reader holds is subtracted from the budget. A quarter of the rest is for a band's sums and pixels, and
+    the others are for Python and PyTorch, the network, the reader's cache and writing.
     """
     per_column = 4 * tile_px * (num_classes + 1) + 3 * 3 * BLOCK_PX + 3 * 3 * tile_px + 2 * step_px  # bytes
-    columns = min(budget_gb * 1e9 / 4 / per_column, LARGEST_BAND_PX)
+    columns = min((budget_gb * 1e9 - held_bytes) / 4 / per_column, LARGEST_BAND_PX)
     if not columns >= 2 * tile_px:
         raise BundleError(
             f"`budget_gb` must leave room for two tiles of {tile_px} px side by side, got {budget_gb}; set at least "
-            f"{4 * 2 * tile_px * per_column / 1e9:.2g}."
+            f"{(held_bytes + 4 * 2 * tile_px * per_column) / 1e9:.2g}."
         )
     return max(1, int(columns - tile_px) // step_px)
 

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +19,10 @@ from tqdm import tqdm
 from ...errors import BundleError
 from ...files.atomic import LEFTOVER, write_json
 from ...files.foreign_files import read_json
-from ..reading.files import find_slides, slide_name
-from ..reading.slide import BACKENDS, Slide
+from ..reading.description import BACKENDS, require_backends
+from ..reading.files import list_slides
+from ..reading.slide import Slide
+from ..reading.slide_file import SlideFile
 from .engine import SlideEngine, SlidePlan
 from .strip_files import StripFiles
 
@@ -33,10 +36,11 @@ def segment_slides(
     slides: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     mpp: float | None = None,
-    backends: Sequence[str] = BACKENDS,
+    backends: str | Sequence[str] = BACKENDS,
     rank: int = 0,
     world_size: int = 1,
     config: Mapping[str, Any] | None = None,
+    overrule_mpp: bool = False,
 ) -> None:
     """Segment slides, each into a folder of its name in ``output_dir``.
 
@@ -45,20 +49,24 @@ def segment_slides(
 
     Args:
         engine: the network and its settings.
-        slides: a slide, several, or a folder of slides.
+        slides: slides, folders, patterns or lists of slides (see ``list_slides``).
         output_dir: output folder.
         mpp: micrometres per pixel of level 0 of slides whose files do not state it.
-        backends: readers in the order to try them.
+        backends: readers in the order to prefer them, as a sequence or separated by commas.
         rank, world_size: index of this process and number of processes.
         config: the merged config, for each slide's record.
+        overrule_mpp: whether ``mpp`` is used even if a file states another; a table's always is.
 
     Raises:
-        BundleError: at the end, if slides failed; the message names them.
+        BundleError: at once, if a setting is invalid; at the end, if slides failed; the message names them.
     """
-    paths, failures = find_slides(slides), {}
-    for number, path in enumerate(paths):
-        task = SlideTask(engine, path, Path(output_dir) / slide_name(path), mpp, backends, config)
-        label = f"slide {number + 1}/{len(paths)} {task.folder.name}"
+    backends = require_backends(backends)
+    if overrule_mpp and mpp is None:
+        raise BundleError("`overrule_mpp` must come with the right size, got no `mpp`; add --mpp.")
+    files, failures = list_slides(slides), {}
+    for number, file in enumerate(files):
+        task = SlideTask(engine, file, Path(output_dir), mpp, backends, config, overrule_mpp)
+        label = f"slide {number + 1}/{len(files)} {file.name}"
         error = _attempt(lambda: task.compute(rank, world_size, label))
         error = next((found for found in _gather(error, world_size) if found), None)
         if error is None and number % world_size == rank:
@@ -66,13 +74,13 @@ def segment_slides(
             if error is None:
                 logger.info(f"{label}: {'already complete' if task.complete else 'done'}, in {task.folder}.")
         if error is not None:
-            failures[task.folder.name] = error
+            failures[file.name] = error
             logger.error(f"{label} failed: {error}")
     for others in _gather(failures, world_size):
         failures |= others
     if failures:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failures.items()))
-        raise BundleError(f"{len(failures)} of {len(paths)} slides failed, the others are complete:\n{reasons}")
+        raise BundleError(f"{len(failures)} of {len(files)} slides failed, the others are complete:\n{reasons}")
 
 
 def _attempt(step: Callable[[], None]) -> str | None:
@@ -99,30 +107,35 @@ class SlideTask:
 
     Args:
         engine: the network and its settings.
-        path: the slide.
-        folder: folder for its results.
-        mpp, backends, config: as for ``segment_slides``.
+        file: the slide.
+        output_dir: folder for the results of all slides.
+        mpp, backends, config, overrule_mpp: as for ``segment_slides``.
     """
 
     def __init__(
         self,
         engine: SlideEngine,
-        path: Path,
-        folder: Path,
+        file: SlideFile,
+        output_dir: Path,
         mpp: float | None,
         backends: Sequence[str],
         config: Mapping[str, Any] | None = None,
+        overrule_mpp: bool = False,
     ) -> None:
-        self.engine, self.path, self.mpp, self.backends, self.config = engine, path, mpp, backends, config
-        self.folder = folder.resolve()
-        self.work = self.folder.with_name(f".{folder.name}.work")
+        self.engine, self.path, self.backends, self.config = engine, file.path, backends, config
+        if file.mpp is not None:
+            self.pixel_size = {"mpp": file.mpp, "overrule_mpp": True, "mpp_from": "table"}
+        else:
+            self.pixel_size = {"mpp": mpp, "overrule_mpp": overrule_mpp}
+        self.folder = (output_dir / file.name).resolve()
+        self.work = self.folder.with_name(f".{self.folder.name}.work")
         self.strips = StripFiles(self.work / "strips")
         self.begun, self.since = datetime.now(timezone.utc), time.monotonic()
         self.complete = False
 
     def compute(self, rank: int, world_size: int, label: str) -> None:
         """Plan the slide and compute this process's strips."""
-        self.plan = self.engine.plan(Slide(self.path, self.mpp, self.backends))
+        self.plan = self.engine.plan(Slide(self.path, backends=self.backends, **self.pixel_size))
         self.complete = require_same(self.plan, self.folder, self.work)
         if not self.complete:
             total = self.engine.tiles_left(self.plan, self.strips, rank, world_size)
@@ -172,6 +185,8 @@ def describe_run(
     """Describe when and how a slide was segmented, and with which software."""
     return {
         "slide": str(plan.slide.path.resolve()),
+        "image": asdict(plan.slide.image),
+        "tissue_share": round(float(plan.tissue.mean()), 6),
         "begun": begun.isoformat(timespec="seconds"),
         "seconds_in_this_session": round(seconds, 1),
         "tiles": int(plan.blender.cells.sum()),
