@@ -42,8 +42,8 @@ def segment(
     slides: Annotated[
         str | None,
         Option(
-            help="Slides, in the place of INPUT: as there, or a table (CSV) with the columns slide, mpp and name, whose "
-            "micrometres per pixel rule over the files'."
+            help="Slides, in the place of INPUT: as there, or a table (CSV) with the columns slide, mpp and name, "
+            "whose micrometres per pixel rule over the files'."
         ),
     ] = None,
     output_dir: Annotated[Path, Option(help="Output folder.")] = Path("results"),
