@@ -72,7 +72,16 @@ def test_what_is_no_unit_of_length_is_passed_over(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("per_unit", "unit"),
-    [(2, "micron"), (2, "um"), (2, "\\u00B5m"), (2, "Microns"), (2000, "mm"), (20000, "cm"), (0.002, "nm"), (50800, "inch")],
+    [
+        (2, "micron"),
+        (2, "um"),
+        (2, "\\u00B5m"),
+        (2, "Microns"),
+        (2000, "mm"),
+        (20000, "cm"),
+        (0.002, "nm"),
+        (50800, "inch"),
+    ],
 )
 def test_imagej_s_unit_is_read(tmp_path, per_unit, unit):
     path = tmp_path / "a.tif"

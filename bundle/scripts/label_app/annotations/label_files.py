@@ -4,8 +4,8 @@ These files are untrusted: sizes, names and values are validated, and files are 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,24 +17,11 @@ from ...data.classes import Classes
 from ...data.mask_values import read_mask
 from ...errors import BundleError
 from . import nifti
+from .geojson import read_geojson
+from .shapes import Shape, value_of, vertices
 
 SUFFIXES = (".png", *nifti.SUFFIXES, ".xml", ".geojson", ".json")
 LARGEST_BYTES = 200_000_000
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A drawn area.
-
-    Args:
-        value: mask value of its class.
-        outer: vertices, (n, 2) x and y, in pixels of the image (level 0).
-        holes: vertices of each hole.
-    """
-
-    value: int
-    outer: np.ndarray
-    holes: Sequence[np.ndarray] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True)
@@ -95,11 +82,11 @@ def read_label(path: str | Path, size: tuple[int, int], classes: Classes) -> Ann
         return Annotation(shapes=read_asap(path.read_bytes(), classes.value_names))
     if suffix in (".json", ".geojson"):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise BundleError(f"the label must be JSON in UTF-8; {error}.") from error
         if suffix == ".geojson" or _is_geojson(content):
-            return Annotation(shapes=read_geojson(content, classes.value_names))
+            return Annotation(shapes=read_geojson(content, classes.value_names, path.name))
         return Annotation(label=read_tags(content, classes.class_names))
     mask = nifti.read_nifti(path, size) if suffix in nifti.SUFFIXES else read_mask(path)
     if mask.shape != size:
@@ -163,35 +150,8 @@ def read_asap(content: bytes, value_names: Sequence[str]) -> list[Shape]:
         group = annotation.get("PartOfGroup")
         name = annotation.get("Name") if group in (None, "None") else group
         points = sorted(annotation.iter("Coordinate"), key=lambda point: int(point.get("Order", 0)))
-        corners = _corners([[point.get("X"), point.get("Y")] for point in points])
-        shapes.append(Shape(_value(name, value_names), corners))
-    return shapes
-
-
-def read_geojson(content: Any, value_names: Sequence[str]) -> list[Shape]:
-    """Read the polygons of GeoJSON as exported by QuPath: a FeatureCollection, a feature or a list of features."""
-    if isinstance(content, Mapping):
-        content = content.get("features", [content])
-    if not isinstance(content, list):
-        raise BundleError(f"`features` must be a list, got {type(content).__name__}.")
-    shapes = []
-    for feature in content:
-        try:
-            properties, geometry = feature.get("properties") or {}, feature["geometry"]
-            name = (properties.get("classification") or {}).get("name") or properties.get("name")
-            polygons = {"Polygon": lambda rings: [rings], "MultiPolygon": list}[geometry["type"]](
-                geometry["coordinates"]
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise BundleError(
-                "each GeoJSON feature must have a geometry of type Polygon or MultiPolygon and a classification with a "
-                f"name; got {str(feature)[:200]}."
-            ) from error
-        value = _value(name, value_names)
-        for rings in polygons:
-            corners = [_corners(ring) for ring in rings]
-            if corners:
-                shapes.append(Shape(value, corners[0], corners[1:]))
+        corners = vertices([[point.get("X"), point.get("Y")] for point in points])
+        shapes.append(Shape(value_of(name, value_names), corners))
     return shapes
 
 
@@ -199,27 +159,6 @@ def _is_geojson(content: Any) -> bool:
     """Whether JSON is a GeoJSON object, or a list of features."""
     first = content[0] if isinstance(content, list) and content else content
     return isinstance(first, Mapping) and first.get("type") in ("Feature", "FeatureCollection")
-
-
-def _value(name: Any, value_names: Sequence[str]) -> int:
-    """The mask value of a class name, case-insensitive."""
-    names = [known.lower() for known in value_names]
-    if not isinstance(name, str) or name.strip().lower() not in names:
-        raise BundleError(f"each annotation's class must be one of {list(value_names)}, got {name!r}; set its class.")
-    return names.index(name.strip().lower())
-
-
-def _corners(points: Iterable[Any]) -> np.ndarray:
-    """Convert vertices to (n, 2) float64."""
-    try:
-        corners = np.array([[float(part) for part in list(point)[:2]] for point in points], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"vertices must be pairs of numbers, x first; {error}.") from error
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
-        raise BundleError(
-            f"an outline must have at least three vertices, each of two finite numbers; got {len(corners)}."
-        )
-    return corners
 
 
 def _inside(corners: np.ndarray, size: tuple[int, int], scale: Sequence[float], origin: Sequence[float]) -> np.ndarray:
