@@ -12,7 +12,7 @@ from ..errors import BundleError
 from ..files.foreign_files import open_image, read_json
 from ..files.pictures import write_mask
 from .classes import Classes
-from .items import find_images, images_with_masks, labelled_images
+from .items import image_items, images_with_masks, is_scored, labelled_images, list_images, masks_in, match_key
 from .mask_folder import mask_paths, write_manifest
 from .mask_values import load_mask
 
@@ -38,7 +38,7 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
 
 def require_scored_split(dataset_dir: str | Path) -> None:
     """Raise an error unless a data set has ``val`` or ``test``, without which the adaptation cannot be measured."""
-    if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
+    if not any(is_scored(dataset_dir, split) for split in ("val", "test")):
         raise BundleError(
             f"{dataset_dir} must have val or test, images with masks to score on; it has neither: add one."
         )
@@ -67,7 +67,7 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
 
 def has_pixel_masks(dataset_dir: str | Path) -> bool:
     """Whether a data set has masks of training images, in ``train/mask``."""
-    return any((Path(dataset_dir) / "train" / "mask").glob("*"))
+    return bool(list_images(Path(dataset_dir) / "train" / "mask"))
 
 
 def draw_images(
@@ -95,8 +95,8 @@ def draw_images(
     """
     if pixel_masks:
         folder = Path(dataset_dir) / "train"
-        with_mask = {path.stem for path in find_images(folder / "mask")}
-        images = [path for path in find_images(folder / "img") if path.stem in with_mask]
+        with_mask = masks_in(folder / "mask")
+        images = [item for item in image_items(folder / "img", nested=True) if match_key(item["name"]) in with_mask]
         items = images_with_masks(images, folder / "mask")
     else:
         items = labelled_images(dataset_dir, class_names, label_file)

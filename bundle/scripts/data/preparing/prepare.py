@@ -27,7 +27,7 @@ from ...files.pictures import Palette, mask_picture
 from ...runs.config_lists import overlay_file
 from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
-from ..items import find_images, images_with_masks
+from ..items import image_items, images_with_masks, mask_name
 from ..mask_values import inverse, lookup_table, to_ours
 from .releases import SPLITS, Release, read_flat_folder, read_release
 
@@ -67,8 +67,7 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
         )
     pairs = {}
     for split in found:
-        images = find_images(source / split / "img")
-        pairs[split] = images_with_masks(images, source / split / "mask")
+        pairs[split] = images_with_masks(image_items(source / split / "img", nested=True), source / split / "mask")
     return pairs
 
 
