@@ -81,6 +81,11 @@ def label_value(value: Any) -> float | None:
     return int(value) if type(value) in (int, float) and value in (0, 1) else None
 
 
+def label_text(label: Label) -> str:
+    """A label as text, such as ``"1 0 ?"``."""
+    return " ".join("?" if math.isnan(value) else str(value) for value in label)
+
+
 def read_groups(path: str | Path) -> dict[str, str]:
     """The patient, slide or group of each image that a label table names; empty if it has no such column."""
     if _is_datalist(Path(path)):

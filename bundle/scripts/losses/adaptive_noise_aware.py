@@ -12,8 +12,9 @@ class AdaptiveNoiseAwareLoss(nn.Module):
     """``alpha * CE + beta * U + gamma * S``: cross-entropy of confident pixels, uncertainty and spatial smoothness.
 
     With background, the logits get one more channel before the softmax, 100 where the pseudo mask is background and 0
-    elsewhere. All terms are means over the batch, without pixels that are ignored (``pixel_terms.counted``). The weights are plain attributes: ``LinearScheduleHandler`` moves
-    them from their values in the first epoch (the defaults) to those after the last.
+    elsewhere. All terms are means over the batch, without pixels that are ignored (``pixel_terms.counted``). The
+    weights are plain attributes: ``LinearScheduleHandler`` moves them from their values in the first epoch (the
+    defaults) to those after the last.
 
     Args:
         background: whether target values outside 0..K-1 are background. If not, such pixels have no target.
