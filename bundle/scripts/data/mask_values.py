@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BundleError
-from ..files.foreign_files import open_image, unreadable
+from ..files.foreign_files import open_image, require_upright, unreadable
 from ..files.pictures import IGNORED
 
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")  # PIL's modes with one whole number per pixel
@@ -97,7 +97,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         BundleError: if the file is not a readable image, or has more than one number per pixel.
     """
     with open_image(path) as picture:
-        mode = picture.mode
+        mode = require_upright(picture).mode
         if mode == "RGB" and ";16" in str(getattr(picture, "tile", [])):  # PIL cuts these to 8 bits
             mode = "RGB with 16 bits per colour"
         try:
