@@ -48,13 +48,18 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
     """Compare the classes of the run to adapt with those of the new data set, channel by channel.
 
     Raises:
-        BundleError: if they are the same classes in a different order; different names are assumed to mean the same
-            tissues, and logged.
+        BundleError: if their numbers differ, or they are the same classes in a different order; different names are
+            assumed to mean the same tissues, and logged.
     """
     path = Path(source_dir or "") / "configs" / "train.json"
     if source_dir is None or not path.is_file():  # weights without a run
         return
     source_names, channel_names = Classes.of(read_json(path)).channel_names, classes.channel_names
+    if len(source_names) != len(channel_names):
+        raise BundleError(
+            f"the data set must have the {len(source_names)} classes of {source_dir}, {source_names}, got "
+            f"{len(channel_names)}, {channel_names}; pass --new-head to train a new head for these and keep the rest."
+        )
     if source_names != channel_names and sorted(source_names) == sorted(channel_names):
         raise BundleError(
             f"the data set's classes must be in the order of {path}, {source_names}, got {channel_names}; "
@@ -63,6 +68,20 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
     logger.info(
         "Channels: " + ", ".join(f"{old} → {new}" for old, new in zip(source_names, channel_names, strict=True))
     )
+
+
+def adaptation_stages(pixel_masks: bool, new_head: bool) -> list[str]:
+    """The stages of an adaptation in order.
+
+    Args:
+        pixel_masks: learn from pixel masks; otherwise from image-level labels.
+        new_head: train new heads, so that there is nothing to score before, and the classifier must learn its own.
+    """
+    if pixel_masks:
+        masks = ["copy_pixel_masks"]
+    else:
+        masks = ["train_classifier", "generate_pseudo_masks"] if new_head else ["generate_pseudo_masks"]
+    return [*([] if new_head else ["score_source"]), *masks, "train_segmenter"]
 
 
 def has_pixel_masks(dataset_dir: str | Path) -> bool:

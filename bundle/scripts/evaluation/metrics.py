@@ -84,7 +84,8 @@ def class_scores(confusion: torch.Tensor, exclude_background: bool) -> dict[str,
 
     Returns:
         ``iou``, ``dice`` and ``recall`` of each class, (V,) or without background (V - 1,), in [0, 1], NaN where
-        undefined (a class absent from ground truth and prediction; for recall, absent from ground truth); and
+        undefined (a class absent from ground truth and prediction; for recall, absent from ground truth; a single class
+        without background); and
         ``pixels``, the number of ground-truth pixels.
     """
     confusion = confusion.double()
@@ -93,6 +94,9 @@ def class_scores(confusion: torch.Tensor, exclude_background: bool) -> dict[str,
     first = int(exclude_background)
     hits = confusion[:, first:].diagonal()
     true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)[first:]
+    if exclude_background and len(true) == 1:  # all that is scored is of this class, whatever is predicted
+        undefined = torch.full_like(hits, torch.nan)
+        return {"iou": undefined, "dice": undefined, "recall": undefined, "pixels": true}
     return {
         "iou": hits / (true + predicted - hits),
         "dice": 2 * hits / (true + predicted),
