@@ -152,7 +152,7 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     scores = {name: float(cell) for name, cell in cells.items() if cell}
     chosen = best_median_worst(scores)
-    classes = Classes(**{key: parser.get_parsed_content(key) for key in KEYS})
+    classes = Classes(**{key: parser.get_parsed_content(key) for key in (*KEYS, "ignore_value") if key in parser})
     figures, rows, sentences = [], [], []
     try:
         examples = ValExamples(output_dir, dataset_dir, classes)
