@@ -31,23 +31,17 @@ def find_images(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(
             f"{folder} must contain images ({', '.join(IMAGE_SUFFIXES)}), but has none; check `dataset_dir`."
         )
-    _require_different_stems(images, folder)
+    require_different_stems([Path(path.name) for path in images], folder)
     return images
 
 
-def _require_different_stems(images: Sequence[Path], source: str | Path) -> None:
-    """Raise a ``BundleError`` if images differ only in suffix or folder, since their masks would share a name."""
-    twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
+def require_different_stems(images: Sequence[Path], source: str | Path) -> None:
+    """Raise a ``BundleError`` if images, by relative path, differ only in suffix: their masks would share a name."""
+    twice = [str(stem) for stem, count in Counter(path.with_suffix("") for path in images).items() if count > 1]
     if twice:
         raise BundleError(
             f"{source} must have only one image per name, ignoring suffixes, but repeats {twice[:5]}; rename them."
         )
-
-
-def image_items(folder: str | Path) -> list[dict[str, str]]:
-    """``{"image": path, "name": file name}`` for each image in ``folder``, or for ``folder`` itself if it is a file."""
-    images = [Path(folder)] if Path(folder).is_file() else find_images(folder)
-    return [{"image": str(path), "name": path.name} for path in images]
 
 
 def labelled_images(
@@ -80,7 +74,7 @@ def labelled_images(
     if not items:
         raise BundleError(f"{label_file} must label at least one image, but is empty.")
     listed = [Path(item["image"]) for item in items]
-    _require_different_stems(listed, label_file)
+    require_different_stems([Path(path.name) for path in listed], label_file)
     unlisted = sorted(
         path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path not in listed
     )

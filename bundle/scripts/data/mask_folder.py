@@ -10,8 +10,9 @@ from ..files.atomic import write_json
 
 
 def mask_paths(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> list[Path]:
-    """The path of the mask for each item's ``image``."""
-    return [Path(mask_dir) / f"{Path(item['image']).stem}.png" for item in items]
+    """The path of the mask for each item's ``image``, by its ``name``, which may begin with a subfolder."""
+    names = (Path(item.get("name", Path(item["image"]).name)) for item in items)
+    return [Path(mask_dir) / name.with_suffix(".png") for name in names]
 
 
 @distributed.one_rank_only()
@@ -27,4 +28,4 @@ def write_manifest(items: Sequence[Mapping[str, Any]], mask_dir: str | Path) -> 
         raise FileNotFoundError(
             f"{mask_dir} must have a mask for every image; {missing[:5]} are missing: run it again."
         )
-    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.name for path in paths]})
+    write_json(Path(mask_dir) / "manifest.json", {"masks": [path.relative_to(mask_dir).as_posix() for path in paths]})

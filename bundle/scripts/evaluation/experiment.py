@@ -27,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 
 from ..errors import BundleError
 from ..files.atomic import atomic_path
@@ -35,6 +34,7 @@ from ..files.foreign_files import read_json, read_tensors
 from ..runs.config_lists import in_working_directory
 from ..runs.devices import cpu_cores
 from ..runs.old_names import read_configs
+from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
@@ -232,7 +232,7 @@ def experiment(
         later = 2 if variant.get("second_round_of") is not None else variant.get("classifier_of") is not None
         phases[later].append(run)
     failures = []
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", disable=None) as bar:
+    with ThreadPoolExecutor(jobs) as pool, Progress(len(runs), "runs", "run") as bar:
         for phase in phases:
             for failure in pool.map(lambda run: run_variant(content, *run, folder, threads), phase):
                 failures += [] if failure is None else [failure]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.batches import ThreadedDataset, batches_of_one_size
 from ..data.classes import Classes
@@ -23,6 +22,7 @@ from ..runs.devices import prepare_device
 from ..runs.old_names import read_configs
 from ..runs.options import require_known_keys
 from ..runs.plain_errors import plainly
+from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder
 from ..slides.reading.files import is_slide
 from ..slides.reading.slide import Slide
@@ -230,7 +230,7 @@ class Segmenter:
         plan = self.engine.plan(Slide(path, mpp))
         step = mask_step(plan.view.shape)
         strips = MapStrips(plan.grid, self.classes.outside, step)
-        with tqdm(total=self.engine.tiles_left(plan, strips), desc=path.name, unit="tile", disable=None) as bar:
+        with Progress(self.engine.tiles_left(plan, strips), path.name, "tile") as bar:
             self.engine.compute(plan, strips, done=bar.update)
         return Prediction(
             mask=strips.classes,

@@ -22,6 +22,7 @@ from ..errors import BundleError
 from ..files.atomic import remove_leftovers, write_json
 from ..files.foreign_files import read_json
 from .old_names import current_names
+from .progress import duration
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class RunFolder:
         yield record
         minutes = round((time.monotonic() - since) / 60, 2)
         self.complete(stage, record | {"minutes": minutes})
-        logger.info(f"{stage}: complete after {minutes} minutes.")
+        logger.info(f"{stage}: complete after {duration(60 * minutes)}.")
 
     def complete(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Record that a stage is complete, with ``facts``, versions and the code's revision."""

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -138,6 +138,24 @@ def read_by(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 def references(config: Mapping[str, Any]) -> set[str]:
     """The keys to which a config refers."""
     return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own separator
+
+
+def settings_used(config: Mapping[str, Any], keys: Iterable[str], without: Container[str]) -> dict[str, Any]:
+    """The settings that ``keys`` name or refer to, directly or indirectly, by key, unless their section is ``without``.
+
+    Args:
+        config: the merged config.
+        keys: keys to begin with.
+        without: top-level keys to leave out, with what only they refer to.
+    """
+    found: dict[str, Any] = {}
+    waiting = set(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in found and key.partition("#")[0] not in without:
+            found[key] = at(config, key)
+            waiting |= references(found[key])
+    return found
 
 
 def keys_of(config: Any, prefix: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from .devices import description, prepare_device, seed_everything
 from .old_names import current_names, renamed
 from .options import require_known_options
 from .run_folder import RunFolder, differences, portable
-from .settings import at, references, texts_as_numbers
+from .settings import references, settings_used, texts_as_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -166,14 +166,7 @@ def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The settings a stage's steps refer to, directly or indirectly, by key, without those that may change freely."""
     config = stage_config(config, stage)
     free = config["run_settings"]["free"]
-    found: dict[str, Any] = {}
-    waiting = references(config["stages"][stage]["steps"])
-    while waiting:
-        key = waiting.pop()
-        if key not in found and key.partition("#")[0] not in free:
-            found[key] = at(config, key)
-            waiting |= references(found[key])
-    return found
+    return settings_used(config, references(config["stages"][stage]["steps"]), free)
 
 
 def _continues(config: Mapping[str, Any], stage: str) -> bool:
