@@ -28,8 +28,9 @@ def image_items(source: str | Path, leave_out: str | Path | None = None) -> list
         leave_out: a folder not to look into, for instance of earlier results.
 
     Returns:
-        Per image ``image`` and ``path``, its path, the former to be replaced by its pixels; ``name``, its path below ``source``; ``error``, why it cannot be segmented as far
-        as its header tells, else ``""``; and ``size``, (width, height) in pixels, unless there is an ``error``.
+        Per image ``image`` and ``path``, its path, the former to be replaced by its pixels; ``name``, its path below
+        ``source``; ``error``, why it cannot be segmented as far as its header tells, else ``""``; and ``size``, (width,
+        height) in pixels, unless there is an ``error``.
 
     Raises:
         FileNotFoundError: if ``source`` does not exist or has no images.

@@ -27,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-
 from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.foreign_files import read_json, read_tensors

@@ -43,9 +43,7 @@ def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
     return picture
 
 
-def write_mask(
-    path: str | Path, mask: np.ndarray, palette: Palette, texts: Mapping[str, str] | None = None
-) -> None:
+def write_mask(path: str | Path, mask: np.ndarray, palette: Palette, texts: Mapping[str, str] | None = None) -> None:
     """Write ``mask``, (H, W) integers, as a palette PNG (see ``mask_picture``) with ``texts`` as its text chunks."""
     write_png(path, mask_picture(mask, palette), texts)
 

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from ignite import distributed
 from monai.bundle import ConfigParser
 
 from ..errors import BundleError
+from ..files.job_lock import only_job
 from . import plain_errors
 from .devices import description, prepare_device, seed_everything
 from .old_names import current_names, renamed
 from .options import require_known_options
-from .run_folder import RunFolder, differences, portable
+from .run_folder import SHOWN_DIFFERENCES, RunFolder, differences, portable
 from .settings import references, settings_used, texts_as_numbers
 
 logger = logging.getLogger(__name__)
@@ -115,7 +117,8 @@ def run_stages(
 
     Args:
         stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
-            ``overlay`` for the config, ``checks`` to run before anything is written, ``steps``, the ``outputs`` they
+            ``overlay`` for the config, ``early_checks`` to run before the first of the stages begins, ``checks`` to run
+            before anything of the stage is written, ``steps``, the ``outputs`` they
             produce, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
             ``scores``. A stage that ``continues`` resumes from its own last outputs whenever it is requested, and its
             settings may change.
@@ -130,36 +133,55 @@ def run_stages(
     if int(os.environ.get("WORLD_SIZE", 1)) != distributed.get_world_size():
         raise BundleError("multiple processes must form a group; add configs/multi_gpu_train.json to --config_file.")
     folder = RunFolder(output_dir)
-    if redo is None and not any(_continues(config, stage) for stage in stages):
-        folder.require_same_settings(config)  # a complete stage must match the requested settings
-    if redo is not None:
-        _require_kept_stages_unchanged(redo, config, folder)
-    first_again = len(stages) if redo is None else list(stages).index(redo)
-    again = {stage: position >= first_again for position, stage in enumerate(stages)}
-    complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
-    distributed.barrier()  # every process has checked before any of them writes
-    for stage in stages:
-        if stage in complete:
-            logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
-        else:
-            _run_stage(stage, config, folder, again[stage])
+    with only_job(output_dir) if distributed.get_rank() == 0 else nullcontext():
+        first_again = len(stages) if redo is None else list(stages).index(redo)
+        again = {stage: position >= first_again for position, stage in enumerate(stages)}
+        if not any(_continues(config, stage) for stage in stages):
+            _require_kept_stages_unchanged([s for s in stages if again[s]], config, folder)
+        complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
+        if len(complete) == len(stages):
+            folder.require_same_settings(config)  # else a setting of nothing but scores would change nothing
+        for stage in (name for name in stages if name not in complete):
+            _work_through(stage_parser(config, stage), f"stages#{stage}#early_checks")
+        distributed.barrier()  # every process has checked before any of them writes
+        for stage in stages:
+            if stage in complete:
+                logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
+            else:
+                _run_stage(stage, config, folder, again[stage])
 
 
-def _require_kept_stages_unchanged(redo: str, config: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise a ``BundleError`` if a setting used by a stage before ``redo`` has changed."""
-    names = list(folder.stages)
-    old, new = folder.saved_config(), portable(config, "", None)
-    if redo not in names or "stages" not in old:  # written by an earlier version
-        return
-    for stage in (name for name in names[: names.index(redo)] if name in config["stages"]):
+def _require_kept_stages_unchanged(again: Sequence[str], config: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raise a ``BundleError`` if a setting has changed of a stage that has begun.
+
+    Stages that run ``again`` from scratch, and those completed after them, do not count.
+    """
+    old, new, done = folder.saved_config(), portable(config, "", None), list(folder.stages)
+    if "stages" not in old:  # nothing, or written by an earlier version
+        return None if again or not old else folder.require_same_settings(config)
+    undone = done[done.index(again[0]) :] if again and again[0] in done else []
+    for stage in (name for name in old["stages"] if name in config["stages"] and name not in (*again, *undone)):
+        if not _has_begun(folder, old, stage):
+            continue
         before, now = (stage_settings(one, stage) for one in (old, new))
-        changed = next(differences(before, now), None)
-        if changed is not None:
-            key, there, here = changed
+        changed = [f"{key}: was {there}, now {here}" for key, there, here in differences(before, now)]
+        if changed:
+            more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
             raise BundleError(
-                f"`{key}` must stay {there}, as used by {stage}, got {here}; pass --redo {stage} or another "
-                "--output_dir."
+                f"the settings of {stage}, which {folder.path} has already begun or finished, must stay, but these "
+                f"differ: {'; '.join(changed[:SHOWN_DIFFERENCES])}{more}. Restore the old values, pass --redo {stage}, "
+                "or choose another --output_dir."
             )
+
+
+def _has_begun(folder: RunFolder, config: Mapping[str, Any], stage: str) -> bool:
+    """Whether a run, whose saved config is ``config``, has completed a stage or any of its outputs exists."""
+    if stage in folder.stages:
+        return True
+    if _continues(config, stage):
+        return False
+    parser = stage_parser(config | {"bundle_root": str(folder.path)}, stage)
+    return any(Path(path).exists() for path in parser.get_parsed_content(f"stages#{stage}#outputs"))
 
 
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
@@ -173,17 +195,19 @@ def _continues(config: Mapping[str, Any], stage: str) -> bool:
     return bool(config["stages"].get(stage, {}).get("continues"))
 
 
+def _work_through(parser: ConfigParser, key: str) -> None:
+    """Evaluate a list of the config, if it exists."""
+    for index in range(len(parser.get(key, []))):
+        parser.get_parsed_content(f"{key}#{index}")
+
+
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
     """Run one stage, from scratch if ``again``."""
     parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
     get = parser.get_parsed_content
 
-    def work_through(key: str) -> None:
-        for index in range(len(parser.get(key, []))):
-            get(f"{key}#{index}")
-
-    work_through("initialize")
-    work_through(f"stages#{stage}#checks")
+    _work_through(parser, "initialize")
+    _work_through(parser, f"stages#{stage}#checks")
     outputs, feeding = [], stage
     while feeding is not None:
         outputs += get(f"stages#{feeding}#outputs")
@@ -194,10 +218,10 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         else:
             if again:
                 folder.undo(stage, outputs)
-            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
+            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=True)  # checked by run_stages
     with folder.stage(stage) as record:
         distributed.barrier()  # old results have been moved away
-        work_through(f"stages#{stage}#steps")
+        _work_through(parser, f"stages#{stage}#steps")
         record["result"] = get(f"stages#{stage}#result")
         record["seed"] = get("seed")
         record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}

@@ -283,10 +283,10 @@ class StageSizeHandler:
         elif steps == self.warmup_steps:
             _wait_for(state.device)
             seconds_per_step = (time.monotonic() - self._since) / steps
-            left = state.max_epochs * state.epoch_length - state.iteration
+            left = duration(seconds_per_step * (state.max_epochs * state.epoch_length - state.iteration))
             logger.info(
-                f"{seconds_per_step:.3g} s per step: the {self.name} will take about {duration(seconds_per_step * left)}, "
-                "validation not counted; each epoch corrects this."
+                f"{seconds_per_step:.3g} s per step: the {self.name} will take about {left}, validation not "
+                "counted; each epoch corrects this."
             )
 
 

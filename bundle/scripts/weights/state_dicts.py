@@ -90,8 +90,8 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
         if not Path(weights).is_file():
             raise FileNotFoundError(
                 f"{weights} must hold the pretrained weights of {part!r}, but it does not exist. Put the file there "
-                "(see models/README.md), name another file, or set the key to null ('$None' on the command line) to "
-                "train from random weights."
+                "(see models/README.md), name another file, train the small networks of configs/lite.json (--preset "
+                "lite), which need none, or set the key to null ('$None' on the command line) for random weights."
             )
         state, source = read_state_dict(weights), str(weights)
     _require_match(target.state_dict(), state, source)
