@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from ..files.atomic import atomic_path
+from ..files.atomic import write_text
 from ..files.foreign_files import read_json, read_tensors
 from ..runs.config_lists import in_working_directory
 from ..runs.devices import cpu_cores
@@ -237,6 +237,5 @@ def experiment(
                 failures += [] if failure is None else [failure]
                 bar.update()
     text = table(content, seeds, folder)
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / "table.md", text)
     return "\n".join([text, *failures])

@@ -73,7 +73,7 @@ def _digest(content: bytes) -> bytes:
 def unfinished(
     images: Sequence[dict[str, Any]], output_dir: str | Path, made_from: Callable[[str], str]
 ) -> list[dict[str, Any]]:
-    """The ``images`` (see ``image_items``) without a mask in ``output_dir`` that was made from the same image and settings."""
+    """The items ``images`` without a mask in ``output_dir`` that was made from the same image and settings."""
     left = [item for item in images if item["error"] or not _is_made(_mask_file(output_dir, item), item, made_from)]
     logger.info(f"{len(images)} images, {len(images) - len(left)} of which already have masks in {output_dir}.")
     return left

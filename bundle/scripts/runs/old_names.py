@@ -97,9 +97,7 @@ def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
     parser, files = ConfigParser(), [paths] if isinstance(paths, (str, Path)) else paths
     for path in map(Path, files):
         if path.suffix == ".json" and not isinstance(content := read_json(path), dict):
-            raise BundleError(
-                f"{path} must be an object with keys, got {type(content).__name__}; see configs/lite.json."
-            )
+            raise BundleError(f"{path} must be an object with keys, got a {type(content).__name__}; see lite.json.")
     parser.read_config([str(path) for path in files])
     parser.set(current_names(parser.get()))
     return parser

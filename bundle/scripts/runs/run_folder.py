@@ -19,7 +19,7 @@ from typing import Any
 from ignite import distributed
 
 from ..errors import BundleError
-from ..files.atomic import remove_leftovers, write_json
+from ..files.atomic import NAMES, remove_leftovers, write_json
 from ..files.foreign_files import read_json
 from .old_names import current_names
 from .progress import duration
@@ -219,7 +219,7 @@ def log_to_file(path: str | Path) -> None:
         root.removeHandler(handler)
         handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors=NAMES)
     handler.set_name(LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)
@@ -269,7 +269,11 @@ def _git_revision() -> str | None:
     """The code's revision, followed by ``-dirty`` if files were changed; ``None`` outside a git checkout."""
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=BUNDLE_ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -20,7 +20,7 @@ TRAIN = BUNDLE_ROOT / "configs" / "train.json"
 SEE_KEYS = "the README lists the most common keys, configs/train.json all of them."
 SET_BY_US = ("run_id", "init_id", "final_id", "config_file", "args_file", "bundle_root")  # parameters of MONAI's run
 TEXTS = ("_dir", "_file", "_path", "_weights", "_name")
-COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images)$")
+COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images|threads)$")
 
 
 def require_known_settings(config: Mapping[str, Any]) -> None:
@@ -46,17 +46,22 @@ def require_sections(config: Mapping[str, Any]) -> None:
             usual, value = at(content, key), at(config, key)
             if value is None or isinstance(value, str) and value[:1] in ("$", "@", "%"):
                 continue
-            is_section = isinstance(usual, Mapping) and "_target_" not in usual
+            is_section = isinstance(usual, Mapping) and "_target_" not in usual and all(map(str.isidentifier, usual))
             if is_section and not isinstance(value, Mapping):
                 raise BundleError(f"`{key}` must be a section with keys of its own, got {value!r:.80}.")
             if isinstance(usual, list) and not isinstance(value, (list, Mapping)):
                 raise BundleError(f"`{key}` must be a list, got {value!r:.80}.")
-            if is_section and key in content and (lost := sorted(usual.keys() - value.keys() - {"_desc_"})):
+            if (
+                is_section
+                and content is own_configs()[TRAIN]
+                and key in content
+                and (lost := sorted(usual.keys() - value.keys() - {"_desc_"}))
+            ):
                 name = next((name for name in value if name not in usual), next(iter(value), "key"))
                 near = nearest(f"{key}#{name}", {key: dict.fromkeys(usual)})
                 raise BundleError(
-                    f"`{key}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the whole "
-                    f"section; set single values by their full key, such as {near or f'{key}#{lost[0]}'!r}."
+                    f"`{key}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the "
+                    f"whole section; set single values by their full key, such as {near or f'{key}#{lost[0]}'!r}."
                 )
 
 
