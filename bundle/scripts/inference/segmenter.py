@@ -20,7 +20,7 @@ from ..errors import BundleError
 from ..files.pictures import uint8_image
 from ..runs.devices import prepare_device
 from ..runs.old_names import read_configs
-from ..runs.options import require_known_keys
+from ..runs.options import require_known_keys, require_possible_settings
 from ..runs.plain_errors import plainly
 from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder
@@ -105,6 +105,7 @@ class Segmenter:
         require_known_keys(settings, self._parser.get())
         own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device({str(device)!r})"}
         self._parser.update(own | settings)
+        require_possible_settings(self._parser.get())
         content = self._parser.get_parsed_content("inference")
         self.network: torch.nn.Module = content["network"]
         self.classes: Classes = content["classes"]

@@ -58,6 +58,11 @@ def require_known_options(config: Mapping[str, Any]) -> None:
     require_sections(config)
     require_known_settings(config)
     require_components(config, merged_of(config))
+    require_possible_settings(config)
+
+
+def require_possible_settings(config: Mapping[str, Any]) -> None:
+    """Check the types of a config's settings, and its counts."""
     require_texts(config)
     require_own_types(config)
     require_possible_numbers(config)

@@ -51,18 +51,21 @@ def require_sections(config: Mapping[str, Any]) -> None:
                 raise BundleError(f"`{key}` must be a section with keys of its own, got {value!r:.80}.")
             if isinstance(usual, list) and not isinstance(value, (list, Mapping)):
                 raise BundleError(f"`{key}` must be a list, got {value!r:.80}.")
-            if (
-                is_section
-                and content is own_configs()[TRAIN]
-                and key in content
-                and (lost := sorted(usual.keys() - value.keys() - {"_desc_"}))
-            ):
-                name = next((name for name in value if name not in usual), next(iter(value), "key"))
-                near = nearest(f"{key}#{name}", {key: dict.fromkeys(usual)})
-                raise BundleError(
-                    f"`{key}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the "
-                    f"whole section; set single values by their full key, such as {near or f'{key}#{lost[0]}'!r}."
-                )
+            if is_section and content is own_configs()[TRAIN] and key in content:
+                _require_all_parts(key, value, usual)
+
+
+def _require_all_parts(section: str, value: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Reject a section without one of its ``usual`` keys: an overlay that has the section replaces all of it."""
+    lost = sorted(usual.keys() - value.keys() - {"_desc_"})
+    if lost:
+        given = next((name for name in value if name not in usual), next(iter(value), lost[0]))
+        meant = nearest(f"{section}#{given}", {section: dict.fromkeys([*usual, given])}) or f"{section}#{given}"
+        meant = f"{section}#{given}" if given in usual else meant
+        raise BundleError(
+            f"`{section}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the whole "
+            f"section; set single values by their full key, such as {meant!r}."
+        )
 
 
 def _known_keys(config: Mapping[str, Any]) -> set[str]:
