@@ -71,10 +71,9 @@ def segment(
     of_slides = {"--mpp": mpp, "--model-mpp": model_mpp, "--overlap": overlap, "--budget-gb": budget_gb}
     useless = {"--published-values": published_values or None} if slides else of_slides
     for name in (name for name, value in useless.items() if value is not None):
-        rule = (
-            f"is for {'images' if slides else 'slides'}, but {source} {'is or has slides' if slides else 'has images'}"
-        )
-        raise typer.BadParameter(f"{rule}; leave it out, or say --as.", param_hint=name)
+        meant, given = ("images", "slides") if slides else ("slides", "images")
+        rule = f"is an option of {meant}, but {source} is taken as {given}; leave it out, or pass --as {meant}."
+        raise typer.BadParameter(rule, param_hint=name)
     settings = {
         "slides" if slides else "dataset_dir": source.resolve(),
         "output_dir": output_dir.resolve(),
