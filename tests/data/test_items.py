@@ -18,7 +18,7 @@ from PIL import Image
 
 from scripts.data.batches import ReadAheadDataLoader, SameSizeBatches
 from scripts.data.images import require_rgb
-from scripts.data.items import find_images, image_items, images_with_masks, labelled_images, patch_size, split_items
+from scripts.data.items import find_images, images_with_masks, labelled_images, patch_size, split_items
 from scripts.data.labels import parse_label, read_label_file
 from scripts.runs.plain_errors import plain_cause
 
@@ -193,7 +193,6 @@ def test_refuses_a_label_file_without_images(tmp_path):
 def test_finds_images_by_suffix_in_order(tmp_path):
     touch(tmp_path, "b.png", "a.TIF", "c.jpeg", "d.txt", "png", "e.svs")
     assert [path.name for path in find_images(tmp_path)] == ["a.TIF", "b.png", "c.jpeg"]
-    assert image_items(tmp_path)[0] == {"image": str(tmp_path / "a.TIF"), "name": "a.TIF"}
 
 
 def test_refuses_folders_without_images(tmp_path):

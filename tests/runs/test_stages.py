@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,7 @@ def test_fewer_patches_than_a_batch_are_refused(run_bundle, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(finished_run, run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("run", finished_run, **{**TINY, "seed": 1})
-    assert "differ from its configs/train.json: seed: was 0, now 1. Restore" in str(error.value.__cause__)
+    assert "begun or finished, must stay, but these differ: seed: was 0, now 1. Restore" in str(error.value.__cause__)
 
 
 def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_run, run_bundle, tmp_path):
@@ -118,10 +119,13 @@ def test_edited_masks_are_learnt_from_and_redo_sets_old_results_aside(finished_r
     [
         (
             {"classifier_def#freeze_batch_norm": False},
-            "classifier_def#freeze_batch_norm` must stay true, as used by train_c",
+            "settings of train_classifier, .* differ: classifier_def#freeze_batch_norm: was true, now false. Restore",
         ),
-        ({"seed": 3}, "`seed` must stay 0, as used by train_classifier, got 3; pass --redo train_classifier or"),
-        ({"cam_segmenter#threshold": 0.4}, "as used by generate_pseudo_masks, got 0.4; pass --redo generate_pseudo_ma"),
+        ({"seed": 3}, "seed: was 0, now 3. Restore the old values, pass --redo train_classifier, or"),
+        (
+            {"cam_segmenter#threshold": 0.4},
+            "settings of generate_pseudo_masks, .*#threshold: .* now 0.4. .* --redo gen",
+        ),
     ],
 )
 def test_a_stage_alone_is_not_done_again_with_what_others_were_done_otherwise(
@@ -132,7 +136,7 @@ def test_a_stage_alone_is_not_done_again_with_what_others_were_done_otherwise(
     before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
     with pytest.raises(RuntimeError) as error:
         run_bundle("training", output_dir, **{**TINY, **settings}, redo="train_segmenter")
-    assert sentence in str(plain_cause(error.value))
+    assert re.search(sentence, str(plain_cause(error.value)))
     assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
 
 

@@ -13,11 +13,10 @@ from ..runs import options, plain_errors
 from ..runs.config_lists import PRESETS, config_list, in_working_directory
 from ..runs.old_names import read_configs
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder
-from ..runs.settings import SET_BY_US, nearest
+from ..runs.settings import SET_BY_US, is_text, nearest
 from .monai_run import MonaiRun, as_monai_reads, quoted
 
 CARRIED_OVER = ("class_names", "mask_values", "label_file", "model_mpp", "level_weights", "threshold")  # by the user
-PATHS = ("_dir", "_path", "_file", "_weights")  # the names of options that are paths end so
 NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that define the networks
 
 
@@ -67,7 +66,7 @@ def start_training(
             settings[key] = Path(settings[key]).resolve()
         elif key not in options.options(words) and Path.cwd() != BUNDLE_ROOT:
             settings |= in_working_directory(key, merged[key])
-    monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, with_absolute_paths(words))
+    monai = MonaiRun(BUNDLE_ROOT, run_id, files, settings, as_texts(with_absolute_paths(words), merged))
     monai.show() if dry_run else monai.start()
 
 
@@ -117,12 +116,25 @@ def require_known(context: typer.Context, merged: Mapping[str, Any]) -> None:
         raise typer.BadParameter(f"no such option or config key; {hint}", param_hint=f"--{name}")
 
 
+def as_texts(words: Sequence[str], merged: Mapping[str, Any]) -> list[str]:
+    """``words`` with the values of names quoted where MONAI's command line would read a number, as in 2024_06_16."""
+    quoted_words, name = [], ""
+    for word in words:
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        name = option or name
+        key = options.options([name])[0] if name else ""
+        is_name = key and is_text(key, merged) and value and value[0] not in "$@%\"'"
+        is_unset = key.endswith(options.PATHS) and value.lower() in options.MEANT
+        quoted_words.append(f"{option}{sign}{as_monai_reads(value)}" if is_name and not is_unset else word)
+    return quoted_words
+
+
 def with_absolute_paths(words: Sequence[str]) -> list[str]:
     """``words`` with the paths of options such as ``--mask_dir`` resolved, since the run starts in another folder."""
     absolute, is_path = [], False
     for word in words:
         name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_path = name.endswith(PATHS) if name else is_path
+        is_path = name.endswith(options.PATHS) if name else is_path
         if is_path and value and value[0] not in "$@%\"'" and value.lower() not in options.MEANT:
             value = str(Path(value).resolve())
         absolute.append(f"{name}{sign}{value}")

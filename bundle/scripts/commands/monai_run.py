@@ -54,6 +54,7 @@ class MonaiRun:
         """Print the command and replace this process with it."""
         self.show()
         sys.stdout.flush()
+        os.environ["PYTHONUTF8"] = "1"  # MONAI and others open files in the locale's encoding
         os.chdir(self.root)
         os.execv(sys.executable, self.command)
 

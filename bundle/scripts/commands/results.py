@@ -102,6 +102,23 @@ def segment(
 
     plain_errors.install()
     inputs, as_slides = _inputs(source or [], slides, kind)
+    if overrule_mpp and mpp is None:
+        raise typer.BadParameter("it needs the right size; add --mpp.", param_hint="--overrule-mpp")
+    of_slides = {
+        "mpp": mpp,
+        "overrule_mpp": overrule_mpp or None,
+        "model_mpp": model_mpp,
+        "overlap": overlap,
+        "budget_gb": budget_gb,
+        "tissue_saturation": tissue_saturation,
+        "backends": backends and list(require_backends(backends)),
+        "threads": threads,
+    }
+    of_images = {"published_values": published_values or None}
+    for name in (name for name, value in (of_images if as_slides else of_slides).items() if value is not None):
+        meant, given = ("images", "slides") if as_slides else ("slides", "images")
+        rule = f"is an option of {meant}, but the input is taken as {given}; leave it out, or pass --as {meant}."
+        raise typer.BadParameter(rule, param_hint=f"--{name.replace('_', '-')}")
     settings = {
         "slides" if as_slides else "dataset_dir": inputs,
         "output_dir": output_dir.resolve(),
@@ -109,22 +126,8 @@ def segment(
         "mirror_averaging": mirror_averaging,
         "device": device,
         "precision": precision and precision.value,
+        **(of_slides if as_slides else of_images),
     }
-    if as_slides:
-        settings |= {
-            "mpp": mpp,
-            "overrule_mpp": overrule_mpp or None,
-            "model_mpp": model_mpp,
-            "overlap": overlap,
-            "budget_gb": budget_gb,
-            "tissue_saturation": tissue_saturation,
-            "backends": backends and list(require_backends(backends)),
-            "threads": threads,
-        }
-        if overrule_mpp and mpp is None:
-            raise typer.BadParameter("it needs the right size; add --mpp.", param_hint="--overrule-mpp")
-    else:
-        settings |= {"published_values": published_values or None}
     config = "configs/inference_slides.json" if as_slides else "configs/inference.json"
     _in_run(run, "run", [config], settings, dry_run)
 

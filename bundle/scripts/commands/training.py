@@ -24,6 +24,15 @@ class Stage(str, Enum):
     train_segmenter = "train_segmenter"
 
 
+class AdaptationStage(str, Enum):
+    """A stage of an adaptation."""
+
+    score_source = "score_source"
+    copy_pixel_masks = "copy_pixel_masks"
+    generate_pseudo_masks = "generate_pseudo_masks"
+    train_segmenter = "train_segmenter"
+
+
 class Precision(str, Enum):
     """Numerical precision of the networks."""
 
@@ -160,7 +169,9 @@ def adapt(
     seed: Seed = None,
     device: Device = None,
     precision: Numbers = None,
-    redo: Redo = None,
+    redo: Annotated[
+        AdaptationStage | None, Option(help="Rerun this stage and all later ones; old results move to previous/.")
+    ] = None,
     config: Configs = None,
     dry_run: DryRun = False,
 ) -> None:

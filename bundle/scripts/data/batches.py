@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from monai.data import DataLoader, Dataset
 from torch.utils.data import Sampler
 
 from ..errors import BundleError
 from ..files.foreign_files import open_image
+from ..runs.plain_errors import plain_cause
+
+UNREADABLE_PX = (32, 32)  # size of the black image in the place of one without a readable header
 
 
 class ThreadedDataset(Dataset):
@@ -31,6 +35,41 @@ class ThreadedDataset(Dataset):
         """The items of a batch; PyTorch's DataLoader calls this."""
         with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(self.__getitem__, indices))
+
+
+class ReadableDataset(ThreadedDataset):
+    """Like ``ThreadedDataset``, but an image that cannot be read becomes a black one whose ``error`` says why.
+
+    So one bad file among thousands stops nothing. Items without the key ``error`` raise as usual.
+
+    Args:
+        data: items, for instance of ``image_folder.images_to_segment``.
+        transform: as for ``ThreadedDataset``; makes ``image``, (3, H, W).
+        dtype: of the images that ``transform`` makes.
+        threads: as for ``ThreadedDataset``.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[[Any], Any],
+        dtype: torch.dtype = torch.float32,
+        threads: int = 4,
+    ) -> None:
+        super().__init__(data, transform, threads)
+        self.dtype = dtype
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        if "error" not in item:
+            return super()._transform(index)
+        if not item["error"]:
+            try:
+                return super()._transform(index)
+            except Exception as error:  # whatever a library raises for a damaged file
+                item = item | {"error": str(plain_cause(error) or error)}
+        width, height = item.get("size", UNREADABLE_PX)
+        return item | {"image": torch.zeros(3, height, width, dtype=self.dtype), "size": (width, height)}
 
 
 class ReadAheadDataLoader(DataLoader):
@@ -98,13 +137,16 @@ class SameSizeBatches(Sampler[list[int]]):
     The batches depend only on the items, never on earlier progress: the same images always share a batch.
 
     Args:
-        items: with the path of an image under ``"image"``.
+        items: with the path of an image under ``"image"``, or from ``image_folder.images_to_segment``.
         batch_size: largest number of images in a batch.
     """
 
     def __init__(self, items: Sequence[Mapping[str, Any]], batch_size: int) -> None:
         sizes = []
         for item in items:
+            if "error" in item:  # its header was read before
+                sizes.append(item.get("size", UNREADABLE_PX))
+                continue
             with open_image(item["image"]) as image:
                 sizes.append(image.size)
         self.batches = batches_of_one_size(sizes, batch_size)

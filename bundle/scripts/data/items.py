@@ -8,7 +8,7 @@ its subfolder, and a mask has the name of its image; suffixes and the Unicode fo
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,12 +38,19 @@ def find_images(folder: str | Path, nested: bool = False) -> list[Path]:
         raise FileNotFoundError(
             f"{folder} must contain images ({', '.join(IMAGE_SUFFIXES)}), but has none; check `dataset_dir`."
         )
-    _require_different_names([name_in(folder, path) for path in images], folder)
+    require_different_names([name_in(folder, path) for path in images], folder)
     return images
 
 
-def list_images(folder: str | Path, nested: bool = True) -> list[Path]:
-    """Like ``find_images``, but without any rule: an empty list if the folder has no images or does not exist."""
+def list_images(
+    folder: str | Path, nested: bool = True, skip: Callable[[Path, Sequence[str]], bool] | None = None
+) -> list[Path]:
+    """Like ``find_images``, but without any rule: an empty list if the folder has no images or does not exist.
+
+    Args:
+        folder, nested: as for ``find_images``.
+        skip: whether not to search a subfolder, given the names of all subfolders beside it.
+    """
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         if (place := os.path.realpath(parent)) in seen:  # a link to a folder above it
@@ -51,7 +58,11 @@ def list_images(folder: str | Path, nested: bool = True) -> list[Path]:
             continue
         seen.add(place)
         found += [Path(parent) / name for name in files + folders if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        folders[:] = [name for name in folders if nested and name[0] != "."]
+        folders[:] = [
+            name
+            for name in folders
+            if nested and name[0] != "." and not (skip is not None and skip(Path(parent, name), tuple(folders)))
+        ]
     return sorted(path for path in found if path.name[0] != ".")
 
 
@@ -70,7 +81,7 @@ def match_key(name: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
-def _require_different_names(names: Iterable[str], source: str | Path) -> None:
+def require_different_names(names: Iterable[str], source: str | Path) -> None:
     """Raise a ``BundleError`` if image names differ only in their suffix, since their masks would share a name."""
     twice = [name for name, count in Counter(map(match_key, names)).items() if count > 1]
     if twice:
@@ -80,14 +91,7 @@ def _require_different_names(names: Iterable[str], source: str | Path) -> None:
 
 
 def image_items(folder: str | Path, nested: bool = False) -> list[dict[str, str]]:
-    """``{"image": path, "name": name}`` for each image in ``folder``, or for ``folder`` itself if it is a file.
-
-    Args:
-        folder: a folder, or an image.
-        nested: also search its subfolders.
-    """
-    if Path(folder).is_file():
-        return [{"image": str(folder), "name": Path(folder).name}]
+    """``{"image": path, "name": name}`` for each image in ``folder``; arguments as for ``find_images``."""
     return [{"image": str(path), "name": name_in(folder, path)} for path in find_images(folder, nested)]
 
 
@@ -141,7 +145,7 @@ def listed_images(folder: Path, labels: Mapping[str, Any], label_file: str | Pat
         items.append({"image": str(path), "label": label, "name": name_in(folder, path)})
     if not items:
         raise BundleError(f"{label_file} must label at least one image, but is empty.")
-    _require_different_names([item["name"] for item in items], label_file)
+    require_different_names([item["name"] for item in items], label_file)
     return items
 
 

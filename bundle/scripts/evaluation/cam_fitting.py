@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from monai.data import Dataset
 from torch import nn
-from tqdm import tqdm
 
 from ..data.classes import Classes
 from ..errors import BundleError
 from ..files.atomic import write_json
 from ..pseudo_masks.cam import CAMSegmenter
+from ..runs.progress import Progress
 from .metrics import confusion_matrix, mean_iou
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class _Half:
     def fit(self, name: str, candidates: Sequence[Any], gated: bool) -> None:
         """Set the network's attribute ``name`` to the best of its current value and ``candidates``."""
         best, best_score = getattr(self.network, name), self.mean_iou(gated)
-        for candidate in tqdm(candidates, desc=name, disable=None):
+        for candidate in Progress(len(candidates), name).through(candidates):
             setattr(self.network, name, candidate)
             if (score := self.mean_iou(gated)) > best_score:
                 best, best_score = candidate, score

@@ -27,14 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..errors import BundleError
-from ..files.atomic import atomic_path
+from ..files.atomic import write_text
 from ..files.foreign_files import read_json, read_tensors
 from ..runs.config_lists import in_working_directory
 from ..runs.devices import cpu_cores
 from ..runs.old_names import read_configs
+from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
@@ -232,12 +231,11 @@ def experiment(
         later = 2 if variant.get("second_round_of") is not None else variant.get("classifier_of") is not None
         phases[later].append(run)
     failures = []
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), desc="runs", disable=None) as bar:
+    with ThreadPoolExecutor(jobs) as pool, Progress(len(runs), "runs", "run") as bar:
         for phase in phases:
             for failure in pool.map(lambda run: run_variant(content, *run, folder, threads), phase):
                 failures += [] if failure is None else [failure]
                 bar.update()
     text = table(content, seeds, folder)
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / "table.md", text)
     return "\n".join([text, *failures])

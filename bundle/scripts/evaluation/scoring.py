@@ -21,6 +21,7 @@ from ..data.items import mask_name
 from ..files.atomic import write_csv, write_json
 from ..files.pictures import confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
 from ..runs.background_work import BackgroundWork
+from ..runs.progress import show_progress
 from .metrics import confusion_matrix, summary
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class ScoreHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
+        show_progress(engine, self.title)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
         engine.add_event_handler(Events.COMPLETED, self.finish)

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 LEFTOVER = ".partial-"
+NAMES = "surrogateescape"  # names of files outside the locale's encoding are written as the bytes that they are
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -59,9 +60,15 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors=NAMES)
+
+
 def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table as CSV; ``None`` becomes an empty cell."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    """Write a table as CSV for spreadsheets, in UTF-8 with a byte order mark; ``None`` becomes an empty cell."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8-sig", errors=NAMES) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

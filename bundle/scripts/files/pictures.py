@@ -2,12 +2,13 @@
 
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_dilation
 from skimage.segmentation import find_boundaries
 
@@ -20,10 +21,13 @@ GREY = [128, 128, 128]  # their colour
 GAP_PX, LINE_PX = 6, 22  # gap between images on a sheet; height of a line of text
 
 
-def write_png(path: str | Path, picture: Image.Image) -> None:
-    """Write ``picture`` atomically as PNG."""
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # same size as the default in half the time
+def write_png(path: str | Path, picture: Image.Image, texts: Mapping[str, str] | None = None) -> None:
+    """Write ``picture`` atomically as PNG, with ``texts`` as its text chunks."""
+    chunks = PngInfo()
+    for key, text in (texts or {}).items():
+        chunks.add_text(key, text)
+    with atomic_path(path) as temporary:  # Z_RLE: same size as the default in half the time
+        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE, pnginfo=chunks)
 
 
 def palette_of(mask: np.ndarray, palette: Palette) -> Palette:
@@ -50,9 +54,9 @@ def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
     return picture
 
 
-def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
-    """Write ``mask``, (H, W) integers, as a palette PNG (see ``mask_picture``)."""
-    write_png(path, mask_picture(mask, palette))
+def write_mask(path: str | Path, mask: np.ndarray, palette: Palette, texts: Mapping[str, str] | None = None) -> None:
+    """Write ``mask``, (H, W) integers, as a palette PNG (see ``mask_picture``) with ``texts`` as its text chunks."""
+    write_png(path, mask_picture(mask, palette), texts)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.batches import ThreadedDataset, batches_of_one_size
 from ..data.classes import Classes
@@ -21,8 +20,9 @@ from ..errors import BundleError
 from ..files.pictures import uint8_image
 from ..runs.devices import prepare_device
 from ..runs.old_names import read_configs
-from ..runs.options import require_known_keys
+from ..runs.options import require_known_keys, require_possible_settings
 from ..runs.plain_errors import plainly
+from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder
 from ..slides.reading.files import is_slide
 from ..slides.reading.slide import Slide
@@ -105,6 +105,7 @@ class Segmenter:
         require_known_keys(settings, self._parser.get())
         own = {"bundle_root": str(bundle), "segmenter_path": str(weights), "device": f"$torch.device({str(device)!r})"}
         self._parser.update(own | settings)
+        require_possible_settings(self._parser.get())
         content = self._parser.get_parsed_content("inference")
         self.network: torch.nn.Module = content["network"]
         self.classes: Classes = content["classes"]
@@ -230,7 +231,7 @@ class Segmenter:
         plan = self.engine.plan(Slide(path, mpp))
         step = mask_step(plan.view.shape)
         strips = MapStrips(plan.grid, self.classes.outside, step)
-        with tqdm(total=self.engine.tiles_left(plan, strips), desc=path.name, unit="tile", disable=None) as bar:
+        with Progress(self.engine.tiles_left(plan, strips), path.name, "tile") as bar:
             self.engine.compute(plan, strips, done=bar.update)
         return Prediction(
             mask=strips.classes,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.image_folder import images_to_segment
 from ..data.images import require_rgb
-from ..data.items import find_images
 from ..errors import BundleError
 from ..files.foreign_files import open_image
 from ..slides.reading.files import find_slides, holds_slides
@@ -31,7 +31,7 @@ def sources_in(source: Any) -> list[Source] | None:
     if isinstance(source, (str, Path)):
         slides = holds_slides(source)
         if Path(source).is_dir():
-            return list(find_slides(source) if slides else find_images(source))
+            return find_slides(source) if slides else [item["image"] for item in images_to_segment(source)]
     return None
 
 

@@ -10,12 +10,12 @@ import torch
 from ignite import distributed
 from monai.data import DataLoader
 from torch import nn
-from tqdm import tqdm
 
 from ..data.batches import SameSizeBatches, ThreadedDataset
 from ..errors import BundleError
 from ..files.atomic import write_json
 from ..files.foreign_files import read_json
+from ..runs.progress import Progress
 from ..training.augmentation import PrepareBatch
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def measure_strengths(
         dataset = ThreadedDataset(chosen, transform)
         loader = DataLoader(dataset, batch_sampler=SameSizeBatches(chosen, batch_size), num_workers=0)
         sums = 0.0
-        for batch in tqdm(loader, desc=f"strength of class {class_index}", unit="batch", disable=None):
+        for batch in Progress(len(loader), f"strength of class {class_index}", "batch").through(loader):
             image, _ = PrepareBatch()(batch, torch.device(device))
             cams, _ = classifier.cams(image)
             means = torch.stack([cam[:, class_index].float().mean(dim=(1, 2)).sum() for cam in cams])

@@ -1,7 +1,7 @@
 """Write the masks derived from a classifier's CAMs: the pseudo masks on which stage 2 is trained."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from ignite import distributed
 from monai.data import Dataset
-from tqdm import tqdm
 
 from ..data.background import white_pixels
 from ..data.batches import ReadAheadDataLoader, SameSizeBatches
 from ..data.classes import Classes
-from ..data.items import image_items
+from ..data.image_folder import images_to_segment, require_none_failed
 from ..data.label_maps import NO_CLASS, permitted_channel, require_channels
 from ..data.mask_folder import mask_paths, write_manifest
 from ..files.pictures import IGNORED, overlay, write_mask, write_png
 from ..runs.background_work import BackgroundWork
 from ..runs.devices import HostCopy
+from ..runs.progress import Progress
 from ..training.augmentation import PrepareBatch
 from .cam import CAMSegmenter
 
@@ -27,15 +27,18 @@ logger = logging.getLogger(__name__)
 
 
 def mask_items(
-    labelled_images: Callable[[], list[dict[str, Any]]], image_dir: str | Path | None = None
+    labelled_images: Callable[[], list[dict[str, Any]]],
+    image_dir: str | Path | None = None,
+    mask_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """The images to create masks for: the training patches with their labels, or any folder's, without labels.
 
     Args:
         labelled_images: returns the training patches.
-        image_dir: a folder of images; ``None`` for the training patches.
+        image_dir: a folder of images, with subfolders; ``None`` for the training patches.
+        mask_dir: where their masks go, and are not looked for.
     """
-    return labelled_images() if image_dir is None else image_items(image_dir)
+    return labelled_images() if image_dir is None else images_to_segment(image_dir, mask_dir)
 
 
 @torch.inference_mode()
@@ -58,8 +61,9 @@ def write_pseudo_masks(
     Args:
         network: the CAMs as a segmentation network; its channels are those of the segmentation network.
         dataset: items with ``image``, (3, H, W) uint8, ``name``, and, if known, the multi-hot ``label``, (K,), which
-            then gates the classes. Where it excludes all of them, pixels are background or, without background,
-            ignored. Its ``data`` has the images' paths and names.
+            then gates the classes: where it excludes all of them, pixels are background or, without background,
+            ignored; an ``error`` that is not empty says why there are no pixels. Its ``data`` has the images' paths
+            and names.
         mask_dir: folder for the masks.
         classes: names, values and colours; if there is background, white pixels become value 0.
         batch_size: number of same-size images per forward pass.
@@ -93,18 +97,25 @@ def write_pseudo_masks(
             mask[white_pixels(pixels)] = 0
         if not paths[index].exists():
             if overlay_dir is not None:
-                write_png(Path(overlay_dir) / paths[index].name, overlay(pixels, mask, classes.palette))
+                picture = overlay(pixels, mask, classes.palette)
+                write_png(Path(overlay_dir) / paths[index].relative_to(mask_dir), picture)
             write_mask(paths[index], mask, classes.palette)
 
-    def write_batch(indices: list[int], channels: HostCopy, images: torch.Tensor) -> None:
-        for index, channel, rgb in zip(indices, channels.get(), images, strict=True):
-            write(index, channel, rgb)
+    def write_batch(indices: list[int], channels: HostCopy, images: torch.Tensor, errors: Sequence[str]) -> None:
+        for index, channel, rgb, error in zip(indices, channels.get(), images, errors, strict=True):
+            if error:
+                failures[paths[index].relative_to(mask_dir).as_posix()] = error
+            else:
+                write(index, channel, rgb)
+
+    failures: dict[str, str] = {}
 
     with BackgroundWork() as work:
-        batches = tqdm(loader, desc="pseudo masks", unit="batch", disable=None)
+        batches = Progress(len(unfinished), "pseudo masks", "batch", distributed.get_rank() == 0).through(loader)
         for indices, batch in zip(unfinished, batches, strict=False):
             image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
             channels = HostCopy(permitted_channel(network(image, label)))
-            work.submit(write_batch, indices, channels, batch["image"])
+            work.submit(write_batch, indices, channels, batch["image"], batch.get("error", [""] * len(indices)))
     distributed.barrier()
+    require_none_failed(failures, mask_dir)
     write_manifest(dataset.data, mask_dir)

@@ -9,6 +9,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..errors import BundleError
+from ..files.foreign_files import read_json
+
 logger = logging.getLogger(__name__)
 
 SHOWN = 2
@@ -86,9 +89,16 @@ def current_names(config: Any) -> Any:
 
 
 def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
-    """A parser of config files, merged from left to right, with current names."""
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in paths] if isinstance(paths, (list, tuple)) else str(paths))
+    """A parser of config files, merged from left to right, with current names.
+
+    Raises:
+        BundleError: if one is not JSON; the message has its line and column.
+    """
+    parser, files = ConfigParser(), [paths] if isinstance(paths, (str, Path)) else paths
+    for path in map(Path, files):
+        if path.suffix == ".json" and not isinstance(content := read_json(path), dict):
+            raise BundleError(f"{path} must be an object with keys, got a {type(content).__name__}; see lite.json.")
+    parser.read_config([str(path) for path in files])
     parser.set(current_names(parser.get()))
     return parser
 

@@ -10,10 +10,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..errors import BundleError
+from .components import require_components
 from .settings import (
     SEE_KEYS,
     arguments_of,
     at,
+    is_text,
     keys_of,
     merged_of,
     nearest,
@@ -24,8 +26,11 @@ from .settings import (
     require_known_settings,
     require_own_types,
     require_possible_numbers,
+    require_sections,
+    require_texts,
 )
 
+PATHS = ("_dir", "_path", "_file", "_weights")  # the names of options that are paths end so
 MEANT = {  # words that MONAI reads as strings, which are truthy
     "true": "True",
     "yes": "True",
@@ -50,7 +55,15 @@ def require_known_options(config: Mapping[str, Any]) -> None:
     """
     if Path(sys.argv[0]).match("monai/bundle/__main__.py"):
         _require_options(config)
+    require_sections(config)
     require_known_settings(config)
+    require_components(config, merged_of(config))
+    require_possible_settings(config)
+
+
+def require_possible_settings(config: Mapping[str, Any]) -> None:
+    """Check the types of a config's settings, and its counts."""
+    require_texts(config)
     require_own_types(config)
     require_possible_numbers(config)
 
@@ -87,10 +100,10 @@ def _require_options(config: Mapping[str, Any]) -> None:
     for name in options(sys.argv[1:]):
         _require_read(name, config)
         value = at(config, name)
-        if isinstance(value, str) and value.lower() in MEANT:
+        if isinstance(value, str) and value.lower() in MEANT and not _is_name(name, config):
             meant = MEANT[value.lower()]
             raise BundleError(f"--{name} must be a Python literal, got the string {value!r}; pass --{name} {meant}.")
-        if _is_text(name, config) and not isinstance(value, (str, Mapping, type(None))):
+        if is_text(name, config) and not isinstance(value, (str, Mapping, type(None))):
             raise BundleError(
                 f"--{name} must be a string, but MONAI's command line reads it as the value {value!r}; quote it "
                 f"twice, --{name} '\"…\"', or use `python -m scripts train`, which keeps strings."
@@ -127,11 +140,9 @@ def _require_read(name: str, config: Mapping[str, Any]) -> None:
                 )
 
 
-def _is_text(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a key holds a name or a path."""
-    usual = (at(content, name) for content in merged_of(config))
-    plain = any(isinstance(value, str) and value[:1] not in ("", "$", "@", "%") for value in usual)
-    return plain or name.endswith(("_dir", "_file", "_path", "_weights", "_name"))
+def _is_name(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a key holds a name, which may be ``true``, and is no path, which may be unset."""
+    return is_text(key, config) and not key.endswith(PATHS)
 
 
 def options(arguments: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """End a command with the message of the error that matters, not with the tracebacks around it."""
 
 import errno
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ REMEDIES = {  # for errors of the file system
 
 
 def install() -> None:
-    """From now on, report errors that users can fix as plain sentences; all others keep their traceback."""
+    """From now on, report errors that users can fix as plain sentences; all others keep their traceback.
+
+    Characters that the terminal lacks are escaped, instead of an error.
+    """
     sys.excepthook = report
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,10 +19,11 @@ from typing import Any
 from ignite import distributed
 
 from ..errors import BundleError
-from ..files.atomic import remove_leftovers, write_json
+from ..files.atomic import NAMES, remove_leftovers, write_json
 from ..files.foreign_files import read_json
 from .data_record import Fingerprint, data_differences
 from .old_names import current_names
+from .progress import duration
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class RunFolder:
         yield record
         minutes = round((time.monotonic() - since) / 60, 2)
         self.complete(stage, record | {"minutes": minutes})
-        logger.info(f"{stage}: complete after {minutes} minutes.")
+        logger.info(f"{stage}: complete after {duration(60 * minutes)}.")
 
     def complete(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Record that a stage is complete, with ``facts``, versions and the code's revision."""
@@ -238,7 +239,7 @@ def log_to_file(path: str | Path) -> None:
         root.removeHandler(handler)
         handler.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors=NAMES)
     handler.set_name(LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)
@@ -288,7 +289,11 @@ def _git_revision() -> str | None:
     """The code's revision, followed by ``-dirty`` if files were changed; ``None`` outside a git checkout."""
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=BUNDLE_ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -4,23 +4,23 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from monai.bundle import run
-from monai.bundle.config_item import ComponentLocator
 
 from ..errors import BundleError
 from ..files.foreign_files import read_json
+from .components import find_target
 from .run_folder import BUNDLE_ROOT
 
 TRAIN = BUNDLE_ROOT / "configs" / "train.json"
 SEE_KEYS = "the README lists the most common keys, configs/train.json all of them."
 SET_BY_US = ("run_id", "init_id", "final_id", "config_file", "args_file", "bundle_root")  # parameters of MONAI's run
-COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images)$")
+TEXTS = ("_dir", "_file", "_path", "_weights", "_name")
+COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images|threads)$")
 
 
 def require_known_settings(config: Mapping[str, Any]) -> None:
@@ -37,6 +37,35 @@ def require_known_settings(config: Mapping[str, Any]) -> None:
             others = [path.name for path, content in own_configs().items() if name in content]
             if others:
                 raise BundleError(f"{name} must be read by the configs; add configs/{others[0]}, which reads it.")
+
+
+def require_sections(config: Mapping[str, Any]) -> None:
+    """Reject what is no section, or no list, where the bundle's own configs have one, and sections that lost parts."""
+    for content in merged_of(config):
+        for key in keys_of(content):
+            usual, value = at(content, key), at(config, key)
+            if value is None or isinstance(value, str) and value[:1] in ("$", "@", "%"):
+                continue
+            is_section = isinstance(usual, Mapping) and "_target_" not in usual and all(map(str.isidentifier, usual))
+            if is_section and not isinstance(value, Mapping):
+                raise BundleError(f"`{key}` must be a section with keys of its own, got {value!r:.80}.")
+            if isinstance(usual, list) and not isinstance(value, (list, Mapping)):
+                raise BundleError(f"`{key}` must be a list, got {value!r:.80}.")
+            if is_section and content is own_configs()[TRAIN] and key in content:
+                _require_all_parts(key, value, usual)
+
+
+def _require_all_parts(section: str, value: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Reject a section without one of its ``usual`` keys: an overlay that has the section replaces all of it."""
+    lost = sorted(usual.keys() - value.keys() - {"_desc_"})
+    if lost:
+        given = next((name for name in value if name not in usual), next(iter(value), lost[0]))
+        meant = nearest(f"{section}#{given}", {section: dict.fromkeys([*usual, given])}) or f"{section}#{given}"
+        meant = f"{section}#{given}" if given in usual else meant
+        raise BundleError(
+            f"`{section}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the whole "
+            f"section; set single values by their full key, such as {meant!r}."
+        )
 
 
 def _known_keys(config: Mapping[str, Any]) -> set[str]:
@@ -95,6 +124,20 @@ def require_own_types(config: Mapping[str, Any]) -> None:
         raise BundleError(f"`{key}` must be {rules[kind]}, got {value!r}; {_source(config, key)} has {usual!r}.")
 
 
+def is_text(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a key holds a name or a path."""
+    usual = (at(content, key) for content in merged_of(config))
+    plain = any(isinstance(value, str) and value[:1] not in ("", "$", "@", "%") for value in usual)
+    return plain or key.endswith(TEXTS)
+
+
+def require_texts(config: Mapping[str, Any]) -> None:
+    """Reject names and paths that YAML or Python has as numbers, such as ``2024_06_16``."""
+    for key, value in config.items():
+        if type(value) in (bool, int, float) and is_text(key, config):
+            raise BundleError(f"`{key}` must be text, got {value!r}; put it in quotes, as it should read.")
+
+
 def usual_values(config: Mapping[str, Any]) -> dict[str, bool | int | float]:
     """The numbers and Booleans in the bundle's own configs that are merged, by key."""
     found: dict[str, Any] = {}
@@ -140,6 +183,24 @@ def references(config: Mapping[str, Any]) -> set[str]:
     return set(re.findall(r"[@%]([\w#]+)", json.dumps(config, default=str).replace("::", "#")))  # MONAI's own separator
 
 
+def settings_used(config: Mapping[str, Any], keys: Iterable[str], without: Container[str]) -> dict[str, Any]:
+    """The settings that ``keys`` name or refer to, directly or indirectly, by key, unless their section is ``without``.
+
+    Args:
+        config: the merged config.
+        keys: keys to begin with.
+        without: top-level keys to leave out, with what only they refer to.
+    """
+    found: dict[str, Any] = {}
+    waiting = set(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in found and key.partition("#")[0] not in without:
+            found[key] = at(config, key)
+            waiting |= references(found[key])
+    return found
+
+
 def keys_of(config: Any, prefix: str = "") -> Iterator[str]:
     """The keys of a config at all levels, as MONAI spells them: ``"train#optimizer#lr"``, ``"train#handlers#0"``."""
     children = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
@@ -166,10 +227,7 @@ def nearest(name: str, config: Mapping[str, Any]) -> str | None:
 def arguments_of(component: Mapping[str, Any], wanted: str = "") -> set[str]:
     """The arguments of a component's ``_target_``, including ``wanted`` if it accepts any keyword."""
     name = component.get("_target_")
-    target = locate(name) if isinstance(name, str) and "." in name else None
-    if target is None and isinstance(name, str):
-        target = locate(found) if isinstance(found := _locator().get_component_module_name(name), str) else None
-        target = getattr(target, name, None)
+    target = find_target(name) if isinstance(name, str) else None
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):  # no signature to inspect
@@ -210,8 +268,3 @@ def _source(config: Mapping[str, Any], key: str) -> str:
     """The bundle's own config that sets a key."""
     own = [path for path, content in own_configs().items() if content in merged_of(config)]
     return next(f"configs/{path.name}" for path in own if at(own_configs()[path], key) is not None)
-
-
-@cache
-def _locator() -> ComponentLocator:
-    return ComponentLocator()  # scans all of MONAI once

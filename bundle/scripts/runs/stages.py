@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from ignite import distributed
 from monai.bundle import ConfigParser
 
 from ..errors import BundleError
+from ..files.job_lock import only_job
 from . import plain_errors
 from .data_record import Fingerprint
 from .devices import description, prepare_device, seed_everything
 from .old_names import current_names, renamed
 from .options import require_known_options
-from .run_folder import RunFolder, differences, portable
-from .settings import at, references, texts_as_numbers
+from .run_folder import SHOWN_DIFFERENCES, RunFolder, differences, portable
+from .settings import references, settings_used, texts_as_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,8 @@ def run_stages(
 
     Args:
         stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
-            ``overlay`` for the config, ``checks`` to run before anything is written, ``steps``, the ``outputs`` they
+            ``overlay`` for the config, ``early_checks`` to run before the first of the stages begins, ``checks`` to run
+            before anything of the stage is written, ``steps``, the ``outputs`` they
             produce, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
             ``scores``. A stage that ``continues`` resumes from its own last outputs whenever it is requested, and its
             settings may change.
@@ -137,62 +140,80 @@ def run_stages(
         raise BundleError("multiple processes must form a group; add configs/multi_gpu_train.json to --config_file.")
     folder = RunFolder(output_dir)
     seen = None if data is None else data()
-    if redo is None and not any(_continues(config, stage) for stage in stages):
-        folder.require_same_settings(config, seen)  # a complete stage must match the requested settings
-    if redo is not None:
-        _require_kept_stages_unchanged(redo, config, folder, seen)
-    first_again = len(stages) if redo is None else list(stages).index(redo)
-    again = {stage: position >= first_again for position, stage in enumerate(stages)}
-    complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
-    distributed.barrier()  # every process has checked before any of them writes
-    for stage in stages:
-        if stage in complete:
-            logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
-        else:
-            _run_stage(stage, config, folder, again[stage], seen)
+    with only_job(output_dir) if distributed.get_rank() == 0 else nullcontext():
+        first_again = len(stages) if redo is None else list(stages).index(redo)
+        again = {stage: position >= first_again for position, stage in enumerate(stages)}
+        if not any(_continues(config, stage) for stage in stages):
+            _require_kept_stages_unchanged([s for s in stages if again[s]], config, folder, seen)
+        complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
+        if len(complete) == len(stages):
+            folder.require_same_settings(config, seen)  # else a setting of nothing but scores would change nothing
+        for stage in (name for name in stages if name not in complete):
+            _work_through(stage_parser(config, stage), f"stages#{stage}#early_checks")
+        distributed.barrier()  # every process has checked before any of them writes
+        for stage in stages:
+            if stage in complete:
+                logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
+            else:
+                _run_stage(stage, config, folder, again[stage], seen)
 
 
 def _require_kept_stages_unchanged(
-    redo: str, config: Mapping[str, Any], folder: RunFolder, data: Fingerprint | None
+    again: Sequence[str], config: Mapping[str, Any], folder: RunFolder, data: Fingerprint | None
 ) -> None:
-    """Raise a ``BundleError`` if a setting used by a stage before ``redo``, or the data, have changed."""
-    names = list(folder.stages)
-    changed_data = folder.data_differences(data) if redo in names[1:] else []
-    if changed_data:
-        raise BundleError(
-            f"the data of {folder.path} must stay as used by {names[0]}, but {'; '.join(changed_data)}; pass --redo "
-            f"{names[0]} or another --output_dir."
-        )
-    old, new = folder.saved_config(), portable(config, "", None)
-    if redo not in names or "stages" not in old:  # written by an earlier version
-        return
-    for stage in (name for name in names[: names.index(redo)] if name in config["stages"]):
-        before, now = (stage_settings(one, stage) for one in (old, new))
-        changed = next(differences(before, now), None)
-        if changed is not None:
-            key, there, here = changed
+    """Raise a ``BundleError`` if a setting of a stage that has begun, or the data, have changed.
+
+    Stages that run ``again`` from scratch, and those completed after them, do not count.
+    """
+    old, new, done = folder.saved_config(), portable(config, "", None), list(folder.stages)
+    if "stages" not in old:  # nothing, or written by an earlier version
+        return None if again or not old else folder.require_same_settings(config, data)
+    undone = done[done.index(again[0]) :] if again and again[0] in done else []
+    for stage in (name for name in old["stages"] if name in config["stages"] and name not in (*again, *undone)):
+        if not _has_begun(folder, old, stage):
+            continue
+        changed_data = folder.data_differences(data)
+        if changed_data:
             raise BundleError(
-                f"`{key}` must stay {there}, as used by {stage}, got {here}; pass --redo {stage} or another "
-                "--output_dir."
+                f"the data of {stage}, which {folder.path} has already begun or finished, must stay, but "
+                f"{'; '.join(changed_data)}. Restore the old data, pass --redo {stage}, or choose another --output_dir."
             )
+        before, now = (stage_settings(one, stage) for one in (old, new))
+        changed = [f"{key}: was {there}, now {here}" for key, there, here in differences(before, now)]
+        if changed:
+            more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""
+            raise BundleError(
+                f"the settings of {stage}, which {folder.path} has already begun or finished, must stay, but these "
+                f"differ: {'; '.join(changed[:SHOWN_DIFFERENCES])}{more}. Restore the old values, pass --redo {stage}, "
+                "or choose another --output_dir."
+            )
+
+
+def _has_begun(folder: RunFolder, config: Mapping[str, Any], stage: str) -> bool:
+    """Whether a run, whose saved config is ``config``, has completed a stage or any of its outputs exists."""
+    if stage in folder.stages:
+        return True
+    if _continues(config, stage):
+        return False
+    parser = stage_parser(config | {"bundle_root": str(folder.path)}, stage)
+    return any(Path(path).exists() for path in parser.get_parsed_content(f"stages#{stage}#outputs"))
 
 
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The settings a stage's steps refer to, directly or indirectly, by key, without those that may change freely."""
     config = stage_config(config, stage)
     free = config["run_settings"]["free"]
-    found: dict[str, Any] = {}
-    waiting = references(config["stages"][stage]["steps"])
-    while waiting:
-        key = waiting.pop()
-        if key not in found and key.partition("#")[0] not in free:
-            found[key] = at(config, key)
-            waiting |= references(found[key])
-    return found
+    return settings_used(config, references(config["stages"][stage]["steps"]), free)
 
 
 def _continues(config: Mapping[str, Any], stage: str) -> bool:
     return bool(config["stages"].get(stage, {}).get("continues"))
+
+
+def _work_through(parser: ConfigParser, key: str) -> None:
+    """Evaluate a list of the config, if it exists."""
+    for index in range(len(parser.get(key, []))):
+        parser.get_parsed_content(f"{key}#{index}")
 
 
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool, data: Fingerprint | None) -> None:
@@ -200,12 +221,8 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
     parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
     get = parser.get_parsed_content
 
-    def work_through(key: str) -> None:
-        for index in range(len(parser.get(key, []))):
-            get(f"{key}#{index}")
-
-    work_through("initialize")
-    work_through(f"stages#{stage}#checks")
+    _work_through(parser, "initialize")
+    _work_through(parser, f"stages#{stage}#checks")
     outputs, feeding = [], stage
     while feeding is not None:
         outputs += get(f"stages#{feeding}#outputs")
@@ -216,10 +233,11 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         else:
             if again:
                 folder.undo(stage, outputs)
-            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again, data=data)
+            # checked by run_stages
+            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=True, data=data)
     with folder.stage(stage) as record:
         distributed.barrier()  # old results have been moved away
-        work_through(f"stages#{stage}#steps")
+        _work_through(parser, f"stages#{stage}#steps")
         record["result"] = get(f"stages#{stage}#result")
         record["seed"] = get("seed")
         record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}

@@ -8,8 +8,10 @@ size; ``.ts`` accepts any image size, the others sizes whose sides are multiples
 loaded again, ONNX with ONNX Runtime, and must reproduce the network's outputs to within 1e-4.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from ..weights.state_dicts import load_weights
 from .dynamic_size import for_multiples_of_stride
 
 LARGEST_DIFFERENCE = 1e-4
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {"segmenter": ["pred"], "classifier": ["cam", "prob"]}
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -46,6 +49,16 @@ class CAMOutput(nn.Module):
         """Map ``image``, (B, 3, H, W) in [0, 1], to the combined CAM, (B, K, H, W), and probabilities, (B, K)."""
         cams, prob = self.classifier.cams(image)
         return combine_cams(cams, image.shape[2:], self.level_weights), prob
+
+
+def require_packages() -> None:
+    """Raise a ``BundleError`` unless the packages that write and read ONNX are installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise BundleError(
+            f"deploy needs the packages {', '.join(PACKAGES)}, but {', '.join(missing)} cannot be found; install them "
+            f"with `pip install {' '.join(missing)}`."
+        )
 
 
 def networks(bundle: Path) -> dict[str, nn.Module]:
@@ -154,9 +167,11 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
         The largest difference from the network's outputs, by file name.
 
     Raises:
-        BundleError: if a file's outputs differ from the network's; that file is then not written.
+        BundleError: if a package is not installed, before anything is written; or if a file's outputs differ from the
+            network's; that file is then not written.
     """
     bundle, output = Path(str(bundle)), Path(str(output))
+    require_packages()
     stride = read_json(bundle / "configs" / "inference.json")["segmenter_def"]["divisor"]
     multiples = [(1, 4 * stride, 6 * stride), (3, 7 * stride, 3 * stride)]
     differences = {}
@@ -168,7 +183,9 @@ def deploy(bundle: str, output: str) -> dict[str, float]:
             ".onnx": (partial(to_onnx, program, output_names=OUTPUTS[name]), load_onnx, multiples),
         }
         for suffix, (write, load, shapes) in formats.items():
-            with atomic_path(output / f"{name}{suffix}") as temporary:
+            with atomic_path(output / f"{name}{suffix}") as temporary, warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's, of its own functions
+                warnings.simplefilter("ignore", FutureWarning)
                 write(temporary)
                 differences[f"{name}{suffix}"] = largest_difference(network, load(temporary), shapes)
     return differences

@@ -23,6 +23,7 @@ from ..data.classes import Classes
 from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
+from ..files.job_lock import only_job
 from ..inference.config import write_inference_config
 from ..runs.config_lists import PRESETS, config_list
 from ..runs.old_names import current_names, read_configs
@@ -241,11 +242,12 @@ def export(
         scores=scores_of(trained.run),
         has_classifier=trained.classifier is not None,
     )
-    for path in (folder, archive):
-        remove_leftovers_of(path)
-    with atomic_path(folder) as draft:  # the folder appears last: a zip without it is left over from a killed export
-        draft.mkdir()
-        build(draft, trained, facts)
-        with atomic_path(archive) as temporary:
-            shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
+    with only_job(folder, beside=True, option="output"):
+        for path in (folder, archive):
+            remove_leftovers_of(path)
+        with atomic_path(folder) as draft:  # the folder appears last: a zip alone is left over from a killed export
+            draft.mkdir()
+            build(draft, trained, facts)
+            with atomic_path(archive) as temporary:
+                shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
     return folder

@@ -115,7 +115,8 @@ class BestModelHandler:
         better = self.best is None or score > self.best
         if better:
             self.best = score
-            logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
+            if self.choose:
+                logger.info(f"Best {self.metric_name} so far: {score:.4f}.")
         if distributed.get_rank() == 0 and (better or not self.choose):
             write_state_dict(self.path, self.network.state_dict())
 

@@ -5,14 +5,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite import distributed
 from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler, ProgressBar
+from ignite.handlers import EMAHandler
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler, ValidationHandler
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -21,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import BundleError
 from ..files.atomic import write_state_dict
 from ..runs.devices import HostCopy, seed_everything
+from ..runs.progress import duration, show_progress
 from .checkpoints import BestModelHandler, ResumeHandler
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class LossHandler:
         self._writer = None if log_dir is None or self.quiet else SummaryWriter(log_dir)
         self._on_their_way: deque[tuple[int, HostCopy]] = deque()  # step, loss
         self._losses: list[float] = []  # of this epoch
+        self._since, self._first_epoch = time.monotonic(), 0
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; must come before the handlers that validate and save."""
@@ -94,8 +95,12 @@ class LossHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish_epoch)
         if not self.quiet:
-            bar = ProgressBar(desc=f"{self.name}, epoch", disable=None)  # None: no bar without a terminal
-            bar.attach(engine, output_transform=lambda output: {"loss": self._losses[-1]} if self._losses else {})
+            show_progress(engine, self.name, lambda: {"loss": self._losses[-1]} if self._losses else {})
+            engine.add_event_handler(Events.STARTED, self.start_clock)
+
+    def start_clock(self, engine: Engine) -> None:
+        """Note when this session begins, and after which epoch."""
+        self._since, self._first_epoch = time.monotonic(), engine.state.epoch
 
     def start_epoch(self, engine: Engine) -> None:
         """Clear the losses of the previous epoch."""
@@ -117,7 +122,12 @@ class LossHandler:
         if not self.quiet:
             state, loss = engine.state, sum(self._losses) / len(self._losses)
             seconds = state.times[Events.EPOCH_COMPLETED.name]
-            logger.info(f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {seconds:.0f} s.")
+            per_epoch = (time.monotonic() - self._since) / (state.epoch - self._first_epoch)  # with validation
+            left = per_epoch * (state.max_epochs - state.epoch)
+            logger.info(
+                f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {duration(seconds)}"
+                f"{f', about {duration(left)} left' if left else ''}."
+            )
 
     def _take(self, engine: Engine) -> None:
         """Check and record the oldest loss still being copied."""
@@ -273,10 +283,10 @@ class StageSizeHandler:
         elif steps == self.warmup_steps:
             _wait_for(state.device)
             seconds_per_step = (time.monotonic() - self._since) / steps
-            left = state.max_epochs * state.epoch_length - state.iteration
+            left = duration(seconds_per_step * (state.max_epochs * state.epoch_length - state.iteration))
             logger.info(
-                f"{seconds_per_step:.3g} s per step: the {self.name} will take about "
-                f"{timedelta(seconds=round(seconds_per_step * left))} h, validation not counted."
+                f"{seconds_per_step:.3g} s per step: the {self.name} will take about {left}, validation not "
+                "counted; each epoch corrects this."
             )
 
 

@@ -16,7 +16,9 @@ from ..files.atomic import write_state_dict
 from ..files.foreign_files import read_tensors
 
 StateDict = Mapping[str, torch.Tensor]
-SHOWN_NAMES = 10
+SHOWN_NAMES = 3
+CHECKPOINT_ITEMS = ("state_dict", "model_state_dict", "model")  # what holds the weights in other programs' checkpoints
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.")  # of DataParallel, torch.compile and wrapping modules
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -30,10 +32,21 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def read_checkpoint(path: str | Path) -> StateDict:
-    """Read a state dict, bare or the item ``"state_dict"`` of a checkpoint; raises as ``read_state_dict`` does."""
+    """Read a state dict, bare or an item of a checkpoint (``CHECKPOINT_ITEMS``); raises as ``read_state_dict`` does."""
     content = read_tensors(path)
-    nested = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
-    return _require_state_dict(content["state_dict"] if nested else content, path)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in CHECKPOINT_ITEMS if isinstance(content.get(key), Mapping)), content)
+    return _require_state_dict(content, path)
+
+
+def without_prefixes(state: StateDict, expected: StateDict) -> StateDict:
+    """``state`` without the prefixes (``PREFIXES``) that all its names have, as far as ``expected`` lacks them."""
+    while state and not expected.keys() <= state.keys():
+        prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _require_state_dict(content: Any, path: str | Path) -> StateDict:
@@ -52,7 +65,7 @@ def _require_state_dict(content: Any, path: str | Path) -> StateDict:
 
 
 def load_weights(network: nn.Module, path: str | Path, new_parts: Sequence[str] = ()) -> nn.Module:
-    """Load the weights of a whole network; missing or unexpected names or wrong shapes raise an error that lists them.
+    """Load the weights of a whole network, also from a checkpoint or with a prefix before every name.
 
     Args:
         network: the network.
@@ -62,13 +75,17 @@ def load_weights(network: nn.Module, path: str | Path, new_parts: Sequence[str] 
 
     Returns:
         ``network`` itself.
+
+    Raises:
+        BundleError: if names are missing or unexpected, or shapes wrong.
     """
     for part in new_parts:
         _part(network, part)
     new = tuple(f"{part}." for part in new_parts)
-    state = {name: tensor for name, tensor in read_state_dict(path).items() if not name.startswith(new)}
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(new)}
-    _require_match(own, state, str(path), unexpected=sorted(state.keys() - own.keys()))
+    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(new)}
+    state = without_prefixes(read_checkpoint(path), network.state_dict())
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(new)}
+    _require_match(expected, state, str(path), unexpected=sorted(state.keys() - expected.keys()))
     network.load_state_dict(state, strict=False)
     return network
 
@@ -95,10 +112,10 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
         if not Path(weights).is_file():
             raise FileNotFoundError(
                 f"{weights} must hold the pretrained weights of {part!r}, but it does not exist. Put the file there "
-                "(see models/README.md), name another file, or set the key to null ('$None' on the command line) to "
-                "train from random weights."
+                "(see models/README.md), name another file, train the small networks of configs/lite.json (--preset "
+                "lite), which need none, or set the key to null ('$None' on the command line) for random weights."
             )
-        state, source = read_state_dict(weights), str(weights)
+        state, source = without_prefixes(read_checkpoint(weights), target.state_dict()), str(weights)
     _require_match(target.state_dict(), state, source)
     target.load_state_dict({name: state[name] for name in target.state_dict()})
     return network
@@ -120,10 +137,12 @@ def _require_match(expected: StateDict, state: StateDict, source: str, unexpecte
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    if missing or misshaped or unexpected:
+    faults = {"are missing": missing, "have other shapes": misshaped, "are not part of it": unexpected}
+    if any(faults.values()):
+        listed = ", ".join(f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
         raise BundleError(
-            f"{source} must match the network; missing names: {_first(missing)}; wrong shapes: {_first(misshaped)}; "
-            f"unexpected names: {_first(unexpected)}. Pass the configs it was trained with, or other weights."
+            f"{source} must match the network, which has {len(expected)} tensors: {listed}. Pass the configs it was "
+            "trained with, or other weights."
         )
     spoiled = [name for name in expected if not torch.isfinite(state[name]).all()]
     if spoiled:
@@ -133,8 +152,7 @@ def _require_match(expected: StateDict, state: StateDict, source: str, unexpecte
 
 
 def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{list(names[:SHOWN_NAMES])}{more}"
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:

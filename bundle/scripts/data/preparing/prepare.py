@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ...errors import BundleError
 from ...files.atomic import atomic_path, remove_leftovers_of, write_json
 from ...files.foreign_files import open_image
+from ...files.job_lock import only_job
 from ...files.pictures import GREY, IGNORED, Palette, mask_picture
 from ...runs.config_lists import overlay_file
+from ...runs.progress import Progress
 from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
 from ..items import image_items, images_with_masks, mask_name
@@ -131,7 +132,7 @@ def cut_patches(
         The number of images, of patches and of what was skipped, and the counts of ``count_labels``.
     """
     labels, small_images, empty_patches = [], 0, 0
-    for item in tqdm(items, desc="train"):
+    for item in Progress(len(items), "train", "image").through(items):
         mask = read_pair_mask(item["image"], item["label"], table)
         image = np.asarray(open_image(item["image"]))
         tops, lefts = (patch_starts(length, patch_size, stride) for length in mask.shape)
@@ -181,7 +182,7 @@ def copy_pairs(
         table: our value for each value in the masks (see ``lookup_table``).
         draw_mask: turns a mask in our values into an image.
     """
-    for item in tqdm(items, desc=folder.name):
+    for item in Progress(len(items), folder.name, "image").through(items):
         mask = read_pair_mask(item["image"], item["label"], table)
         name = mask_name(item["name"])
         open_image(item["image"]).save(new_file(folder / "img" / name))
@@ -292,7 +293,7 @@ def prepare(
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
     remove_leftovers_of(output)
-    with atomic_path(output) as folder:
+    with only_job(output, beside=True, option="output"), atomic_path(output) as folder:
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)
             if split != "train" or train_masks:

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from ...data.classes import KEYS, Classes
 from ...errors import BundleError
-from ...files.atomic import atomic_path
+from ...files.atomic import NAMES, write_text
 from ...files.foreign_files import read_json
 from ...files.pictures import panels, write_png
 from ...runs.old_names import read_configs
@@ -81,8 +81,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         versions=_versions(record),
         config=json.dumps(read_json(config_file), indent=4, ensure_ascii=False),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     logger.info(f"Wrote the report to {path}.")
     return path
 
@@ -148,7 +147,7 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict
     if not table.is_file():
         sentence = "The segmentation network was not scored on val, so there are no images to choose from."
         return {"legend": [], "figures": [], "sentences": [sentence]}
-    with open(table, newline="", encoding="utf-8") as file:
+    with open(table, newline="", encoding="utf-8-sig", errors=NAMES) as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     scores = {name: float(cell) for name, cell in cells.items() if cell}
     chosen = best_median_worst(scores)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from glob import escape
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ...errors import BundleError
 from ...files.atomic import LEFTOVER, write_json
 from ...files.foreign_files import read_json
+from ...files.job_lock import only_job
+from ...runs.progress import Progress
 from ..reading.description import BACKENDS, require_backends
 from ..reading.files import list_slides
 from ..reading.slide import Slide
@@ -67,12 +69,17 @@ def segment_slides(
     for number, file in enumerate(files):
         task = SlideTask(engine, file, Path(output_dir), mpp, backends, config, overrule_mpp)
         label = f"slide {number + 1}/{len(files)} {file.name}"
-        error = _attempt(lambda: task.compute(rank, world_size, label))
-        error = next((found for found in _gather(error, world_size) if found), None)
-        if error is None and number % world_size == rank:
-            error = _attempt(lambda: task.save(world_size))
-            if error is None:
-                logger.info(f"{label}: {'already complete' if task.complete else 'done'}, in {task.folder}.")
+        with ExitStack() as lock:
+            error = None
+            if rank == 0:
+                error = _attempt(lambda: lock.enter_context(only_job(task.folder, beside=True)))
+            if _gather(error, world_size)[0] is None:
+                error = _attempt(lambda: task.compute(rank, world_size, label))
+            error = next((found for found in _gather(error, world_size) if found), None)
+            if error is None and number % world_size == rank:
+                error = _attempt(lambda: task.save(world_size))
+                if error is None:
+                    logger.info(f"{label}: {'already complete' if task.complete else 'done'}, in {task.folder}.")
         if error is not None:
             failures[file.name] = error
             logger.error(f"{label} failed: {error}")
@@ -139,7 +146,7 @@ class SlideTask:
         self.complete = require_same(self.plan, self.folder, self.work)
         if not self.complete:
             total = self.engine.tiles_left(self.plan, self.strips, rank, world_size)
-            with tqdm(total=total, desc=label, unit="tile", disable=True if rank else None) as bar:
+            with Progress(total, label, "tile", show=rank == 0) as bar:
                 self.engine.compute(self.plan, self.strips, rank, world_size, bar.update)
 
     def save(self, world_size: int) -> None:

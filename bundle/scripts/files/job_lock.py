@@ -1,0 +1,106 @@
+"""A lock for the one job that may write to a folder."""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import BundleError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    import msvcrt
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".in_use"
+LOCKED_BYTE = 1 << 30  # beyond the text, which Windows would not let others read if it were locked
+TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_held: set[Path] = set()  # POSIX locks do not exclude the process that holds them
+
+
+@contextmanager
+def only_job(output: str | os.PathLike, beside: bool = False, option: str = "output_dir") -> Iterator[None]:
+    """Hold a lock on ``output`` within this context; the operating system frees it when the process ends, however.
+
+    The lock file says who holds it, and disappears at the end. Where the file system has no locks, a warning is logged
+    and nothing is locked.
+
+    Args:
+        output: the job's output folder; it is created if needed, and removed again if it stays empty.
+        beside: put the lock file beside ``output``, which then need not be a folder and is not created.
+        option: the option that names ``output``, for the message.
+
+    Raises:
+        BundleError: if another job holds the lock; the message says which.
+    """
+    output = Path(output).resolve()
+    path = output.with_name(f".{output.name}{LOCK}") if beside else output / LOCK
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _acquired(path, output, option)
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
+        if os.name == "nt":  # an open file cannot be removed there
+            os.close(descriptor)
+        with suppress(OSError):  # on Windows, if the next job has already opened it
+            path.unlink()
+        if os.name != "nt":
+            os.close(descriptor)
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def _acquired(path: Path, output: Path, option: str) -> int:
+    """The descriptor of the locked file ``path``."""
+    while True:
+        if path in _held:
+            raise _in_use(path, output, option)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+            same = os.name == "nt" or os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except FileNotFoundError:  # the job that held it ended and removed it after we had opened it
+            same = False
+        except OSError as error:
+            if error.errno in TAKEN:
+                os.close(descriptor)
+                raise _in_use(path, output, option) from error
+            logger.warning(f"{path} cannot be locked ({error.strerror}): make sure that no other job writes there.")
+            return descriptor
+        if same:
+            holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, holder.encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file, or raise an ``OSError``."""
+    if os.name == "nt":
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LOCKED_BYTE)
+
+
+def _in_use(path: Path, output: Path, option: str) -> BundleError:
+    try:
+        holder = path.read_text(encoding="utf-8")
+    except OSError:
+        holder = ""
+    return BundleError(
+        f"`{option}` must not be in use by another job, but {output} is ({holder or 'it has just begun'}); wait until "
+        f"that job ends, or choose another {option}."
+    )
