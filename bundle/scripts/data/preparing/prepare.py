@@ -176,19 +176,11 @@ def copy_pairs(
 def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
     """The value to write for each of our values: the same, or that of the data set's ``published`` files.
 
-    Raises:
-        BundleError: if our values would be misread by ``mask_values``.
+    Where ``mask_values`` would misread ours, for instance if it maps 64 and 128 to them, the files' are written too.
     """
-    written = inverse(mask_values)
-    if published:
+    written, table = inverse(mask_values), lookup_table(mask_values)
+    if published or any(table[ours] != ours for ours in written):
         return written
-    table = lookup_table(mask_values)
-    misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
-    if misread:
-        raise BundleError(
-            f"`mask_values` must map each of our values to itself, but maps {misread}; set `published_values`, or "
-            "move these to the overlay's `source` and write `mask_values` that map each value to itself."
-        )
     return {ours: ours for ours in written}
 
 
@@ -234,7 +226,8 @@ def prepare(
             ``source``, or half of ``patch_size`` if that is given.
         min_share: smallest share of a patch at which a class counts as present; default: from the overlay's ``source``,
             or 0.05.
-        published_values: write masks with the file values of ``mask_values`` instead of ours.
+        published_values: write masks with the file values of ``mask_values`` instead of ours, as happens anyway if
+            it does not map ours to themselves.
         splits: the splits to prepare.
         train_masks: also write the masks of the training patches, for few-shot adaptation; training never reads them.
 
