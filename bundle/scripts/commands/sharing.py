@@ -52,9 +52,16 @@ def export(
     dataset: Annotated[
         str | None, Option(help="With --weights: the data set they were trained on.", show_default="luad")
     ] = None,
+    name: Annotated[
+        str | None, Option(help="The bundle's name.", show_default="METHOD_histopathology_segmentation")
+    ] = None,
     repo_id: Annotated[str | None, Option(help="OWNER/NAME of the Hub repository that will host large files.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an exported bundle of the same name.")] = False,
 ) -> None:
-    """Export a bundle for MONAI's Model Zoo or the Hugging Face Hub: configs, code, weights, model card, tests."""
+    """Export a bundle that runs by itself, for a colleague, MONAI's Model Zoo or the Hugging Face Hub.
+
+    It has configs, all scripts, weights, model card and tests; every command of this one runs in its folder.
+    """
     from ..runs.config_lists import overlay_file
     from ..sharing.export import export as make
     from .config_files import names_of_run
@@ -75,6 +82,8 @@ def export(
         dataset and str(overlay_file("dataset", dataset)),
         classifier and str(classifier),
         repo_id,
+        name,
+        overwrite,
     )
     typer.echo(f"The bundle is in {folder} and {folder}.zip.")
 

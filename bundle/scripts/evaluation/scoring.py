@@ -19,7 +19,16 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data.classes import Classes
 from ..data.items import mask_name
 from ..files.atomic import write_csv, write_json
-from ..files.pictures import confusion_picture, heat_map, overlay, panels, uint8_image, write_mask, write_png
+from ..files.pictures import (
+    confusion_picture,
+    heat_legend,
+    heat_map,
+    overlay,
+    panels,
+    uint8_image,
+    write_mask,
+    write_png,
+)
 from ..runs.background_work import BackgroundWork
 from ..runs.progress import show_progress
 from .metrics import confusion_matrix, summary
@@ -160,7 +169,9 @@ class ScoreHandler:
 
     def _write_sheet(self) -> None:
         """Write the picture sheet as PNG and to TensorBoard."""
-        sheet = panels(self._rows, ["image", *self.classes.channel_names, "prediction", "truth"], self.classes.legend)
+        titles = ["image", *self.classes.channel_names, "prediction", "truth"]
+        heat = [(f"heat map: {value}", colour) for value, colour in heat_legend(3)]
+        sheet = panels(self._rows, titles, [*self.classes.legend, *heat])
         write_png(self.output_dir / "pictures" / f"{self.title}.png", sheet)
         with SummaryWriter(self.output_dir / "tensorboard") as writer:
             writer.add_image(self.title, np.asarray(sheet), dataformats="HWC")

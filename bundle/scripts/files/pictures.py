@@ -83,11 +83,22 @@ def uint8_image(image: torch.Tensor) -> np.ndarray:
     return (image.detach().cpu().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
 
 
+def heat_colours(heat: np.ndarray) -> np.ndarray:
+    """The colours from blue over green to red ("jet"), (..., 3) in 0..255, of values in [0, 1], (...)."""
+    return 255 * np.clip(1.5 - np.abs(4 * heat[..., None] - np.array([3.0, 2.0, 1.0])), 0, 1)
+
+
 def heat_map(image: np.ndarray, scores: np.ndarray) -> Image.Image:
-    """Blend a blue-to-red heat map of ``scores``, (H, W) float clipped to [0, 1], over ``image``, (H, W, 3) uint8."""
-    heat = np.clip(np.nan_to_num(scores, neginf=0.0), 0, 1)[..., None]
-    colours = 255 * np.clip(1.5 - np.abs(4 * heat - np.array([3.0, 2.0, 1.0])), 0, 1)  # the "jet" colours
-    return Image.fromarray((0.5 * image + 0.5 * colours).round().astype(np.uint8))
+    """Blend a heat map of ``scores``, (H, W) float clipped to [0, 1], over ``image``, (H, W, 3) uint8."""
+    heat = np.clip(np.nan_to_num(scores, neginf=0.0), 0, 1)
+    return Image.fromarray((0.5 * image + 0.5 * heat_colours(heat)).round().astype(np.uint8))
+
+
+def heat_legend(count: int) -> list[tuple[str, list[int]]]:
+    """The value and colour of ``count`` equally spaced values in [0, 1] of a heat map."""
+    values = np.linspace(0, 1, count)
+    colours = heat_colours(values).round().astype(int).tolist()
+    return [(f"{value:.2g}", colour) for value, colour in zip(values, colours, strict=True)]
 
 
 def panels(

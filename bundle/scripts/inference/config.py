@@ -8,7 +8,7 @@ from ignite import distributed
 from ..data.classes import Classes
 from ..files.atomic import write_json
 from ..files.foreign_files import read_json
-from ..runs.run_folder import BUNDLE_ROOT
+from ..runs.run_folder import untrained
 
 
 @distributed.one_rank_only()
@@ -21,13 +21,13 @@ def write_inference_config(output_dir: str | Path, classes: Classes, patch_size:
         classes: names and values; one class per output channel of the network.
         patch_size: height and width of the training patches in pixels.
     """
-    configs, templates = Path(output_dir) / "configs", BUNDLE_ROOT / "configs"
+    configs = Path(output_dir) / "configs"
     train = read_json(configs / "train.json")
-    inference = read_json(templates / "inference.json")
+    inference = read_json(untrained("inference.json"))
     inference |= {key: train[key] for key in inference["of_the_training"] if key in train}
     inference["patch_size"] = list(patch_size)
     write_json(configs / "inference.json", inference)
-    metadata = read_json(templates / "metadata.json")
+    metadata = read_json(untrained("metadata.json"))
     channel_def = {str(value): name for value, name in enumerate(classes.value_names)}
     metadata["pred_classes"] = ", ".join(f"{value} {name}" for value, name in channel_def.items())
     network_data = metadata["network_data_format"]

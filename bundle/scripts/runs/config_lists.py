@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from .run_folder import BUNDLE_ROOT
+from .run_folder import BUNDLE_ROOT, untrained
 
 PRESETS = {"lite": ["lite.json"], "paper": []}
 CONFIGS = BUNDLE_ROOT / "configs"
@@ -34,7 +34,7 @@ def config_list(
         raise BundleError(f"`config` must name existing files, got {', '.join(missing)}; check the paths.")
     presets = [CONFIGS / name for name in PRESETS[preset]]
     overlays = [overlay_file("method", method), *presets, overlay_file("dataset", dataset)]
-    return [CONFIGS / "train.json", *overlays, *(Path(path).resolve() for path in more)]
+    return [untrained("train.json"), *overlays, *(Path(path).resolve() for path in more)]
 
 
 def overlay_file(kind: str, name: str | Path) -> Path:

@@ -33,12 +33,7 @@ NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard")  # what a run folder has before any results
 LOG = "run.log"  # name of the handler that writes it
-MADE = (  # configs that a run writes itself, or does without
-    "train.json",
-    "inference.json",
-    "metadata.json",
-    "dataset_*.json",
-)
+DESCRIBING = ("train.json", "inference.json", "metadata.json")  # configs that a trained bundle has of its own
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
 PACKAGES = ("monai", "torch", "timm", "segmentation_models_pytorch", "pytorch-ignite", "numpy", "scikit-image")
 
@@ -95,9 +90,7 @@ class RunFolder:
             self.require_same_settings(config, data)
         remove_leftovers(self.path)
         if self.path != BUNDLE_ROOT:
-            for folder in ("configs", "scripts"):
-                ignored = shutil.ignore_patterns(".*", "__pycache__", *MADE, *SERVER_FOLDERS)
-                shutil.copytree(BUNDLE_ROOT / folder, self.path / folder, ignore=ignored, dirs_exist_ok=True)
+            copy_code(self.path)
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
         if data:
             write_json(self.path / "run.json", read_record(self.path) | {"data": data})
@@ -229,6 +222,22 @@ class RunFolder:
         logger.info(f"Moved {[str(path) for path in existing]} to {self.path / 'previous' / str(number)}.")
 
 
+def untrained(name: str) -> Path:
+    """The config ``name`` as it is before a training; a trained bundle keeps it in ``untrained`` beside its own."""
+    kept = BUNDLE_ROOT / "configs" / "untrained" / name
+    return kept if kept.is_file() else BUNDLE_ROOT / "configs" / name
+
+
+def copy_code(folder: Path) -> None:
+    """Copy the bundle's scripts and configs, without the overlays of data sets, into a trained bundle's ``folder``."""
+    for part in ("configs", "scripts"):
+        ignored = shutil.ignore_patterns(".*", "__pycache__", *DESCRIBING, "dataset_*.json", *SERVER_FOLDERS)
+        shutil.copytree(BUNDLE_ROOT / part, folder / part, ignore=ignored, dirs_exist_ok=True)
+    (folder / "configs" / "untrained").mkdir(exist_ok=True)
+    for name in DESCRIBING:
+        shutil.copy(untrained(name), folder / "configs" / "untrained" / name)
+
+
 def log_to_file(path: str | Path) -> None:
     """Also write the log, with full tracebacks, to a file, in the place of an earlier call's file."""
     path = Path(path).resolve()
@@ -248,7 +257,7 @@ def log_to_file(path: str | Path) -> None:
 
 def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str | Path | None) -> dict[str, Any]:
     """``config`` as saved in a run folder: paths valid anywhere on this machine, for a single process on any device."""
-    template = read_json(BUNDLE_ROOT / "configs" / "train.json")
+    template = read_json(untrained("train.json"))
     kept = json.loads(json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str))
     for key in config["run_settings"]["of_a_session"]:
         *sections, name = key.split("#")

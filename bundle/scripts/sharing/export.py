@@ -2,16 +2,16 @@
 
     python -m scripts export RUN
     python -m scripts export --weights FILE --method ibdr --dataset luad
-        [--preset lite] [--classifier FILE] [--repo-id OWNER/NAME]
+        [--preset lite] [--classifier FILE] [--name NAME] [--repo-id OWNER/NAME] [--overwrite]
 
-``dist/{method}_histopathology_segmentation`` and a zip of it hold merged configs, the scripts that they need, weights,
-model card, licences and a unit test in the Model Zoo's format. Stage-1 weights go to ``models/classifier``. The card
-reports the run's scores; a weight file has none.
+``dist/NAME`` and a zip of it hold the merged configs, all scripts and overlays, weights, model card, licences and a
+unit test in the Model Zoo's format. Every command runs there: it segments images and slides, adapts, trains and labels.
+Stage-1 weights go to ``models/classifier``. The card reports the run's scores; a weight file has none.
 """
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from monai.apps.utils import SUPPORTED_HASH_TYPES
 from monai.bundle import ConfigParser
 
-from ..data.classes import Classes
+from ..data.classes import KEYS, Classes
 from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
@@ -27,14 +27,15 @@ from ..files.job_lock import only_job
 from ..inference.config import write_inference_config
 from ..runs.config_lists import PRESETS, config_list
 from ..runs.old_names import current_names, read_configs
-from ..runs.run_folder import BUNDLE_ROOT, RunFolder, portable, read_record
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder, copy_code, portable, read_record, untrained
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
-from .reachable import reached_files, required_packages
+from .packages import required_packages
 
-COPIED_CONFIGS = ("evaluate.json", "multi_gpu_train.json", "logging.conf")
+COPIED_DOCS = ("cards.json", "zoo_unit_test.txt")  # from which an exported bundle exports what it has adapted
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-COMMANDS_NEED = ("fire", "jsonschema")  # for MONAI's run and verify_metadata
+MONAI_NEEDS = ("jsonschema",)  # for verify_metadata
+NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 
@@ -110,11 +111,20 @@ def _holds_absolute(value: Any) -> bool:
 
 
 def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
-    """Write all configs of an exported bundle, self-contained, into ``folder / "configs"``."""
-    write_json(folder / "configs" / "train.json", train)
+    """Write the configs of the trained networks into ``folder / "configs"``, and the overlays of data sets.
+
+    An overlay with a path specific to this machine describes somebody's own data: the one of ``train`` is rewritten
+    without, others are left out.
+    """
+    configs = folder / "configs"
+    write_json(configs / "train.json", train)
     write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
-    for name in COPIED_CONFIGS:
-        shutil.copy(BUNDLE_ROOT / "configs" / name, folder / "configs" / name)
+    for path in (BUNDLE_ROOT / "configs").glob("dataset_*.json"):
+        if not _holds_absolute(read_json(path)):
+            shutil.copy(path, configs / path.name)
+    own = configs / f"dataset_{train['dataset_name']}.json"
+    if not own.is_file():
+        write_json(own, {key: train[key] for key in ("dataset_name", *KEYS, "model_mpp") if key in train})
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
@@ -133,10 +143,10 @@ def write_metadata(folder: Path, facts: Facts) -> None:
     """Complete ``metadata.json`` with the facts of the card, the stage-1 network, and the installed versions."""
     path = folder / "configs" / "metadata.json"
     metadata = read_json(path)
-    configs = sorted((folder / "configs").glob("*.json"))
-    packages = required_packages(configs, folder)
+    always = (*metadata["required_packages_version"], *MONAI_NEEDS)
+    packages = required_packages(sorted((folder / "configs").glob("*.json")), folder, always)
     metadata |= {key: packages.pop(name) for name, key in OWN_PINS.items()}
-    metadata["required_packages_version"] = packages | {name: version(name) for name in COMMANDS_NEED}
+    metadata["required_packages_version"] = packages
     metadata |= facts.metadata()
     train = read_json(folder / "configs" / "train.json")
     channels = {str(channel): name for channel, name in enumerate(train["class_names"])}
@@ -167,15 +177,16 @@ def write_large_files(folder: Path, repo_id: str, bundle_version: str) -> None:
 def build(folder: Path, trained: Trained, facts: Facts) -> None:
     """Fill ``folder`` with an exported bundle."""
     train = facts.config
+    copy_code(folder)
     write_configs(folder, train)
-    configs = sorted((folder / "configs").glob("*.json"))
-    for path in reached_files(configs, BUNDLE_ROOT):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(BUNDLE_ROOT / path, folder / path)
     write_weights(folder, trained.weights, trained.classifier)
     write_metadata(folder, facts)
+    (folder / "docs").mkdir()
+    for name in COPIED_DOCS:
+        shutil.copy(BUNDLE_ROOT / "docs" / name, folder / "docs" / name)
+    in_export = (BUNDLE_ROOT / "LICENSE").is_file()  # in a checkout it is beside the bundle
     for name in ("LICENSE", "CITATION.cff"):
-        shutil.copy(BUNDLE_ROOT.parent / name, folder / name)
+        shutil.copy((BUNDLE_ROOT if in_export else BUNDLE_ROOT.parent) / name, folder / name)
     test = Template((BUNDLE_ROOT / "docs" / "zoo_unit_test.txt").read_text(encoding="utf-8"))
     documents = {
         "docs/README.md": text_card(facts),
@@ -191,6 +202,16 @@ def build(folder: Path, trained: Trained, facts: Facts) -> None:
     write_large_files(folder, facts.repo_id, facts.version)
 
 
+def require_free(folder: Path, overwrite: bool) -> None:
+    """Raise an error unless ``folder`` is new, or an exported bundle to be overwritten."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} must not exist yet; pass --overwrite to replace it, or another --name.")
+    if not (folder / "unit_tests" / f"test_{folder.name}.py").is_file():
+        raise FileExistsError(f"--overwrite replaces exported bundles only, and {folder} is none; pass another --name.")
+
+
 def export(
     method: str,
     weights: str,
@@ -199,6 +220,8 @@ def export(
     dataset: str | None = None,
     classifier: str | None = None,
     repo_id: str | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Export a bundle; see the module's docstring.
 
@@ -210,20 +233,24 @@ def export(
         dataset: with a weight file, the overlay of the data set it was trained on; default: LUAD-HistoSeg's.
         classifier: with a weight file, the stage-1 weight file to include, if any.
         repo_id: the Hub repository, ``OWNER/NAME``, that hosts large files; default: the Model Zoo's.
+        name: the bundle's name; default: ``METHOD_histopathology_segmentation``.
+        overwrite: replace an exported bundle of the same name.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        FileExistsError: if ``output`` already has such a bundle's folder; a zip alone is overwritten.
+        FileExistsError: if ``output`` already has a folder of that name; a zip alone is overwritten.
         BundleError: for an unknown method or preset, one that is not the run's, or weights that do not match.
     """
     source, output = Path(str(weights)).resolve(), Path(str(output)).resolve()
-    name = f"{method}_histopathology_segmentation"
-    folder = output / name
-    archive = output / f"{name}.zip"
-    if folder.exists():
-        raise FileExistsError(f"`output` must not contain {name} yet; remove {folder} or choose another folder.")
+    name = f"{method}_histopathology_segmentation" if name is None else name
+    if NAME.fullmatch(name) is None:
+        raise BundleError(
+            f"`name` must be letters, digits and underscores, starting with a letter, got {name!r}; rename the bundle."
+        )
+    folder, archive = output / name, output / f"{name}.zip"
+    require_free(folder, overwrite)
     if source.is_dir():
         if dataset is not None or classifier is not None:
             raise BundleError("`dataset` and `classifier` must be left out with a run's folder, which has its own.")
@@ -234,7 +261,7 @@ def export(
         trained = Trained(config, config, config["patch_size"]["default"], source, stage_1, None)
     facts = Facts(
         name=name,
-        version=read_json(BUNDLE_ROOT / "configs" / "metadata.json")["version"],
+        version=read_json(untrained("metadata.json"))["version"],
         repo_id=repo_id or f"MONAI/{name}",
         config=shareable(trained.config, trained.defaults, trained.patch_size),
         cards=read_cards(BUNDLE_ROOT / "docs" / "cards.json"),
@@ -250,4 +277,6 @@ def export(
             build(draft, trained, facts)
             with atomic_path(archive) as temporary:
                 shutil.make_archive(str(temporary.with_suffix("")), "zip", draft.parent, name)
+            if folder.exists():
+                folder.rename(draft.with_name("replaced"))  # and deleted with the temporary folder
     return folder

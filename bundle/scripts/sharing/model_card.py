@@ -141,6 +141,7 @@ def text_card(facts: Facts) -> str:
         source=facts.data["source"],
         terms=facts.data["terms"],
         classes=", ".join(config["class_names"]),
+        dataset=config["dataset_name"],
         values=", ".join(f"{value} {name}" for value, name in enumerate(Classes.of(config).value_names)),
         num_classes=len(config["class_names"]),
         patch=" x ".join(str(side) for side in config["patch_size"]["default"]),

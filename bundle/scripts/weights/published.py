@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 
 from ..errors import BundleError
 from ..networks import ResNet38d
-from ..runs.run_folder import BUNDLE_ROOT
+from ..runs.run_folder import BUNDLE_ROOT, untrained
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ CHECKPOINTS = {
 def expected_state(kind: str, num_classes: int) -> StateDict:
     """Names and shapes of a method's own network for ``num_classes`` classes, as tensors without values."""
     parser = ConfigParser()
-    parser.read_config([BUNDLE_ROOT / "configs" / "train.json", BUNDLE_ROOT / "configs" / CHECKPOINTS[kind].method])
+    parser.read_config([untrained("train.json"), BUNDLE_ROOT / "configs" / CHECKPOINTS[kind].method])
     parser["num_classes"] = num_classes
     with torch.device("meta"):
         return parser.get_parsed_content(CHECKPOINTS[kind].definition).state_dict()

@@ -206,10 +206,18 @@ def test_published_values_of_a_range_are_its_lowest(source, tmp_path):
     assert (read(tmp_path / "out/val/mask/s0.png") == expected).all()
 
 
-def test_refuses_to_write_masks_that_the_overlay_misreads(source, tmp_path):
-    overlay = write_overlay(tmp_path, source=None, mask_values={"0": 1, "1": 2, "3": 0})
-    with pytest.raises(ValueError, match=r"maps \{0: 1, 1: 2, 2: -1\}; set `published_values`"):
-        prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16)
+def test_mask_values_that_were_edited_read_the_prepared_masks_too(source, tmp_path):
+    mask_values = {"0": 1, "1": 2, "3": 0}  # what the values in the masks mean; 0 would be read as 1
+    overlay = write_overlay(tmp_path, source=None, mask_values=mask_values)
+    report = prepare(str(source), str(tmp_path / "out"), overlay, patch_size=16, stride=16, train_masks=True)
+    assert report["written_values"] == {0: 3, 1: 0, 2: 1}
+    for split, name in (("val", "s0"), ("test", "s0")):
+        written = read(tmp_path / f"out/{split}/mask/{name}.png")
+        assert (written == read(source / split / "mask" / f"{name}.png")).all()
+    for path in (tmp_path / "out/train/mask").iterdir():
+        shown = {mask_values[str(value)] for value in np.unique(read(path))}
+        few = {int(digit) * value for digit, value in zip(re.findall(r"[01]", path.stem.split("[")[1]), (1, 2))} - {0}
+        assert few <= shown  # the labels of the patches speak of the same tissues
 
 
 def test_prepares_the_splits_asked_for_and_found(source, tmp_path):

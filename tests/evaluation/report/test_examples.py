@@ -3,6 +3,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from some_classes import some_classes
 
@@ -48,6 +49,24 @@ def test_a_row_shows_what_each_stage_saw(folders):
     assert colours["prediction"] == (50, 100, 50) and colours["truth"] == (150, 50, 50)
 
 
+def test_heat_maps_are_of_the_classes_that_a_mask_shows_and_of_the_same_channel(folders):
+    def cams(image):  # class a left, class b right
+        assert image.shape == (1, 3, 4, 6) and image.mean() == pytest.approx(100 / 255)
+        left = torch.zeros(1, 2, 4, 6)
+        left[:, 0, :, :3], left[:, 1, :, 3:] = 1, 1
+        return left
+
+    row = ValExamples(*folders, CLASSES, cams).row("a.png")  # a in the truth, b in the prediction
+    assert list(row)[1:3] == ["heat map of a", "heat map of b"]
+    blue, red = (50, 50, 114), (114, 50, 50)
+    assert [row[f"heat map of {name}"].getpixel(place) for name in "ab" for place in ((0, 0), (5, 3))] == [
+        *(red, blue),
+        *(blue, red),
+    ]
+    (folders[0] / "predictions/segmenter_val/a.png").unlink()
+    assert "heat map of b" not in ValExamples(*folders, CLASSES, cams).row("a.png")
+
+
 def test_an_image_or_data_set_that_is_gone_is_an_error(folders):
     with pytest.raises(FileNotFoundError, match="b.png is no longer among the val images"):
         ValExamples(*folders, CLASSES).row("b.png")
@@ -55,7 +74,7 @@ def test_an_image_or_data_set_that_is_gone_is_an_error(folders):
         ValExamples(folders[0], "elsewhere", CLASSES)
 
 
-@pytest.mark.parametrize(("size", "shown"), [((640, 160), (320, 80)), ((100, 800), (40, 320)), ((64, 64), (64, 64))])
+@pytest.mark.parametrize(("size", "shown"), [((1280, 320), (640, 160)), ((200, 1600), (80, 640)), ((64, 64), (64, 64))])
 def test_pictures_carry_their_data_and_are_small(size, shown):
     picture = Image.new("RGB", size, (10, 120, 200))
     element = embedded(picture)

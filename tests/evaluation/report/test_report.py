@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from some_classes import some_classes
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.evaluation.report.report import read_scores, report, write_report
+from scripts.evaluation.report.report import _clock, read_scores, report, write_report
 from scripts.files.atomic import write_csv, write_json
 from scripts.files.pictures import write_mask
 
@@ -60,6 +61,7 @@ def run_folder(tmp_path, dataset_dir):
     folder = tmp_path / "run"
     config = {"dataset_name": NASTY, "method_name": "esfan", "preset": "lite", "dataset_dir": str(dataset_dir)}
     config |= asdict(some_classes(NAMES[1:], palette=PALETTE)) | {"threshold": 0.3, "seed": 7}
+    config |= {"level_weights": [1, 0], "cam_segmenter": {"level_weights": [0.1, 0.9], "threshold": "@threshold"}}
     config |= {"train": {"epochs": 3, "batch_size": "$2 * @train#epochs"}}
     config |= {"segmenter_def": "@net", "net": {"_target_": "a.Pad", "network": {"_target_": "b.Net", "name": "tiny"}}}
     write_json(folder / "configs" / "train.json", config)
@@ -120,22 +122,52 @@ def three_digits(value):
     return "–" if value is None else f"{value:.3f}"
 
 
+HEAD = ["class", "overlap with the truth (IoU)", "Dice", "right where predicted (precision)", "found (recall)"]
+HEAD.append("share of true pixels")
+
+
+def precisions(result):
+    """The share of right ones among the scored pixels predicted as each class."""
+    first = len(result["confusion"]) - len(result["classes"])
+    columns = list(zip(*result["confusion"][first:]))[first:]
+    return [column[k] / sum(column) if sum(column) else None for k, column in enumerate(columns)]
+
+
 def expected_classes(result):
-    keys = ("iou", "dice", "recall")
-    rows = [[n, *(three_digits(s[k]) for k in keys), f"{s['pixels']:,.0f}"] for n, s in result["classes"].items()]
-    pixels = sum(s["pixels"] for s in result["classes"].values())
-    means = [three_digits(result[key]) for key in ("mean_iou", "mean_dice", "mean_accuracy")]
-    return [["class", "IoU", "Dice", "recall", "pixels"], *rows, ["mean", *means, f"{pixels:,.0f}"]]
+    right, pixels = precisions(result), sum(s["pixels"] for s in result["classes"].values())
+    rows = []
+    for (name, s), precision in zip(result["classes"].items(), right, strict=True):
+        cells = [three_digits(value) for value in (s["iou"], s["dice"], precision, s["recall"])]
+        rows.append([name, *cells, f"{100 * s['pixels'] / pixels:.0f} %"])
+    known = [value for value in right if value is not None]
+    means = [result["mean_iou"], result["mean_dice"], sum(known) / len(known) if known else None]
+    means = [three_digits(value) for value in (*means, result["mean_accuracy"])]
+    return [HEAD, *rows, ["mean", *means, "100 %"]]
 
 
 def test_scores_are_those_of_the_files_under_both_protocols(run_folder, dataset_dir):
     page = written(run_folder, dataset_dir)
-    found = [table for table in page.tables if table[0][0] == "class"]
+    found = [table for table in page.tables if table[0][:2] == HEAD[:2]]
     expected = [scores(title)["protocols"] for title in ("classifier_val", "segmenter_val", "segmenter_test")]
     assert found == [expected_classes(result) for protocols in expected for result in protocols.values()]
-    assert [text for text in page.texts if text in ("published", "with_background")] == list(expected[0]) * 3
-    cards = [text for text in page.texts if re.fullmatch(r"\d+\.\d+", text)][:4]
-    assert cards == [*(three_digits(protocols["published"]["mean_iou"]) for protocols in expected), "2.5"]
+    protocols = [re.search(r"\(protocol (\w+)\)", text) for text in page.texts]
+    assert [match[1] for match in protocols if match] == list(expected[0]) * 3
+    cards = [text for text in page.texts if re.fullmatch(r"\d+[.:]\d+( min)?", text)][:4]
+    assert cards == [*(f"{protocols['published']['mean_iou']:.2f}" for protocols in expected), "2:30 min"]
+
+
+def test_every_measure_is_explained(run_folder, dataset_dir):
+    page = written(run_folder, dataset_dir)
+    titles = [a["title"] for tag, a in page.elements if tag == "th" and "title" in a][:4]
+    assert len(set(titles)) == 4 and set(titles) <= set(page.texts) and set(HEAD[1:5]) <= set(page.texts)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "text"),
+    [(0.53, "0:32 min"), (6.42, "6:25 min"), (59.999, "1:00 h"), (0, "0:00 min"), (125.5, "2:05 h")],
+)
+def test_durations_have_seconds_or_hours(minutes, text):
+    assert _clock(minutes) == text
 
 
 def test_confusions_are_shares_of_the_true_pixels(run_folder, dataset_dir):
@@ -143,8 +175,8 @@ def test_confusions_are_shares_of_the_true_pixels(run_folder, dataset_dir):
     published, with_background = [table for table in page.tables if table[0][0].startswith("truth")][:2]
     assert with_background[0][1:] == NAMES and published[0] == with_background[0]
     assert with_background[1:] == [
-        ["background", "0.600", "0.300", "0.100"],
-        [NASTY, "0.000", "0.750", "0.250"],
+        ["background", "60 %", "30 %", "10 %"],
+        [NASTY, "0 %", "75 %", "25 %"],
         ["stroma", "–", "–", "–"],
     ]
     assert published[1:] == with_background[2:]  # true background leaves the score
@@ -156,7 +188,7 @@ def test_data_without_background_have_one_protocol(run_folder, dataset_dir):
     for path in (run_folder / "scores").glob("*.json"):
         write_json(path, scores(path.stem, background=False))
     page = written(run_folder, dataset_dir)
-    assert len([table for table in page.tables if table[0][0] == "class"]) == 3
+    assert len([table for table in page.tables if table[0] == HEAD]) == 3
     assert not any("with_background" in text for text in page.texts)
 
 
@@ -167,16 +199,40 @@ def test_what_files_and_people_name_is_text_and_no_markup(run_folder, dataset_di
     content = (run_folder / "report.html").read_text(encoding="utf-8")
     assert "<b>" not in content and str(escape(NASTY)) in content
     attributes = [a for _, a in page.elements]
-    assert all(a.get("src", "data:").startswith("data:") and "href" not in a for a in attributes)
+    assert all(a.get("src", "data:").startswith("data:") for a in attributes)
+
+
+def test_links_are_relative_and_lead_to_what_is_there(run_folder, dataset_dir):
+    (run_folder / "run.log").touch()
+    (run_folder / "pictures").mkdir()
+    (run_folder / "pictures" / "50% #1.png").touch()
+    addresses = [attributes["href"] for tag, attributes in written(run_folder, dataset_dir).elements if tag == "a"]
+    assert all((run_folder / unquote(address)).exists() for address in addresses)
+    assert {"run.log", "configs/train.json", "predictions/segmenter_val/", "pictures/50%25%20%231.png"} <= set(
+        addresses
+    )
+    assert len(set(addresses)) == len(addresses) and "pseudo_masks/" not in addresses
+
+
+def test_labels_are_counted_in_train_by_name_and_elsewhere_by_mask(run_folder, dataset_dir):
+    (dataset_dir / "train" / "img").mkdir(parents=True)
+    for name in ("a[1 0].png", "b[1 1].png", "c[1 0].png"):
+        (dataset_dir / "train" / "img" / name).touch()
+    mask = Image.new("L", (8, 6), 1)
+    mask.putpixel((0, 0), 2)
+    mask.save(dataset_dir / "val" / "mask" / "b.png")
+    tables = [table for table in written(run_folder, dataset_dir).tables if table[0] == ["class", "train", "val"]]
+    assert tables == [[["class", "train", "val"], [NASTY, "3", "5"], ["stroma", "1", "1"], ["all", "3", "5"]]]
 
 
 def test_best_median_and_worst_images_are_shown(run_folder, dataset_dir):
     page = written(run_folder, dataset_dir)
     kinds = ["image", "pseudo mask", "prediction", "truth"]
-    assert page.texts_of_pictures() == [f"{kind} of {name}" for name in ("b.png", "a.png", "d.png") for kind in kinds]
+    assert page.texts_of_pictures() == [f"{kind}, {name}" for name in ("b.png", "a.png", "d.png") for kind in kinds]
     text = "".join(page.texts)
-    for caption in ("best: b.png, mean IoU 0.750", "median: a.png, mean IoU 0.500", "worst: d.png, mean IoU 0.250"):
+    for caption in ("best: b.png, over", "(mean IoU) 0.75", "median: a.png, over", "worst: d.png, over"):
         assert caption in text
+    assert [tag for tag, _ in page.elements].count("summary") == 12 + 1  # each can be enlarged; the config unfolds
     with Image.open(run_folder / "pictures" / "examples.png") as sheet:  # three rows of four pictures of 8x6 px
         assert sheet.height > 3 * 224 and sheet.width > 4 * 224
 
@@ -202,11 +258,12 @@ def test_without_a_score_there_is_no_image_to_show(run_folder, dataset_dir):
 def test_settings_curves_and_versions(run_folder, dataset_dir):
     page = written(run_folder, dataset_dir)
     tables = {table[0][0]: table for table in page.tables}
-    assert tables["stage"][1] == ["train_classifier", "2026-01-02 03:04", "1.25", "7", "abc123"]
+    assert tables["stage"][1] == ["train_classifier", "2026-01-02 03:04", "1:15 min", "7", "abc123"]
     training = {row[0]: row[1:] for row in tables["training"]}
     assert training["network"] == ["", "Pad · Net tiny"] and training["epochs"] == ["–", "3"]
     assert training["batch size"] == ["–", "6"]  # an expression
-    assert ["threshold of the CAMs", "0.3"] in tables["other settings"]
+    assert ["probability above which a class is present", "0.3"] in tables["other settings"]
+    assert ["level weights of the heat maps (CAMs)", "[0.1, 0.9]"] in tables["other settings"]  # those in use
     assert tables["package"] == [["package", "version"], ["torch", "1.0, 2.0"]]
     config = json.loads((run_folder / "configs" / "train.json").read_text())
     assert any(text.startswith("{") and json.loads(text) == config for text in page.texts)
@@ -235,7 +292,16 @@ def test_an_adaptation_shows_before_and_after(run_folder, dataset_dir):
     tables = {table[0][0]: table for table in page.tables}
     assert ["started from", "/old/run"] in tables["other settings"] and len(tables["training"][0]) == 2
     kinds = ["image", "before the adaptation", "prediction", "truth"]
-    assert page.texts_of_pictures()[:4] == [f"{kind} of b.png" for kind in kinds]
+    assert page.texts_of_pictures()[:4] == [f"{kind}, b.png" for kind in kinds]
+
+
+def test_settings_of_cams_are_shown_only_if_there_were_any(run_folder, dataset_dir):
+    record = json.loads((run_folder / "run.json").read_text())
+    del record["stages"]["train_classifier"]
+    write_json(run_folder / "run.json", record)
+    assert not any(
+        "CAM" in row[0] or "class is present" in row[0] for t in written(run_folder, dataset_dir).tables for row in t
+    )
 
 
 def test_a_run_without_its_data_or_predictions_says_so(run_folder, dataset_dir, tmp_path):
@@ -244,7 +310,7 @@ def test_a_run_without_its_data_or_predictions_says_so(run_folder, dataset_dir, 
     assert any(text.startswith("No pictures: ") and "elsewhere/val does not exist" in text for text in page.texts)
     shutil.rmtree(run_folder / "predictions")
     page = written(run_folder, dataset_dir)
-    assert page.texts_of_pictures()[:2] == ["image of b.png", "truth of b.png"]
+    assert page.texts_of_pictures()[:2] == ["image, b.png", "truth, b.png"]
     assert "The folder `predictions` is missing; score the network again to create it." in page.texts
 
 
@@ -269,11 +335,13 @@ def test_the_command_writes_the_report_of_a_moved_run_again(finished_run, tmp_pa
 def test_a_training_ends_with_a_report(finished_run):
     page = Page(finished_run / "report.html")
     titles = ("classifier_val", "segmenter_val", "classifier_test", "segmenter_test")
-    found = [table for table in page.tables if table[0][0] == "class"]
+    found = [table for table in page.tables if table[0] == HEAD]
     files = [json.loads((finished_run / "scores" / f"{title}.json").read_text())["protocols"] for title in titles]
     assert found == [expected_classes(result) for protocols in files for result in protocols.values()]
     pictures = page.texts_of_pictures()
-    assert len(pictures) == 3 * 4 and len(set(pictures)) == 12  # three images of val, each once
+    heat_maps = [text for text in pictures if text.startswith("heat map of ")]
+    assert len(pictures) == 3 * 4 + len(heat_maps) == len(set(pictures))  # three images of val, each once
+    assert len(heat_maps) >= 3
     curves = [a["aria-label"].split()[0] for tag, a in page.elements if tag == "svg"]
     assert curves == ["classifier_loss", "segmenter_loss", "val_mean_iou"]
 
@@ -309,7 +377,7 @@ def test_a_browser_shows_every_picture_without_an_error(finished_run, tmp_path):
     content = (finished_run / "report.html").read_text(encoding="utf-8")
     found, errors = look_at(content, tmp_path / "whole")
     assert errors == []
-    assert found == {"sizes": [[64, 64]] * 12, "broken": 0, "width": 1100}
+    assert found == {"sizes": [[64, 64]] * content.count("<img"), "broken": 0, "width": 1100}
     found, _ = look_at(content.replace("base64,/9j/", "base64,AAAA", 1), tmp_path / "broken")  # the look can fail
     assert found["broken"] == 1 and found["sizes"].count([0, 0]) == 1
     for name, tag in (("load", '<img src="http://localhost:9/a.png">'), ("run", "<script>1</script>")):

@@ -15,7 +15,7 @@ from ...files.pictures import mask_picture
 from .synthetic_tissue import MIN_SHARE, MIN_SIZE_PX, PALETTE, STAINS, TISSUES, Stain, make_patch, require_whole_number
 
 SPLITS = ("train", "val", "test")
-GENERATOR = 1  # increment when the same settings produce different pixels
+GENERATOR = {"lab_a": 1, "lab_b": 2}  # by stain; increment when the same settings produce different pixels
 
 
 def draw_example(seed: int, split: str, index: int, size_px: int, stain: Stain) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def make_demo_data(
         )
     counts = {f"{split}/img": total for split, total in totals.items()}
     counts |= {f"{split}/mask": totals[split] for split in SPLITS if split != "train" or train_masks}
-    settings = {"generator": GENERATOR, "seed": seed, "size_px": size_px, "stain": stain, "counts": counts}
+    settings = {"generator": GENERATOR[stain], "seed": seed, "size_px": size_px, "stain": stain, "counts": counts}
     output_dir = Path(str(output_dir)).resolve()  # Fire reads a folder named 2024 as a number
     if holds_data(output_dir, settings):
         return output_dir

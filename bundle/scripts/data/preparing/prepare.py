@@ -198,21 +198,13 @@ def new_file(path: Path) -> Path:
 def written_values(classes: Classes, published: bool) -> dict[int, int]:
     """The value to write for each of our values: the same, or that of the data set's ``published`` files.
 
+    Where ``mask_values`` would misread ours, for instance if it maps 64 and 128 to them, the files' are written too.
     Ignored pixels keep the data set's ``ignore_value``, if it has one.
-
-    Raises:
-        BundleError: if our values would be misread by ``mask_values``.
     """
     written, table = inverse(classes.mask_values), classes.lookup_table()
     ignored = dict.fromkeys(table[table == IGNORED].tolist(), classes.ignore_value)
-    if published:
+    if published or any(table[ours] != ours for ours in written):
         return written | ignored
-    misread = {ours: int(table[ours]) for ours in written if table[ours] != ours}
-    if misread:
-        raise BundleError(
-            f"`mask_values` must map each of our values to itself, but maps {misread}; set `published_values`, or "
-            "move these to the overlay's `source` and write `mask_values` that map each value to itself."
-        )
     return {ours: ours for ours in written} | ignored
 
 
@@ -259,7 +251,8 @@ def prepare(
             ``source``, or half of ``patch_size`` if that is given.
         min_share: smallest share of a patch at which a class counts as present; default: from the overlay's ``source``,
             or 0.05.
-        published_values: write masks with the file values of ``mask_values`` instead of ours.
+        published_values: write masks with the file values of ``mask_values`` instead of ours, as happens anyway if
+            it does not map ours to themselves.
         splits: the splits to prepare.
         train_masks: also write the masks of the training patches, for few-shot adaptation; training never reads them.
         group: regular expression; images whose names have the same match, e.g. the slide's name, stay in one split.

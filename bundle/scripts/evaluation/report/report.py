@@ -1,4 +1,4 @@
-"""A run's ``report.html``: settings, learning curves, scores and example images in one file.
+"""A run's ``report.html``: scores, example images, labels, learning curves and settings on one page.
 
 python -m scripts report RUN --dataset-dir WHERE_THE_DATA_ARE_NOW
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ignite import distributed
 from monai.bundle import ConfigParser
 
@@ -17,26 +18,41 @@ from ...data.classes import KEYS, Classes
 from ...errors import BundleError
 from ...files.atomic import NAMES, write_text
 from ...files.foreign_files import read_json
-from ...files.pictures import panels, write_png
+from ...files.pictures import heat_legend, panels, write_png
 from ...runs.old_names import read_configs
 from ...runs.run_folder import read_record
 from ...runs.stages import stage_parser
 from .curves import chart, read_curves
 from .examples import ValExamples, best_median_worst, embedded
+from .labels import label_counts
+from .links import links
 from .templates import render
 
 logger = logging.getLogger(__name__)
 
 STAGES = {"source": "before the adaptation", "classifier": "classifier", "segmenter": "segmentation network"}
+MEASURES = {  # by key in the scores: a name, and what it means
+    "iou": ("overlap with the truth (IoU)", "pixels shared by prediction and truth, out of those in either; 1 is best"),
+    "dice": ("Dice", "overlap as twice the shared pixels, out of the sum of both; never less than the IoU"),
+    "precision": ("right where predicted (precision)", "the share of the predicted pixels that are the class in truth"),
+    "recall": ("found (recall)", "the share of the true pixels that are predicted as the class"),
+}
+PROTOCOLS = {
+    "published": "true background not scored (protocol published)",
+    "with_background": "background scored like a class (protocol with_background)",
+}
 TRAINING_SETTINGS = {  # by key in a training's section
     "epochs": "epochs",
     "batch_size": "batch size",
     "accumulation_steps": "batches per step",
     "lr": "learning rate",
 }
+CAM_SETTINGS = {
+    "cam_segmenter#level_weights": "level weights of the heat maps (CAMs)",
+    "cam_segmenter#threshold": "probability above which a class is present",
+}
+CAM_STAGES = {"train_classifier", "generate_pseudo_masks"}
 OTHER_SETTINGS = {
-    "level_weights": "level weights of the CAMs",
-    "threshold": "threshold of the CAMs",
     "seed": "seed",
     "precision": "precision",
     "amp": "automatic mixed precision",
@@ -50,11 +66,11 @@ OTHER_SETTINGS = {
 
 @distributed.one_rank_only()
 def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
-    """Write ``report.html`` from the files of a run folder; missing parts are replaced by a sentence.
+    """Write ``report.html`` from the files of a run folder; missing parts are replaced by a sentence, or left out.
 
     Args:
         output_dir: the run folder.
-        dataset_dir: the data set's folder, for the pictures.
+        dataset_dir: the data set's folder, for the pictures and the numbers of labels.
 
     Returns:
         The file's path.
@@ -67,18 +83,29 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     if not config_file.is_file():
         raise BundleError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
     parser, record = read_configs(config_file), read_record(output_dir)["stages"]
+    parser.update({"bundle_root": str(output_dir), "dataset_dir": str(dataset_dir), "device": "$torch.device('cpu')"})
+    classes = Classes(**{key: parser.get_parsed_content(key) for key in (*KEYS, "ignore_value") if key in parser})
+    adapted = "num_images" in parser
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     page = render(
         "report.jinja",
         style="report.css",
-        title=title + (" · adapted" if "num_images" in parser else ""),
+        title=title + (" · adapted" if adapted else ""),
         stages=record,
-        examples=_examples(output_dir, Path(dataset_dir), parser),
+        clock=_clock,
+        examples=_examples(output_dir, Path(dataset_dir), classes, parser),
+        heat_legend=heat_legend(5),
+        labels=label_counts(dataset_dir, classes, parser.get_parsed_content("label_file", default=None)),
+        adapted=adapted,
         scores=read_scores(output_dir / "scores"),
+        measures=MEASURES,
+        protocols=PROTOCOLS,
+        class_rows=_class_rows,
         confusion_table=_confusion_table,
         curves=_curves(output_dir / "tensorboard"),
-        **_settings(parser),
+        **_settings(parser, OTHER_SETTINGS | (CAM_SETTINGS if CAM_STAGES & record.keys() else {})),
         versions=_versions(record),
+        links=links(output_dir),
         config=json.dumps(read_json(config_file), indent=4, ensure_ascii=False),
     )
     write_text(path, page)
@@ -124,6 +151,31 @@ def _curves(folder: Path) -> list[dict[str, str]]:
     return curves
 
 
+def _clock(minutes: float) -> str:
+    """A duration as minutes and seconds, or from an hour on as hours and minutes."""
+    seconds = round(60 * minutes)
+    if seconds < 3600:
+        return f"{seconds // 60}:{seconds % 60:02} min"
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02} h"
+
+
+def _class_rows(result: Mapping[str, Any]) -> list[tuple[str, list[float | None], float]]:
+    """Each class with its ``MEASURES`` and its share of the true pixels, and at the end their means."""
+    confusion = np.array(result["confusion"], dtype=float)
+    first = len(confusion) - len(result["classes"])  # 1 where true background is not scored
+    predicted, hits = confusion[first:].sum(axis=0)[first:], confusion.diagonal()[first:]
+    precision = [hit / count if count else None for hit, count in zip(hits, predicted, strict=True)]
+    pixels = sum(scores["pixels"] for scores in result["classes"].values())
+    rows = []
+    for (name, scores), right in zip(result["classes"].items(), precision, strict=True):
+        values = scores | {"precision": right}
+        rows.append((name, [values[key] for key in MEASURES], scores["pixels"] / max(1, pixels)))
+    known = [value for value in precision if value is not None]
+    means = {"iou": result["mean_iou"], "dice": result["mean_dice"], "recall": result["mean_accuracy"]}
+    means["precision"] = sum(known) / len(known) if known else None
+    return [*rows, ("mean", [means[key] for key in MEASURES], 1.0)]
+
+
 def _confusion_table(result: Mapping[str, Any]) -> dict[str, Any]:
     """The confusion matrix as shares of each class's true pixels, correct ones on blue and wrong ones on orange."""
     classes, confusion = list(result["classes"]), result["confusion"]
@@ -141,7 +193,7 @@ def _shade(share: float, right: bool) -> str:
     return f"rgb({','.join(str(round(255 - share * (255 - channel))) for channel in full)})"
 
 
-def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict[str, Any]:
+def _examples(output_dir: Path, dataset_dir: Path, classes: Classes, parser: ConfigParser) -> dict[str, Any]:
     """Three val images, chosen by the segmentation network's score; also written to ``pictures/examples.png``."""
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
@@ -151,10 +203,11 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     scores = {name: float(cell) for name, cell in cells.items() if cell}
     chosen = best_median_worst(scores)
-    classes = Classes(**{key: parser.get_parsed_content(key) for key in (*KEYS, "ignore_value") if key in parser})
     figures, rows, sentences = [], [], []
+    trained = (output_dir / "models" / "classifier" / "model.pt").is_file()
     try:
-        examples = ValExamples(output_dir, dataset_dir, classes)
+        cams = parser.get_parsed_content("cam_segmenter").eval() if trained and chosen else None
+        examples = ValExamples(output_dir, dataset_dir, classes, cams)
         for place, name in chosen.items():
             rows.append(examples.row(name))
             pictures = {text: embedded(picture) for text, picture in rows[-1].items()}
@@ -172,12 +225,12 @@ def _examples(output_dir: Path, dataset_dir: Path, parser: ConfigParser) -> dict
     return {"legend": classes.legend, "figures": figures, "sentences": sentences}
 
 
-def _settings(parser: ConfigParser) -> dict[str, Any]:
-    """The most important settings."""
+def _settings(parser: ConfigParser, others: Mapping[str, str]) -> dict[str, Any]:
+    """The most important settings: those of the trainings, and ``others``, names by key."""
     trainings = ["classifier", "segmenter"] if "source_dir" not in parser else ["segmenter"]
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
     columns = [_training_settings(stage_parser(parser.get(), f"train_{network}"), network) for network in trainings]
-    values = [(name, parser.get_parsed_content(key, default=None)) for key, name in OTHER_SETTINGS.items()]
+    values = [(name, parser.get_parsed_content(key, default=None)) for key, name in others.items()]
     return {
         "trainings": [STAGES[network] for network in trainings],
         "training_settings": list(zip(names, *columns, strict=True)),
