@@ -182,7 +182,10 @@ def _continues(config: Mapping[str, Any], stage: str) -> bool:
 
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
     """Run one stage, from scratch if ``again``."""
-    parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
+    settings = stage_config(config, stage) | {"stage": stage}
+    if "run_name" in settings:  # MONAI's --tracking: each stage is a run of its own, which resumes by its name
+        settings["run_name"] = settings["run_name"] or stage
+    parser = ConfigParser(config=settings)
     get = parser.get_parsed_content
 
     def work_through(key: str) -> None:
