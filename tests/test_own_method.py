@@ -1,4 +1,4 @@
-"""A method of one's own, that of docs/own_method.md: a Python file, an overlay of the method and one of the data set."""
+"""A method of one's own, that of docs/own_method.md: a Python file, overlays of the method and of the data set."""
 
 import json
 import re

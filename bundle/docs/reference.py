@@ -1,4 +1,4 @@
-"""Write the pages ``commands.md`` and ``keys.md`` from the commands and configs: ``python bundle/docs/reference.py``."""
+"""Write the pages ``commands.md`` and ``keys.md`` from commands and configs: ``python bundle/docs/reference.py``."""
 
 import html
 import json
@@ -48,8 +48,8 @@ def keys_page() -> str:
         "",
         f"<!-- {BY_SCRIPT} -->",
         "",
-        "Every key can be set on the command line, `--key value`, or by an overlay of your own, which is merged last; a "
-        "part of a section by its full key, such as `--train#optimizer#weight_decay 0`. Defaults are those of "
+        "Every key can be set on the command line, `--key value`, or by an overlay of your own, which is merged last; "
+        "a part of a section by its full key, such as `--train#optimizer#weight_decay 0`. Defaults are those of "
         "`train.json`, or of the first config in the last column, which names the configs that set a key to something "
         "else. `…` is a component or an expression: see the config. Where `classification` has the same part as "
         "`train`, it means the same in stage 1.",

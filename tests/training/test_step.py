@@ -63,9 +63,7 @@ def train(data, step, loss=None, change=None, epochs=1, device="cpu", **settings
     )
     if change is not None:
         engine.add_event_handler(Events.ITERATION_STARTED, lambda engine: change(loss, engine))
-    engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(loss_of(engine).item())
-    )
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(loss_of(engine).item()))
     if isinstance(step, TrainingStep) and device == "cpu":
         training_step.capture = capture_for(trained)
     torch.manual_seed(2)
