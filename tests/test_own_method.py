@@ -1,4 +1,4 @@
-"""A method of one's own, that of docs/methods.md: a Python file, an overlay of the method and one of the data set."""
+"""A method of one's own, that of docs/own_method.md: a Python file, overlays of the method and of the data set."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from scripts.data.items import find_images
 from scripts.data.preparing.demo import make_demo_data
 from scripts.runs.run_folder import RunFolder
 
-PAGE = (BUNDLE / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (BUNDLE / "docs" / "own_method.md").read_text(encoding="utf-8")
 FUSION_BLOCK, METHOD = (re.search(f"```{language}\n(.*?)```", PAGE, re.DOTALL)[1] for language in ("python", "json"))
 DATASET = {
     "dataset_name": "toy",

@@ -295,7 +295,7 @@ def inference(overlays, name, images, device="cpu", size=224, repeats=5):
 
 
 def agreement(device="cpu", run="output/demo_esfan_lite"):
-    """Masks of the demo's training patches, by the README's run: plain float32 against the faster ways."""
+    """Masks of the demo's training patches, by the README's demo: plain float32 against the faster ways."""
     saved = json.loads(Path(run, "configs/train.json").read_text())
     parser = configured([], **saved | {"output_dir": run, "device": device})
     classifier = parser.get_parsed_content("trained_classifier").eval().to(device)

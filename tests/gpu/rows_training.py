@@ -60,7 +60,7 @@ def mean_ious(output_dir: Path) -> dict[str, float]:
 
 
 def demo(conditions: Conditions):
-    """The README's first command."""
+    """The README's demo."""
     output_dir, log = conditions.folder / "demo_run", conditions.folder / "demo_run.txt"
     epochs = {"classifier_epochs": 1, "epochs": 1} if conditions.quick else {}
     began = time.monotonic()

@@ -39,7 +39,7 @@ def test_settings_from_python_are_keys_of_the_config():
     for name, near in (("sede", "'seed'"), ("train#trainer#max_epoch", "'train#trainer#max_epochs'")):
         with pytest.raises(BundleError, match=f"^'{name}' must be a key .* but is not; did you mean {near}?"):
             require_known_keys(["seed", name], TRAIN)
-    with pytest.raises(BundleError, match="'qqqq' must be .*; the README lists"):
+    with pytest.raises(BundleError, match="'qqqq' must be .*; docs/train.md lists"):
         require_known_keys(["qqqq"], TRAIN)
 
 

@@ -29,6 +29,7 @@ from scripts.training.handlers import (
     StageSizeHandler,
     WeightAveragingHandler,
 )
+from scripts.training.step import TrainingStep
 
 STEPS = 3  # in an epoch
 
@@ -94,6 +95,7 @@ class Training:
                 LrScheduleHandler(self.scheduler, epoch_level=False, print_lr=False),
                 ResumeHandler(folder / "checkpoint.pt", objects),
             ],
+            iteration_update=TrainingStep("halve the batch"),
             decollate=False,
         )
         self.history = []
@@ -101,7 +103,7 @@ class Training:
 
     def note(self, engine):
         rate = self.optimizer.param_groups[0]["lr"]
-        self.history.append((engine.state.epoch, self.loss.weight, rate, engine.state.output["loss"].item()))
+        self.history.append((engine.state.epoch, self.loss.weight, rate, engine.state.output[0]["loss"].item()))
 
     def run(self):
         self.trainer.run()
@@ -376,7 +378,7 @@ def log(caplog):
 
 def test_logs_the_mean_loss_of_each_epoch(log):
     losses = iter([1.0, 2.0, 6.0, 0.5, 0.5, 0.5])
-    engine = Engine(lambda engine, batch: {"loss": torch.tensor(next(losses))})
+    engine = Engine(lambda engine, batch: [{"loss": torch.tensor(next(losses))}])
     LossHandler("classifier").attach(engine)
     engine.run([0, 1, 2], max_epochs=2)
     assert [message.split(", 0 s")[0] for message in log.messages] == [
@@ -433,7 +435,7 @@ def late_losses(monkeypatch, losses, folder=None, late=2):
 
     def step(engine, batch):
         LateCopy.arrived = engine.state.iteration - late
-        return {"loss": torch.tensor(flat[engine.state.iteration - 1])}
+        return [{"loss": torch.tensor(flat[engine.state.iteration - 1])}]
 
     engine = Engine(step)
     LossHandler("classifier", folder).attach(engine)

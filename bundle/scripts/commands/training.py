@@ -212,7 +212,7 @@ def adapt(
 
 
 def experiment(
-    plan: Annotated[Path, Argument(help="The plan: JSON with configs, settings and variants (docs/experiments.md).")],
+    plan: Annotated[Path, Argument(help="The plan: JSON with configs, settings and variants (docs/results.md).")],
     output_dir: Annotated[Path, Option(help="Folder for the runs and the table.")],
     dataset: Annotated[str | None, Option(help="Value of {dataset} in the plan, for instance glas.")] = None,
     seeds: Annotated[str, Option(help="One or more seeds, separated by commas.")] = "0",

@@ -267,6 +267,10 @@ def portable(config: Mapping[str, Any], dataset_dir: str | Path, label_file: str
         here.pop(name, None)
         if name in there:
             here[name] = there[name]
+    for section in ("train", "validate"):  # MONAI's --tracking adds handlers to them
+        handlers = kept.get(section, {}).get("handlers")
+        if isinstance(handlers, list):
+            kept[section]["handlers"] = [handler for handler in handlers if not _tracks(handler)]
     kept |= {"bundle_root": ".", "output_dir": "@bundle_root", "dataset_dir": str(Path(dataset_dir).resolve())}
     kept["label_file"] = None if label_file is None else str(Path(label_file).resolve())
     if isinstance(kept.get("source_dir"), str):
@@ -288,6 +292,10 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, s
 
 def _is_tree(value: Any) -> bool:
     return isinstance(value, (Mapping, list))
+
+
+def _tracks(handler: Any) -> bool:
+    return isinstance(handler, Mapping) and handler.get("tracking_uri") == "@tracking_uri"
 
 
 def _short(text: str, length: int = 80) -> str:

@@ -17,7 +17,7 @@ from .components import find_target
 from .run_folder import BUNDLE_ROOT
 
 TRAIN = BUNDLE_ROOT / "configs" / "train.json"
-SEE_KEYS = "the README lists the most common keys, configs/train.json all of them."
+SEE_KEYS = "docs/train.md lists the most common keys, docs/keys.md all of them."
 SET_BY_US = ("run_id", "init_id", "final_id", "config_file", "args_file", "bundle_root")  # parameters of MONAI's run
 TEXTS = ("_dir", "_file", "_path", "_weights", "_name")
 COUNT = re.compile(r"(?:^|_|#)(?:epochs|batch_size|val_interval|accumulation_steps|num_images|threads)$")

@@ -218,7 +218,10 @@ def _work_through(parser: ConfigParser, key: str) -> None:
 
 def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool, data: Fingerprint | None) -> None:
     """Run one stage, from scratch if ``again``, on data with the fingerprint ``data``."""
-    parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
+    settings = stage_config(config, stage) | {"stage": stage}
+    if "run_name" in settings:  # MONAI's --tracking: each stage is a run of its own, which resumes by its name
+        settings["run_name"] = settings["run_name"] or stage
+    parser = ConfigParser(config=settings)
     get = parser.get_parsed_content
 
     _work_through(parser, "initialize")

@@ -90,7 +90,7 @@ class LossHandler:
         self._since, self._first_epoch = time.monotonic(), 0
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; must come before the handlers that validate and save."""
+        """Register with a trainer whose step is a ``TrainingStep``, before the handlers that validate and save."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish_epoch)
@@ -109,7 +109,7 @@ class LossHandler:
 
     def collect(self, engine: Engine) -> None:
         """Start copying a step's loss to the host, and record those that have arrived."""
-        self._on_their_way.append((engine.state.iteration, HostCopy(engine.state.output["loss"])))
+        self._on_their_way.append((engine.state.iteration, HostCopy(engine.state.output[0]["loss"])))
         while self._on_their_way and self._on_their_way[0][1].is_there():
             self._take(engine)
 

@@ -59,8 +59,13 @@ class TrainingStep:
         self._last_form: Any = None
         self._alike = 0  # consecutive batches of the same form so far
 
-    def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on a batch; the output has ``image``, ``label``, ``pred`` and ``loss``, without a gradient."""
+    def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Train on a batch.
+
+        Returns:
+            A list, as MONAI's handlers expect it of an engine, of one dictionary for the whole batch: ``image``,
+            ``label``, ``pred`` and ``loss``, without a gradient.
+        """
         size = batch[Keys.IMAGE].shape
         if self._usual is None:
             self._usual = size
@@ -72,7 +77,8 @@ class TrainingStep:
         with memory_advice(self.advice), training_algorithms(self.benchmark and size == self._usual):
             if self._uses_graph is None:
                 self._uses_graph = can_be_captured(engine)
-            return self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
+            output = self._step(engine, batch) if self._uses_graph else _detached(engine._iteration(engine, batch))
+        return output if isinstance(output, list) else [output]  # a trainer that decollates has made a list
 
     def _step(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)

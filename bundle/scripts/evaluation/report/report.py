@@ -130,9 +130,9 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
 def read_scores(folder: Path) -> list[dict[str, Any]]:
     """The scores of a run, with ``stage`` and ``split``: val first, stages in the order in which they run."""
     found = []
-    for path in folder.glob("*_*.json"):
-        stage, _, split = path.stem.rpartition("_")
-        found.append(read_json(path) | {"stage": stage, "split": split})
+    for split in ("val", "test"):  # other files, such as cam_fit.json, are not scores
+        for path in folder.glob(f"*_{split}.json"):
+            found.append(read_json(path) | {"stage": path.stem.removesuffix(f"_{split}"), "split": split})
     order = [*STAGES, *sorted({item["stage"] for item in found} - set(STAGES))]
     found.sort(key=lambda item: (item["split"] != "val", item["split"], order.index(item["stage"])))
     adapted = any(item["stage"] == "source" for item in found)
