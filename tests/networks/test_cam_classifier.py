@@ -262,3 +262,70 @@ def test_cams_do_not_depend_on_ibm_s_side_branches(training):
 def test_refuses_no_class():
     with pytest.raises(ValueError, match="`num_classes` must be at least 1, got 0; background does not count"):
         CAMClassifier(TinyBackbone(), 0)
+
+
+# --- four levels, rectified by the deepest
+
+
+class FourLevels(TinyBackbone):
+    channels = (5, 4, 6, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.early = nn.Conv2d(3, 5, 3, padding=1)
+
+    def levels(self, image):
+        return (self.early(image), *super().levels(image))
+
+
+class Rectify(nn.Module):
+    """Adds the sum of the deepest features to every value of a level."""
+
+    def __init__(self, channels, guide_channels):
+        super().__init__()
+        self.channels = (channels, guide_channels)
+
+    def forward(self, x, guide):
+        return x + guide.sum(dim=(1, 2, 3), keepdim=True)
+
+
+def four_levels(**options):
+    torch.manual_seed(0)
+    return CAMClassifier(FourLevels(), NUM_CLASSES, rectification=Rectify, dropout=0, **options)
+
+
+@torch.no_grad()
+def test_levels_before_the_deepest_are_rectified_by_it_and_all_are_supervised():
+    network = four_levels().eval()
+    assert [module.channels for module in network.rectifications] == [(5, 8), (4, 8), (6, 8)]
+    *before, x = network.backbone.levels(images())
+    deepest = network.backbone.deepest(x)
+    levels = [level + deepest.sum(dim=(1, 2, 3), keepdim=True) for level in before] + [deepest]
+    heads = (network.early_head, network.shallow_head, network.middle_head, network.deep_head)
+    logits = network(images())
+    assert len(logits) == 4
+    for z, level, head in zip(logits, levels, heads):
+        torch.testing.assert_close(z, slow_map(level, head.weight, head.bias).mean(dim=(2, 3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cam_bias", [False, True])
+def test_the_early_level_gives_no_cam_and_biases_count_if_asked_to(cam_bias):
+    network = four_levels(cam_bias=cam_bias).eval()
+    network.middle_head.bias.fill_(0.5)
+    *before, x = network.backbone.levels(images())
+    deepest = network.backbone.deepest(x)
+    levels = [level + deepest.sum(dim=(1, 2, 3), keepdim=True) for level in before[1:]] + [deepest]
+    heads = (network.shallow_head, network.middle_head, network.deep_head)
+    cams, prob = network.cams(images())
+    for cam, level, head in zip(cams, levels, heads, strict=True):
+        torch.testing.assert_close(cam, slow_map(level, head.weight, head.bias if cam_bias else None).clamp(min=0))
+    torch.testing.assert_close(prob, torch.sigmoid(network(images())[-1]))
+
+
+def test_every_head_starts_xavier_uniform_if_asked_to():
+    torch.manual_seed(0)
+    network = CAMClassifier(FourLevels(), 40, xavier_heads=True)
+    for name, channels in (("early", 5), ("shallow", 4), ("middle", 6), ("deep", 8)):
+        bound = math.sqrt(6 / (channels + 40))
+        assert 0.9 * bound < getattr(network, f"{name}_head").weight.abs().max() <= bound

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.networks import ResNet38d
+from scripts.networks import InputNormalization, ResNet38d
 from scripts.networks.resnet38d import BottleneckBlock, ResidualBlock
 
 # METHODS: stage, blocks, channels in, mid, out, stride of the first convolution, dilation
@@ -146,6 +146,29 @@ def test_features_are_those_of_a_literal_forward(network):
     assert [tuple(f.shape[1:]) for f in features] == [(512, 5, 3), (1024, 5, 3), (2048, 5, 3), (4096, 5, 3)]
     for feature, expected in zip(features, literal_features(image, network.state_dict())):
         torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_a_fourth_level_comes_before_the_others_and_the_input_may_be_normalized(network):
+    four = ResNet38d(num_levels=4, normalization=InputNormalization([0.4, 0.5, 0.6], [0.1, 0.2, 0.3]))
+    four.load_state_dict(network.state_dict())
+    four.eval()
+    image = torch.rand(1, 3, 17, 24, generator=torch.Generator().manual_seed(1))
+    early, *levels = four.levels(image)
+    normalized = (image - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    x = network.conv1a(normalized)
+    for block in (*network.b2, *network.b3):
+        x = block(x)
+    assert four.channels == (256, 512, 1024, 4096) and early.shape == (1, 256, 5, 6) and (early < 0).any()
+    torch.testing.assert_close(early, x)
+    for level, expected in zip(levels, network.levels(normalized), strict=True):
+        torch.testing.assert_close(level, expected)
+
+
+@pytest.mark.parametrize("num_levels", [2, 5])
+def test_refuses_another_number_of_levels(num_levels):
+    with pytest.raises(ValueError, match=f"`num_levels` must be 3 or 4, got {num_levels}"):
+        ResNet38d(num_levels=num_levels)
 
 
 @torch.no_grad()

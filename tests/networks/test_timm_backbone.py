@@ -32,6 +32,17 @@ def test_levels_are_the_last_three_of_timm_s_model(name, output_stride, strides,
     assert backbone.channels == channels and backbone.fusion_channels == channels[-1]
 
 
+@torch.no_grad()
+def test_a_fourth_level_comes_before_the_others():
+    three, four = TimmBackbone("resnet18", 16).eval(), TimmBackbone("resnet18", 16, num_levels=4).eval()
+    three.load_state_dict(four.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    early, *levels = four.levels(image)
+    assert four.channels == (64, *three.channels) and early.shape == (1, 64, 16, 24)
+    for level, expected in zip(levels, three.levels(image), strict=True):
+        assert torch.equal(level, expected)
+
+
 def test_keeps_the_deepest_level_as_it_is():
     x = torch.randn(1, 4, 2, 2)
     assert torch.equal(TimmBackbone("resnet18").deepest(x), x)

@@ -49,6 +49,19 @@ def test_levels_are_not_normalized_one_by_one():
     assert torch.equal(combine_cams([strong, weak], (4, 4), [1, 1]), torch.full((1, 1, 4, 4), 9.0))
 
 
+def test_levels_and_classes_are_scaled_one_by_one_if_asked_to():
+    cams, weights = random_cams(), (0.6, 0.2, 0.2)
+    cams[1][0, 2] = 3.0  # a constant map
+    expected = np.zeros((2, 3, 7, 9))
+    for weight, cam in zip(weights, cams):
+        for image, single in enumerate(cam.numpy()):
+            for channel, pixels in enumerate(slow_upsample(single, 7, 9)):
+                span = pixels.max() - pixels.min()
+                expected[image, channel] += weight * ((pixels - pixels.min()) / span if span > 1e-9 else 0)
+    combined = combine_cams(cams, (7, 9), weights, scaled=True)
+    np.testing.assert_allclose(combined.numpy(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0] * 4, []])
 def test_refuses_another_number_of_weights(weights):
     with pytest.raises(ValueError, match=r"`level_weights` must have one weight per CAM \(3\), got \["):
@@ -317,6 +330,15 @@ class SizeClassifier(nn.Module):
 
 def coloured(height=8, width=12, batch=2):
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_strengths_of_classes_change_nothing_where_levels_are_scaled():
+    image = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    plain, balanced = (
+        CAMSegmenter(ColourClassifier(), (0.6, 0.2, 0.2), 0.5, scaled_levels=True, class_strengths=given)(image)
+        for given in (None, [[1.0, 5.0, 9.0]] * 3)
+    )
+    assert torch.equal(plain, balanced)
 
 
 def slow_normalize(cam):

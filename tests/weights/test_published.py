@@ -9,7 +9,7 @@ import torch
 from scripts.networks import ResNet38d
 from scripts.weights.published import CHECKPOINTS, expected_state, from_checkpoint, from_imagenet
 
-K = {"esfan_stage1": 4, "esfan_stage2": 4, "ibdr_stage1": 2, "ibdr_stage2": 2}
+K = {"esfan_stage1": 4, "esfan_stage2": 4, "ibdr_stage1": 2, "ibdr_stage2": 2, "sshr": 4}
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -73,6 +73,17 @@ def head_shapes(k):
     return shapes | conv_shapes("fc8", [k, 4096, 1, 1])
 
 
+def hfrm_shapes(name, channels):
+    shapes = {f"{name}.gamma_veto": [1], f"{name}.gamma_context": [1]}
+    shapes |= {f"{name}.veto_mlp.0.weight": [512, 4096], f"{name}.veto_mlp.2.weight": [channels, 512]}
+    return shapes | conv_shapes(f"{name}.context_conv", [channels, 1, 15, 15])
+
+
+def sshr_shapes(k):
+    shapes = backbone_shapes() | head_shapes(k) | conv_shapes("ic_56", [k, 256, 1, 1], True)
+    return shapes | hfrm_shapes("hfrm_56", 256) | hfrm_shapes("hfrm_28_1", 512) | hfrm_shapes("hfrm_28_2", 1024)
+
+
 def pspnet_shapes(k, prefix=""):
     with torch.device("meta"):
         network = smp.PSPNet("tu-resnest200e", None, 3, psp_out_channels=512, classes=k, upsampling=8)
@@ -92,8 +103,15 @@ SHAPES = {
     "esfan_stage2": lambda: pspnet_shapes(4),
     "ibdr_stage1": lambda: backbone_shapes() | ibm_shapes() | head_shapes(2),
     "ibdr_stage2": lambda: dpr_shapes(2),
+    "sshr": lambda: sshr_shapes(4),
 }
-NUM_NAMES = {"esfan_stage1": 257, "esfan_stage2": 787, "ibdr_stage1": 262, "ibdr_stage2": 802}  # of the published files
+NUM_NAMES = {
+    "esfan_stage1": 257,
+    "esfan_stage2": 787,
+    "ibdr_stage1": 262,
+    "ibdr_stage2": 802,
+    "sshr": 260,
+}  # of the published files
 PAIRS = {  # ours: theirs
     "esfan_stage1": {
         "backbone.conv1a.weight": "conv1a.weight",
@@ -119,6 +137,15 @@ PAIRS = {  # ours: theirs
         "fusion.spatial_attention.conv.bias": "IBM.spatial_conv.bias",
         "fusion.boundary_branch.2.weight": "IBM.boundary_branch.2.weight",
         "fusion.embedding_branch.weight": "IBM.embedding_branch.weight",
+    },
+    "sshr": {
+        "early_head.bias": "ic_56.bias",
+        "shallow_head.weight": "ic1.weight",
+        "rectifications.0.gamma_context": "hfrm_56.gamma_context",
+        "rectifications.0.squeeze.weight": "hfrm_56.veto_mlp.0.weight",
+        "rectifications.1.gamma_veto": "hfrm_28_1.gamma_veto",
+        "rectifications.1.excite.weight": "hfrm_28_1.veto_mlp.2.weight",
+        "rectifications.2.context.weight": "hfrm_28_2.context_conv.weight",
     },
     "esfan_stage2": {
         "network.encoder.model.layer2.23.conv2.fc1.weight": "encoder.model.layer2.23.conv2.fc1.weight",

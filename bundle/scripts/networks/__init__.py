@@ -7,6 +7,7 @@ from .dual_path_refinement import DualPathRefinement, HierarchicalDualFeatureMod
 from .edge_semantic_fusion import EdgeSemanticFusion
 from .fast.fused_batch_norm import fuse_batch_norms
 from .fast.winograd import WinogradConv2d, with_winograd
+from .hierarchical_rectification import HierarchicalFeatureRectification
 from .implicit_boundary_mining import ImplicitBoundaryMining
 from .input_normalization import InputNormalization
 from .mirror_averaging import MirrorAveraging
@@ -21,6 +22,7 @@ __all__ = [
     "DualPathRefinement",
     "EdgeSemanticFusion",
     "HierarchicalDualFeatureModule",
+    "HierarchicalFeatureRectification",
     "ImplicitBoundaryMining",
     "InputNormalization",
     "MirrorAveraging",

@@ -1,8 +1,8 @@
 """ResNet38d: Wide-ResNet-38 (model A1), dilated to output stride 8.
 
 Architecture: Wu, Shen and van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition" (2016);
-dilated as in the backbone of ESFAN and IBDR. Layer names are those of the released ImageNet weights (``bn_branch2a``,
-``conv_branch2b1``, ...).
+dilated as in the backbone of ESFAN, IBDR and SSHR. Layer names are those of the released ImageNet weights
+(``bn_branch2a``, ``conv_branch2b1``, ...).
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from ..errors import BundleError
 
 
 class ResidualBlock(nn.Module):
@@ -93,18 +95,25 @@ class ResNet38d(nn.Module):
     """Backbone with three feature levels at stride 8: 512, 1024 and 4096 channels, all after batch norm and ReLU.
 
     ``levels`` stops before the last block (b7), where a fusion block with 2048 channels can be inserted; ``deepest``
-    runs the rest. The input is RGB in [0, 1] without further normalisation, as published.
+    runs the rest.
 
     Args:
         checkpointing: gradient checkpointing: recompute the activations within the residual blocks in the backward pass
             instead of storing them. Same values, less memory, more time.
+        num_levels: 3, or 4 for one more level before those: b3's output, 256 channels at stride 4, as it is.
+        normalization: applied to the input, RGB in [0, 1]; ``None`` leaves it as it is, as in ESFAN and IBDR.
     """
 
-    channels = (512, 1024, 4096)
     fusion_channels = 2048
 
-    def __init__(self, checkpointing: bool = False) -> None:
+    def __init__(
+        self, checkpointing: bool = False, num_levels: int = 3, normalization: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        if num_levels not in (3, 4):
+            raise BundleError(f"`num_levels` must be 3 or 4, got {num_levels}.")
+        self.channels = (256, 512, 1024, 4096)[-num_levels:]
+        self.normalization = nn.Identity() if normalization is None else normalization
         self.checkpointing = checkpointing
         self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.b2 = _residual_stage(3, 64, 128, 128, stride=2)
@@ -117,13 +126,15 @@ class ResNet38d(nn.Module):
         self.b7 = BottleneckBlock(2048, 4096, dilation=4, dropout=0.5)
         self.bn7 = nn.BatchNorm2d(4096)
 
-    def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map ``image``, (B, 3, H, W) in [0, 1], to the features f1 and f2 and b6's output, all at stride 8."""
-        x = self._run([*self.b2, *self.b3, *self.b4], self.conv1a(image))
+    def levels(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map ``image``, (B, 3, H, W) in [0, 1], to the levels before the deepest, and b6's output."""
+        early = self._run([*self.b2, *self.b3], self.conv1a(self.normalization(image)))  # (B, 256, H/4, W/4)
+        x = self._run(self.b4, early)
         shallow = F.relu(self.bn45(x), inplace=True)  # (B, 512, H/8, W/8)
         x = self._run(self.b5, x)
         middle = F.relu(self.bn52(x), inplace=True)  # (B, 1024, H/8, W/8)
-        return shallow, middle, self._run([self.b6], x)  # (B, 2048, H/8, W/8)
+        x = self._run([self.b6], x)  # (B, 2048, H/8, W/8)
+        return (early, shallow, middle, x)[-len(self.channels) :]
 
     def deepest(self, x: torch.Tensor) -> torch.Tensor:
         """Map b6's output, (B, 2048, h, w), possibly fused, to the feature f3, (B, 4096, h, w)."""

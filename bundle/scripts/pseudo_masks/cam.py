@@ -13,13 +13,16 @@ from ..runs.devices import to_device
 WINDOWS_AT_A_TIME = 16
 
 
-def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float]) -> torch.Tensor:
+def combine_cams(
+    cams: Sequence[torch.Tensor], size: Sequence[int], level_weights: Sequence[float], scaled: bool = False
+) -> torch.Tensor:
     """Upsample CAMs bilinearly to the image's ``size`` (height, width) and sum them with ``level_weights``.
 
     Args:
         cams: one non-negative CAM (B, K, h_i, w_i) per level.
         size: height and width of the image in pixels.
         level_weights: one weight per level.
+        scaled: whether to scale the map of each level and class to [0, 1] before they are summed.
 
     Returns:
         The combined CAM, (B, K, H, W).
@@ -27,7 +30,17 @@ def combine_cams(cams: Sequence[torch.Tensor], size: Sequence[int], level_weight
     if len(cams) != len(level_weights):
         raise BundleError(f"`level_weights` must have one weight per CAM ({len(cams)}), got {list(level_weights)}.")
     upsampled = (F.interpolate(cam, size=tuple(size), mode="bilinear", align_corners=False) for cam in cams)
+    if scaled:
+        upsampled = map(scale_each, upsampled)
     return sum(weight * cam for weight, cam in zip(level_weights, upsampled, strict=True))
+
+
+def scale_each(cam: torch.Tensor) -> torch.Tensor:
+    """Scale each map of ``cam``, (B, K, H, W), to [0, 1]; a constant map becomes 0 (SSHR)."""
+    low, high = cam.amin(dim=(2, 3), keepdim=True), cam.amax(dim=(2, 3), keepdim=True)
+    span = high - low
+    scaled = (cam - low) / (span + 1e-8)
+    return scaled * (span > 1e-5 * high)  # upsampling a constant map rounds, and scaling would enlarge that
 
 
 def balance_classes(
@@ -107,7 +120,8 @@ class CAMSegmenter(nn.Module):
         class_strengths: mean activation (levels, K) of each class in patches that show only that class, in the
             classifier's order (see ``class_balance``). The CAM of each class is divided by its strength, so that no
             tissue outgrows another merely because the classifier responds to it more strongly. ``None`` leaves the CAMs
-            unchanged, as published.
+            unchanged, as published. Without effect if ``scaled_levels``, which already makes all maps equally strong.
+        scaled_levels: scale the CAM of each level and class to [0, 1] before they are combined, as SSHR does.
     """
 
     def __init__(
@@ -121,6 +135,7 @@ class CAMSegmenter(nn.Module):
         dtype: str = "float32",
         window: Sequence[int] | None = None,
         class_strengths: Sequence[Sequence[float]] | None = None,
+        scaled_levels: bool = False,
     ) -> None:
         super().__init__()
         if class_strengths is not None and len(class_strengths) != len(level_weights):
@@ -138,7 +153,8 @@ class CAMSegmenter(nn.Module):
         self.scales = tuple(scales)
         self.dtype = getattr(torch, dtype)
         self.window = None if window is None else tuple(window)
-        self.class_strengths = class_strengths
+        self.class_strengths = None if scaled_levels else class_strengths
+        self.scaled_levels = scaled_levels
 
     def _averaged(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Combined CAM (B, K, H, W) and class probabilities (B, K), averaged over scales and flips."""
@@ -151,7 +167,7 @@ class CAMSegmenter(nn.Module):
             for axes in self.mirrored_axes:
                 with torch.autocast(image.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
                     cams, prob = self.classifier.cams(scaled.flip(axes) if axes else scaled)
-                cam = combine_cams([cam.float() for cam in cams], size, self.level_weights)
+                cam = combine_cams([cam.float() for cam in cams], size, self.level_weights, self.scaled_levels)
                 cam_sum = cam_sum + (cam.flip(axes) if axes else cam)
                 prob_sum = prob_sum + prob
         return cam_sum / count, prob_sum / count

@@ -36,6 +36,15 @@ STAGE_1 = {
     r"fusion\.afg\.conv\.": "ESF.guidance_weight.1.",
     r"fusion\.pci\.": "ESF.spp.",
     r"fusion\.fusion_conv\.": "ESF.fusion_conv.",
+    r"early_head\.": "ic_56.",
+    r"rectifications\.0\.(?=gamma)": "hfrm_56.",
+    r"rectifications\.([12])\.(?=gamma)": r"hfrm_28_\1.",
+    r"rectifications\.0\.squeeze\.": "hfrm_56.veto_mlp.0.",
+    r"rectifications\.0\.excite\.": "hfrm_56.veto_mlp.2.",
+    r"rectifications\.0\.context\.": "hfrm_56.context_conv.",
+    r"rectifications\.([12])\.squeeze\.": r"hfrm_28_\1.veto_mlp.0.",
+    r"rectifications\.([12])\.excite\.": r"hfrm_28_\1.veto_mlp.2.",
+    r"rectifications\.([12])\.context\.": r"hfrm_28_\1.context_conv.",
     r"fusion\.channel_attention\.squeeze\.": "IBM.channel_fc.0.",
     r"fusion\.channel_attention\.excite\.": "IBM.channel_fc.2.",
     r"fusion\.spatial_attention\.conv\.": "IBM.spatial_conv.",
@@ -80,6 +89,7 @@ CHECKPOINTS = {
     "esfan_stage2": Kind("method_esfan.json", "segmenter_def", STAGE_2, r"encoder\.layer[34]\."),
     "ibdr_stage1": Kind("method_ibdr.json", "classifier_def", STAGE_1),
     "ibdr_stage2": Kind("method_ibdr.json", "segmenter_def", STAGE_2, r"PSPNet\.encoder\.layer[34]\."),
+    "sshr": Kind("method_sshr.json", "classifier_def", STAGE_1),
 }
 
 
