@@ -101,7 +101,8 @@ class Scan:
     level_count = 3
     dimensions = level_dimensions[0]
 
-    def __init__(self, *args, **options):
+    def __init__(self, filename):
+        self._filename = filename
         canvas = np.zeros((1400, 1500, 4), np.uint8)  # transparent where nothing was scanned
         canvas[200:1200, 300:1324] = np.dstack([BLOTS[:1000], np.full((1000, 1024), 255, np.uint8)])
         canvas[400:420, 500:520] = 0
