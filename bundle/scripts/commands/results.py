@@ -97,10 +97,8 @@ def segment(
     Images: palette masks and overlay images. Slides: annotations for QuPath, areas in mm2, class maps, overlay images.
     Repeating the command keeps finished results.
     """
-    from ..runs import plain_errors
     from ..slides.reading.description import require_backends
 
-    plain_errors.install()
     inputs, as_slides = _inputs(source or [], slides, kind)
     settings = {
         "slides" if as_slides else "dataset_dir": inputs,
