@@ -69,8 +69,30 @@ def test_a_macro_that_comes_first_is_not_the_slide(tmp_path):
             PHOTOGRAPH, metadata={"axes": "YXS", "Name": "macro", "PhysicalSizeX": 10, "PhysicalSizeY": 10}, **RGB
         )
         tiff.write(BLOTS, metadata={"axes": "YXS", "Name": "scan", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, **RGB)
-    slide = Slide(tmp_path / "a.ome.tif", backends="tifffile")
-    assert (slide.level_sizes, slide.mpp) == ([(1024, 1024)], (0.5, 0.5))
+    slide = Slide(tmp_path / "a.ome.tif")
+    assert (slide.backend, slide.level_sizes, slide.mpp) == ("tifffile", [(1024, 1024)], (0.5, 0.5))
+    with pytest.raises(ValueError, match="it sees a picture of 256x256 pixels, not the slide"):
+        Slide(tmp_path / "a.ome.tif", backends="openslide")
+
+
+def test_a_slide_with_the_name_of_a_label_is_a_slide(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", BLOTS, metadata={"axes": "YXS", "Name": "label free"}, **RGB)
+    assert Slide(tmp_path / "a.ome.tif", 0.5).level_sizes == [(1024, 1024)]
+
+
+def test_a_damaged_level_is_named_when_it_is_read(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(BLOTS, metadata=None, **RGB)
+        tiff.write(HALF, subfiletype=1, metadata=None, **RGB)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        start = tiff.pages[1].dataoffsets[0]
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[start : start + 50] = bytes(50)
+    (tmp_path / "a.tif").write_bytes(content)
+    slide = Slide(tmp_path / "a.tif", 0.5, "tifffile")
+    assert np.array_equal(slide.read(0, 0, 0, 100, 100), BLOTS[:100, :100])
+    with pytest.raises(ValueError, match="its level 1 is damaged at row 0, column 0"):
+        slide.read(1, 0, 0, 100, 100)
 
 
 def test_levels_have_the_proportions_of_the_first():

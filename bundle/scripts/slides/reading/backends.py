@@ -77,7 +77,7 @@ def without_other_pictures(image: SlideImage, read: ReadRegion) -> Opened:
 
 
 def _differ(sizes: Sequence[Size], read: ReadRegion, fine: int, coarse: int) -> bool:
-    """Whether several of a grid of patches have other mean colours on two levels."""
+    """Whether several of a grid of patches have other mean colours on two levels; a damaged level is kept for now."""
     differences = []
     for row, column in product(range(PATCHES), repeat=2):
         colours = []
@@ -88,7 +88,10 @@ def _differ(sizes: Sequence[Size], read: ReadRegion, fine: int, coarse: int) -> 
             centre = [(at + 0.5) / PATCHES * length for at, length in zip((row, column), sizes[level], strict=True)]
             corner = [max(0, round(at - length / 2)) for at, length in zip(centre, side, strict=True)]
             height, width = (min(a, b - c) for a, b, c in zip(side, sizes[level], corner, strict=True))
-            colours.append(read(level, *corner, height, width).mean(axis=(0, 1)))
+            try:
+                colours.append(read(level, *corner, height, width).mean(axis=(0, 1)))
+            except Exception:  # of many types; reading the slide will say what is wrong
+                return False
         differences.append(np.abs(colours[0] - colours[1]).max())
     return np.sort(differences)[-3] > OTHER_COLOUR
 
@@ -104,6 +107,7 @@ def open_cucim(path: Path) -> Opened:
     reader, wsi = _monai("cucim", path)
     tiff = _plain_tiff(path)
     sizes = [tuple(map(int, reader.get_size(wsi, level))) for level in range(reader.get_level_count(wsi))]
+    _require_same_image(tiff, sizes[0])
     kept = levels_of_image(sizes, tiff.associated)
     image = _as_read_by("cucim", tiff.image, [sizes[level] for level in kept])
     downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in kept]
@@ -126,6 +130,7 @@ def open_openslide(path: Path) -> Opened:
     downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in kept]
     image = _openslide_image(properties, sizes, kept, downsamples)
     if tiff is not None:
+        _require_same_image(tiff, sizes[0])
         image = replace(image, mpp=tiff.image.mpp, mpp_source=tiff.image.mpp_source)
     start = (image.bounds or (0, 0))[:2]
 
@@ -159,6 +164,12 @@ def _plain_tiff(path: Path) -> TiffImage:
     if not tiff.plain:
         raise BundleError(f"it may not show {tiff.image.colour_model} colours rightly; use the backend tifffile.")
     return tiff
+
+
+def _require_same_image(tiff: TiffImage, size: Size) -> None:
+    """Refuse a reader that takes a file's first picture, such as a macro, for the slide."""
+    if size != tiff.image.level_sizes[0]:
+        raise BundleError(f"it sees a picture of {size[1]}x{size[0]} pixels, not the slide; use the backend tifffile.")
 
 
 def _as_read_by(backend: str, image: SlideImage, sizes: Sequence[Size]) -> SlideImage:
