@@ -84,7 +84,8 @@ def _describe(tiff: TiffFile, path: Path) -> TiffImage:
         assumption=assumption,
     )
     associated = frozenset(_shape(page) for page in associated_pages(tiff, series))
-    return TiffImage(image, levels, colours.plain and image.planes == 1, associated)
+    plain = colours.plain and image.planes == 1 and series.keyframe.samplesperpixel == 3
+    return TiffImage(image, levels, plain, associated)
 
 
 def main_series(tiff: TiffFile) -> TiffPageSeries:
