@@ -184,6 +184,52 @@ def test_evaluate_and_segment_work_in_the_run_s_folder(finished_run, monkeypatch
     assert options["--slides"] == f"{tmp_path}/images"
 
 
+def test_segment_takes_slides_by_pattern_list_and_table(finished_run, monkeypatch, tmp_path):
+    for name in ("a.svs", "b.svs", "slides.csv"):
+        (tmp_path / name).touch()
+    place = str(tmp_path)
+    for words, slides in (
+        (["*.svs"], f"{place}/*.svs"),
+        (["a.svs", "b.svs"], f"['{place}/a.svs', '{place}/b.svs']"),
+        (["a.svs,b.svs"], f"['{place}/a.svs', '{place}/b.svs']"),
+        (["slides.csv"], f"{place}/slides.csv"),
+        (["--slides", "slides.csv"], f"{place}/slides.csv"),
+        (["--slides", "*.svs"], f"{place}/*.svs"),
+    ):
+        _, _, options = shown(["segment", *words, "--run", str(finished_run)], monkeypatch, tmp_path)
+        assert options["--slides"] == slides and options["--config_file"] == "configs/inference_slides.json"
+    words = "--mpp 0.5 --overrule-mpp --tissue-saturation 0.03 --backends tifffile,openslide --threads 2".split()
+    _, _, options = shown(["segment", "a.svs", *words, "--run", str(finished_run)], monkeypatch, tmp_path)
+    assert (options["--mpp"], options["--overrule_mpp"], options["--tissue_saturation"]) == ("0.5", "True", "0.03")
+    assert (options["--backends"], options["--threads"]) == ("['tifffile', 'openslide']", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("a.svs --slides b.svs", "pass images or slides as INPUT, or slides by --slides"),
+        ("", "pass images or slides as INPUT, or slides by --slides"),
+        ("a.png b.png", "pass one image, or the folder of several"),
+        ("a.svs --overrule-mpp", "--overrule-mpp: it needs the right size; add --mpp"),
+        ("a.svs --threads 0", "Input should be greater than or equal to 1"),
+        ("a.svs --tissue-saturation 5", "Input should be less than or equal to 1"),
+    ],
+)
+def test_segment_refuses_what_cannot_be_meant(words, sentence, finished_run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("a.svs", "a.png", "b.png"):
+        (tmp_path / name).touch()
+    result = CliRunner().invoke(app, ["segment", *shlex.split(words), "--run", str(finished_run)])
+    assert result.exit_code == 2 and re.search(sentence, re.sub(r"[│\n]+ *", " ", result.output)), result.output
+
+
+def test_segment_refuses_unknown_readers(finished_run, tmp_path):
+    (tmp_path / "a.svs").touch()
+    result = run(["segment", "a.svs", "--run", str(finished_run), "--backends", "nonsense"], cwd=tmp_path)
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("Stopped: `backends` must be some of")
+
+
 @pytest.mark.e2e
 def test_a_training_by_name_in_a_folder_whose_name_looks_like_a_number(demo_dir, tmp_path):
     settings = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]

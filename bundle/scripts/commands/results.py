@@ -97,10 +97,8 @@ def segment(
     Images: palette masks and overlay images. Slides: annotations for QuPath, areas in mm2, class maps, overlay images.
     Repeating the command keeps finished results.
     """
-    from ..runs import plain_errors
     from ..slides.reading.description import require_backends
 
-    plain_errors.install()
     inputs, as_slides = _inputs(source or [], slides, kind)
     if overrule_mpp and mpp is None:
         raise typer.BadParameter("it needs the right size; add --mpp.", param_hint="--overrule-mpp")

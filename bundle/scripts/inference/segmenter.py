@@ -5,7 +5,7 @@ The network, inferer, preprocessing and postprocessing come from the run's ``inf
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,9 @@ class Segmenter:
         with plainly():
             return self._parser.get_parsed_content("engine")
 
-    def predict(self, source: Source | Sequence[Source], mpp: float | None = None) -> Prediction | Iterator[Prediction]:
+    def predict(
+        self, source: Source | Sequence[Source], mpp: float | None = None, overrule_mpp: bool = False
+    ) -> Prediction | Iterator[Prediction]:
         """Segment an image or a slide, or several.
 
         Images are 8-bit RGB at the resolution of the training patches (``model_mpp``); slides are resampled to it.
@@ -138,6 +140,7 @@ class Segmenter:
             source: (H, W, 3) uint8, a PIL image, or the path of an image or a slide; or a list of those, or a folder of
                 images or slides.
             mpp: micrometres per pixel of slides whose files do not state it.
+            overrule_mpp: whether ``mpp`` is used even if a slide's file states another.
 
         Returns:
             A prediction; for a list or a folder, an iterator that computes predictions lazily, in order.
@@ -153,30 +156,35 @@ class Segmenter:
         True
         """
         several = sources_in(source)
-        predictions = self._predict_all([source] if several is None else several, mpp)
+        pixel_size = {"mpp": mpp, "overrule_mpp": overrule_mpp}
+        predictions = self._predict_all([source] if several is None else several, pixel_size)
         return next(predictions) if several is None else predictions
 
-    def _predict_all(self, sources: Sequence[Source], mpp: float | None) -> Iterator[Prediction]:
+    def _predict_all(self, sources: Sequence[Source], pixel_size: Mapping[str, Any]) -> Iterator[Prediction]:
         """Predict ``sources`` in order; invalid inputs raise before anything is computed."""
         slides = [isinstance(source, (str, Path)) and is_slide(source) for source in sources]
         sizes = [() if slide else image_size(source) for source, slide in zip(sources, slides, strict=True)]
-        if mpp is not None and not any(slides):
+        if pixel_size["mpp"] is not None and not any(slides):
             raise BundleError(
-                f"`mpp` must be left out if there are no slides, got {mpp}; images must have the resolution of the "
-                f"training patches, {self.model_mpp or 'unknown'} um per pixel: resample them first."
+                f"`mpp` must be left out if there are no slides, got {pixel_size['mpp']}; images must have the "
+                f"resolution of the training patches, {self.model_mpp or 'unknown'} um per pixel: resample them first."
             )
         batches = batches_of_one_size(sizes, self._batch_size)
-        return self._in_order(sources, {index: batch for batch in batches for index in batch}, slides, mpp)
+        return self._in_order(sources, {index: batch for batch in batches for index in batch}, slides, pixel_size)
 
     def _in_order(
-        self, sources: Sequence[Source], batch_of: dict[int, list[int]], slides: Sequence[bool], mpp: float | None
+        self,
+        sources: Sequence[Source],
+        batch_of: dict[int, list[int]],
+        slides: Sequence[bool],
+        pixel_size: Mapping[str, Any],
     ) -> Iterator[Prediction]:
         """Segment each slide, or each image with its batch, when its turn comes."""
         done: dict[int, Prediction] = {}
         for index, source in enumerate(sources):
             with plainly():
                 if slides[index]:
-                    done[index] = self._predict_slide(Path(source), mpp)
+                    done[index] = self._predict_slide(Path(source), pixel_size)
                 elif index not in done:
                     batch = batch_of[index]
                     done |= zip(batch, self._predict_images([sources[member] for member in batch]), strict=True)
@@ -226,9 +234,10 @@ class Segmenter:
             path=Path(source) if isinstance(source, (str, Path)) else None,
         )
 
-    def _predict_slide(self, path: Path, mpp: float | None) -> Prediction:
+    def _predict_slide(self, path: Path, pixel_size: Mapping[str, Any]) -> Prediction:
         """Segment a slide as ``inference_slides.json`` does, in memory."""
-        plan = self.engine.plan(Slide(path, mpp))
+        backends = self._parser.get_parsed_content("backends")
+        plan = self.engine.plan(Slide(path, backends=backends, **pixel_size))
         step = mask_step(plan.view.shape)
         strips = MapStrips(plan.grid, self.classes.outside, step)
         with Progress(self.engine.tiles_left(plan, strips), path.name, "tile") as bar:

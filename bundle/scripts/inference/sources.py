@@ -16,9 +16,9 @@ Source = np.ndarray | Image.Image | str | Path  # (H, W, 3) uint8, RGB; a PIL im
 
 
 def sources_in(source: Any) -> list[Source] | None:
-    """List the items of a list or folder; ``None`` if ``source`` is neither.
+    """List the items of a list, a folder or a pattern of slides; ``None`` if ``source`` is none of them.
 
-    For a folder, these are its slides if it has any, else its images.
+    For a folder, these are its slides, also in subfolders, if it has any, else its images.
 
     Raises:
         BundleError: if the list is empty.
@@ -30,8 +30,10 @@ def sources_in(source: Any) -> list[Source] | None:
         return list(source)
     if isinstance(source, (str, Path)):
         slides = holds_slides(source)
-        if Path(source).is_dir():
-            return find_slides(source) if slides else [item["image"] for item in images_to_segment(source)]
+        if Path(source).is_dir() and not slides:
+            return [item["image"] for item in images_to_segment(source)]
+        if slides and not Path(source).is_file():
+            return list(find_slides(source))
     return None
 
 

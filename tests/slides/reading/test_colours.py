@@ -42,6 +42,7 @@ FORMATS = {
         np.asarray(PICTURE.convert("YCbCr").convert("RGB")),
         1,
     ),
+    "RGB and more": (np.dstack([BLOTS, ALPHA]), {"photometric": "rgb", "extrasamples": ["unspecified"]}, BLOTS, 0),
     "transparent": (
         np.dstack([BLOTS, ALPHA]),
         {"photometric": "rgb", "extrasamples": ["unassalpha"]},

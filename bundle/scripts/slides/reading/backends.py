@@ -1,8 +1,10 @@
 """Open a slide with the backend that sees most of it."""
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from .colours import on_background
 from .description import WHITE, ReadRegion, Size, SlideImage, is_level, level_scale
 from .pixel_size import openslide_pixel_size
 from .tiff_images import TiffImage, describe_tiff
+from .tiff_levels import LARGEST_UNIT_PX
 
+PATCHES, PATCH_PX = 4, 16  # patches along each side, and their side on the coarser level, to compare levels
+OTHER_COLOUR = 30  # of 255: mean colours of a patch on two levels of a picture differ by less
 GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF of no scanner
 Opened = tuple[SlideImage, ReadRegion]
 
@@ -23,7 +28,7 @@ def open_slide(path: Path, backends: Sequence[str]) -> Opened:
     """Open a slide: its description, and a function that reads its regions.
 
     OpenSlide knows scanners' formats best and is taken for them. Of other files, the backend that sees most levels
-    is taken; of equals, the first.
+    is taken; of equals, one that need not decode large tiles again for each block, then the first.
 
     Args:
         path: the slide.
@@ -44,13 +49,51 @@ def open_slide(path: Path, backends: Sequence[str]) -> Opened:
             continue
         if backend == "openslide" and image.format != GENERIC:
             return image, read
-        found.append((image, read))
+        found.append(without_other_pictures(image, read))
     if not found:
         raise BundleError(
             f"{path} must be a readable slide; {'; '.join(reasons)}. Replace the file, or convert it, for instance to "
             "a pyramidal TIFF."
         )
-    return max(found, key=lambda opened: len(opened[0].level_sizes))
+    return max(found, key=lambda opened: _merit(opened[0]))
+
+
+def _merit(image: SlideImage) -> tuple[int, bool]:
+    """How well a backend reads a slide: the levels it sees, and whether it decodes each tile once, or in no time."""
+    quick = all(math.prod(size) <= LARGEST_UNIT_PX for size in image.unit_sizes)
+    return len(image.level_sizes), image.backend == "tifffile" or quick
+
+
+def without_other_pictures(image: SlideImage, read: ReadRegion) -> Opened:
+    """Leave out levels that show something else than the level before, such as a photograph of the same proportions."""
+    kept = [0]
+    for level in range(1, len(image.level_sizes)):
+        if not _differ(image.level_sizes, read, kept[-1], level):
+            kept.append(level)
+    if len(kept) == len(image.level_sizes):
+        return image, read
+    sizes, scales = ([values[level] for level in kept] for values in (image.level_sizes, image.level_scales))
+    return replace(image, level_sizes=sizes, level_scales=scales), lambda level, *box: read(kept[level], *box)
+
+
+def _differ(sizes: Sequence[Size], read: ReadRegion, fine: int, coarse: int) -> bool:
+    """Whether several of a grid of patches have other mean colours on two levels; a damaged level is kept for now."""
+    differences = []
+    for row, column in product(range(PATCHES), repeat=2):
+        colours = []
+        for level in (fine, coarse):
+            side = [
+                max(1, round(PATCH_PX * full / small)) for full, small in zip(sizes[level], sizes[coarse], strict=True)
+            ]
+            centre = [(at + 0.5) / PATCHES * length for at, length in zip((row, column), sizes[level], strict=True)]
+            corner = [max(0, round(at - length / 2)) for at, length in zip(centre, side, strict=True)]
+            height, width = (min(a, b - c) for a, b, c in zip(side, sizes[level], corner, strict=True))
+            try:
+                colours.append(read(level, *corner, height, width).mean(axis=(0, 1)))
+            except Exception:  # of many types; reading the slide will say what is wrong
+                return False
+        differences.append(np.abs(colours[0] - colours[1]).max())
+    return np.sort(differences)[-3] > OTHER_COLOUR
 
 
 def open_tifffile(path: Path) -> Opened:
@@ -64,6 +107,7 @@ def open_cucim(path: Path) -> Opened:
     reader, wsi = _monai("cucim", path)
     tiff = _plain_tiff(path)
     sizes = [tuple(map(int, reader.get_size(wsi, level))) for level in range(reader.get_level_count(wsi))]
+    _require_same_image(tiff, sizes[0])
     kept = levels_of_image(sizes, tiff.associated)
     image = _as_read_by("cucim", tiff.image, [sizes[level] for level in kept])
     downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in kept]
@@ -86,6 +130,7 @@ def open_openslide(path: Path) -> Opened:
     downsamples = [float(reader.get_downsample_ratio(wsi, level)) for level in kept]
     image = _openslide_image(properties, sizes, kept, downsamples)
     if tiff is not None:
+        _require_same_image(tiff, sizes[0])
         image = replace(image, mpp=tiff.image.mpp, mpp_source=tiff.image.mpp_source)
     start = (image.bounds or (0, 0))[:2]
 
@@ -119,6 +164,12 @@ def _plain_tiff(path: Path) -> TiffImage:
     if not tiff.plain:
         raise BundleError(f"it may not show {tiff.image.colour_model} colours rightly; use the backend tifffile.")
     return tiff
+
+
+def _require_same_image(tiff: TiffImage, size: Size) -> None:
+    """Refuse a reader that takes a file's first picture, such as a macro, for the slide."""
+    if size != tiff.image.level_sizes[0]:
+        raise BundleError(f"it sees a picture of {size[1]}x{size[0]} pixels, not the slide; use the backend tifffile.")
 
 
 def _as_read_by(backend: str, image: SlideImage, sizes: Sequence[Size]) -> SlideImage:

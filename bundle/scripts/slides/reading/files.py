@@ -167,7 +167,9 @@ def search(folder: Path) -> FolderContent:
                 skipped["pictures of slides"].append(path)
             elif suffix in SUFFIXES:
                 slides.append(path)
-            elif suffix != ".dcm" and not here.with_suffix(".mrxs").exists():  # MRXS keeps its pixels in a folder
+            elif (
+                suffix != ".dcm" and not here.with_name(f"{here.name}.mrxs").exists()
+            ):  # MRXS keeps its pixels in a folder
                 skipped["files that are no slides by their suffix"].append(path)
     return FolderContent(sorted(slides), {reason: sorted(paths) for reason, paths in skipped.items() if paths})
 

@@ -84,15 +84,17 @@ def _describe(tiff: TiffFile, path: Path) -> TiffImage:
         assumption=assumption,
     )
     associated = frozenset(_shape(page) for page in associated_pages(tiff, series))
-    return TiffImage(image, levels, colours.plain and image.planes == 1, associated)
+    plain = colours.plain and image.planes == 1 and series.keyframe.samplesperpixel == 3
+    return TiffImage(image, levels, plain, associated)
 
 
 def main_series(tiff: TiffFile) -> TiffPageSeries:
     """The largest image of a file that is no label or photograph."""
-    found = [series for series in tiff.series if series.keyframe is not None and not _is_associated(series)]
-    if not found:
+    images = [series for series in tiff.series if series.keyframe is not None]
+    if not images:
         raise BundleError("it has no image.")
-    return max(found, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth)
+    found = [series for series in images if not _is_associated(series)]
+    return max(found or images, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth)
 
 
 def _is_associated(series: TiffPageSeries) -> bool:
@@ -198,8 +200,8 @@ def _planes(level: TiffPageSeries, several: bool) -> Iterator[Plane]:
     """The planes of a level: its first page, its three pages, or the planes of its page."""
     page = level.keyframe
     pages = list(level.pages) if several and page.samplesperpixel == 1 else [page]
-    if any(found is None for found in pages):
-        raise BundleError("its planes must be pages; save it as 8-bit RGB.")
+    if any(found is None or found.parent is not page.parent for found in pages):
+        raise BundleError("its planes must be pages of one file; save it as 8-bit RGB.")
     for found in pages:
         for index in range(page.samplesperpixel if page.planarconfig == 2 else 1):
             yield Plane(found, index)

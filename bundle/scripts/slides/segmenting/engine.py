@@ -140,7 +140,8 @@ class SlideEngine:
         small = thumbnail_view(slide, TISSUE_MPP, TISSUE_PX, region)
         thumbnail = small.read()
         tissue = tissue_mask(thumbnail, sum(small.mpp) / 2, self.smallest_tissue_mm2, self.tissue_saturation)
-        warn_of_little_tissue(slide.path.name, tissue, self.tissue_saturation)
+        if region is None:
+            warn_of_little_tissue(slide.path.name, tissue, self.tissue_saturation)
         large = thumbnail_view(slide, self.model_mpp, OVERLAY_PX, region)
         picture = thumbnail if large.shape == small.shape else large.read()
         grid = TileGrid(
