@@ -1,4 +1,4 @@
-"""How many labels are needed, and how much wrong ones cost: training items of which some are left out or mislabelled."""
+"""How many labels are needed, and how much wrong ones cost: training items, some left out or mislabelled."""
 
 from collections.abc import Sequence
 from pathlib import Path
