@@ -104,7 +104,7 @@ def test_colors_are_no_way_to_change_the_palette(tissues, rest):
 
 
 def test_keys_are_those_of_a_config_and_fixed(tissues):
-    assert list(asdict(tissues)) == list(KEYS)
+    assert list(asdict(tissues)) == [*KEYS, "ignore_value"]
     assert Classes.of({**asdict(tissues), "seed": 7}) == tissues
     with pytest.raises(FrozenInstanceError):
         tissues.class_names = ["a"]
@@ -193,7 +193,7 @@ def test_refuses_values_with_gaps_or_of_another_number(values):
 def test_overlays_are_read_with_their_classes(path):
     overlay, classes = read_overlay(path)
     assert overlay == json.loads(path.read_text())
-    assert asdict(classes) == {key: overlay[key] for key in KEYS}
+    assert asdict(classes) == {key: overlay[key] for key in KEYS} | {"ignore_value": 255}
 
 
 def test_overlays_are_refused_with_their_path(tmp_path, tissues):

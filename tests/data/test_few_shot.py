@@ -90,7 +90,8 @@ def test_images_of_two_sizes_are_an_error(dataset_dir):
 def test_something_must_be_there_to_score_on(tmp_path):
     with pytest.raises(ValueError, match="must have val or test"):
         require_scored_split(tmp_path)
-    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "mask").mkdir(parents=True)
+    Image.new("L", (1, 1)).save(tmp_path / "test" / "mask" / "a.png")
     require_scored_split(tmp_path)
 
 

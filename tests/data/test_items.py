@@ -113,7 +113,7 @@ def test_refuses_json_that_is_no_datalist(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "label", [[1, 0], [1, 0, 0, 1], [1, 0, 2], [1, 0, 0.5], [1, 0, True], [1, 0, None], "101", None, 1, {"tumor": 1}]
+    "label", [[1, 0], [1, 0, 0, 1], [1, 0, 2], [1, 0, 0.5], [1, 0, True], "101", None, 1, {"tumor": 1}]
 )
 def test_refuses_datalist_labels_that_are_not_multi_hot(tmp_path, label):
     path = write_datalist(tmp_path, {"training": [{"image": "a.png", "label": label}]})
@@ -121,10 +121,17 @@ def test_refuses_datalist_labels_that_are_not_multi_hot(tmp_path, label):
         read_label_file(path, CLASS_NAMES)
 
 
-@pytest.mark.parametrize("row", ["a.png,1,0", "a.png,1,0,", "a.png,1,0,2", "a.png,1,0,yes", "a.png"])
+@pytest.mark.parametrize("row", ["a.png,1,0,2", "a.png,1,0,yes", "a.png,1,0,0.5", "a.png,1,0,inf"])
 def test_refuses_table_cells_that_are_not_0_or_1(tmp_path, row):
+    path = write_csv(tmp_path, f"image,tumor,stroma,necrosis\n\n{row}\n")
+    with pytest.raises(ValueError, match="labels.csv, row 3: the label of 'a.png' must be 3 numbers"):
+        read_label_file(path, CLASS_NAMES)
+
+
+@pytest.mark.parametrize("row", ["a.png,1,0", "a.png"])
+def test_refuses_rows_with_too_few_cells(tmp_path, row):
     path = write_csv(tmp_path, f"image,tumor,stroma,necrosis\n{row}\n")
-    with pytest.raises(ValueError, match="labels.csv: the label of 'a.png' must be 3 numbers"):
+    with pytest.raises(ValueError, match="labels.csv: row 2 must have 4 cells like the header"):
         read_label_file(path, CLASS_NAMES)
 
 
@@ -133,8 +140,9 @@ def test_refuses_table_cells_that_are_not_0_or_1(tmp_path, row):
     [
         ("image,tumor,necrosis", r"\['stroma'\]"),
         ("file,tumor,stroma,necrosis", r"\['image'\]"),
-        ("image;tumor;stroma;necrosis", r"\['image', 'necrosis', 'stroma', 'tumor'\]"),
-        ("", r"\['image', 'necrosis', 'stroma', 'tumor'\]"),
+        ("image;tumor;necrosis", r"\['stroma'\]"),
+        ("image/tumor/stroma/necrosis", r"\['image', 'tumor', 'stroma', 'necrosis'\]"),
+        ("", r"\['image', 'tumor', 'stroma', 'necrosis'\]"),
     ],
 )
 def test_names_the_columns_that_a_table_lacks(tmp_path, header, missing):
@@ -144,20 +152,19 @@ def test_names_the_columns_that_a_table_lacks(tmp_path, header, missing):
 
 def test_labels_from_a_file_override_those_in_names(tmp_path):
     touch(tmp_path / "train/img", "a[111].png")
-    touch(tmp_path / "train/img/sub", "b.png", "c.png")
+    touch(tmp_path / "train/img/sub", "c.png")
     path = write_csv(tmp_path, "image,tumor,stroma,necrosis\na[111].png,0,1,0\nsub/c.png,1,0,0\n")
     assert labelled_images(tmp_path, CLASS_NAMES, path) == [
         {"image": str(tmp_path / "train/img/a[111].png"), "label": [0, 1, 0], "name": "a[111].png"},
-        {"image": str(tmp_path / "train/img/sub/c.png"), "label": [1, 0, 0], "name": "c.png"},
+        {"image": str(tmp_path / "train/img/sub/c.png"), "label": [1, 0, 0], "name": "sub/c.png"},
     ]
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{folder}/secret.png", "link.png"])
+@pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{folder}/secret.png"])
 def test_refuses_paths_outside_the_folder(tmp_path, name):
     touch(tmp_path / "train", "secret.png")
     touch(tmp_path / "train/img", "a.png")
     touch(tmp_path / "train/img/sub")
-    (tmp_path / "train/img/link.png").symlink_to(tmp_path / "train/secret.png")
     name = name.format(folder=tmp_path / "train")
     path = write_csv(tmp_path, f"image,tumor,stroma,necrosis\n{name},0,1,0\n")
     with pytest.raises(ValueError, match="must be inside .*img, but is not"):
@@ -340,12 +347,11 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
     assert read_label_file(tmp_path / "labels.csv", ["a", "b"]) == {"x.png": [1, 0]}
 
 
-def test_labelled_images_of_one_name_in_two_folders_are_refused(tmp_path):
-    touch(tmp_path / "train/img/x", "p.png")
-    touch(tmp_path / "train/img/y", "p.png")
-    path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\ny/p.png,1,0,0\n")
+def test_labelled_images_that_differ_in_their_suffix_alone_are_refused(tmp_path):
+    touch(tmp_path / "train/img/x", "p.png", "p.jpg")
+    path = write_csv(tmp_path, "image,tumor,stroma,necrosis\nx/p.png,0,1,0\nx/p.jpg,1,0,0\n")
     with pytest.raises(
-        ValueError, match=r"labels.csv must have only one image per name, ignoring suffixes, but repeats \['p'\]"
+        ValueError, match=r"labels.csv must have only one image per name, ignoring suffixes, but repeats \['x/p'\]"
     ):
         labelled_images(tmp_path, CLASS_NAMES, path)
 
@@ -389,6 +395,7 @@ def test_any_name_gives_a_label_of_its_digits_or_an_error_with_the_name(name, nu
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+NAMES = NAMES.filter(lambda name: name == name.strip())  # tables may have blanks around their cells
 
 
 @given(st.dictionaries(NAMES, st.lists(st.integers(0, 1), min_size=3, max_size=3)))

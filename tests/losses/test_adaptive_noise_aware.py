@@ -142,12 +142,22 @@ def test_target_may_have_a_channel_axis_and_any_integer_type(dtype):
         assert criterion(torch.tensor(logits), shaped).item() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("value", [4, 255])
+@pytest.mark.parametrize("value", [4, 254])
 def test_every_value_beyond_the_classes_is_background(value):
     logits, target = sample(3, (3, 4), background=True)
     expected, _ = slow_loss(logits, target, True, **WEIGHTS)
     target[target == 3] = value
     loss = AdaptiveNoiseAwareLoss(**WEIGHTS)(torch.tensor(logits), torch.tensor(target))
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_ignored_columns_change_nothing(background):
+    logits, target = sample(3, (3, 4), background=background)
+    expected, _ = slow_loss(logits, target, background, **WEIGHTS)
+    wider = np.concatenate([logits, 5 * np.ones_like(logits)], axis=3)  # the ignored half has other probabilities
+    target = np.concatenate([target, np.full_like(target, 255)], axis=-1)
+    loss = AdaptiveNoiseAwareLoss(background=background, **WEIGHTS)(torch.tensor(wider), torch.tensor(target))
     assert loss.item() == pytest.approx(expected, rel=1e-9)
 
 

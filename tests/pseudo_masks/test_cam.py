@@ -72,7 +72,17 @@ def test_an_image_without_a_class_gets_its_most_probable_one():
 def test_true_labels_decide_alone():
     prob = torch.tensor([[0.9, 0.9, 0.1], [0.1, 0.2, 0.05]])
     label = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    assert present_classes(prob, 0.3, label).tolist() == [[False, False, True], [False, True, False]]
+    assert present_classes(prob, 0.3, label).tolist() == [[False, False, True], [False, False, False]]
+
+
+def test_the_prediction_decides_where_a_label_is_unknown():
+    prob = torch.tensor([[0.9, 0.9, 0.1], [0.9, 0.2, 0.1], [0.2, 0.1, 0.1], [0.1, 0.2, 0.1]])
+    label = torch.tensor([[0, math.nan, 1], [0, math.nan, 0], 3 * [math.nan], [0, math.nan, 0]])
+    # with nothing known, the most probable class; with something known, the label may leave none
+    expected = [[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert present_classes(prob, 0.3, label).int().tolist() == expected
+    unknown = torch.full_like(prob, math.nan)
+    assert torch.equal(present_classes(prob, 0.3, unknown), present_classes(prob, 0.3))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, 30, math.nan])
@@ -398,9 +408,9 @@ def test_true_labels_gate_in_the_classifier_s_order():
     assert torch.equal(torch.isneginf(scores).any(dim=(2, 3)), left_out)
 
 
-def test_an_image_without_any_label_falls_back_to_its_most_probable_class():
+def test_a_label_of_zeros_means_none_of_these_classes():
     scores = CAMSegmenter(ColourClassifier((0.1, 0.3, 0.2)), (1, 1, 1), 0.5)(coloured(batch=1), torch.zeros(1, 3))
-    assert torch.isneginf(scores).all(dim=(2, 3)).tolist() == [[True, False, True]]
+    assert torch.isneginf(scores).all()
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -0.5)])
@@ -434,6 +444,8 @@ def test_large_images_are_means_over_windows(label):
             normalized = torch.from_numpy(slow_normalize((single * present[:, None, None]).numpy()))
             normalized[~present] = -1
             expected[index][..., window] += normalized * importance
+    if label is not None:
+        expected = expected.masked_fill((label == 0)[:, :, None, None], -torch.inf)
     torch.testing.assert_close(scores, expected / weights, atol=1e-5, rtol=1e-5)
     assert (scores[:, 1, :, :4] < 0).any() != (label is not None and label[:, 1].all())
 

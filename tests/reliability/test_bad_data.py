@@ -164,19 +164,19 @@ def items(*labels, image="a[1 0].png"):
 REST = [{"image": name, "label": [1, 1]} for name in PATCHES[1:]]
 LABELS = "labels.csv must "
 TABLES = table(
-    ("a digit of 2", rows("a[1 0].png,1,2"), "labels.csv: the label of 'a[1 0].png' must be 2 numbers", "'2'"),
-    ("a cell missing", rows("a[1 0].png,1"), "the label of 'a[1 0].png' must be 2 numbers", "got ['1', '']"),
+    ("a digit of 2", rows("a[1 0].png,1,2"), "labels.csv, row 2: the label of 'a[1 0].png' must be 2 numbers", "'2'"),
+    ("a cell missing", rows("a[1 0].png,1"), "labels.csv: row 2 must have 3 cells", "'a[1 0].png', '1'"),
     ("a cell too many", rows("a[1 0].png,1,0,1"), "labels.csv: row 2 must have 3 cells", "'1', '0', '1'"),
     ("an image twice", rows("a[1 0].png,1,0", "a[1 0].png,1,0"), LABELS + "label each image once", "a[1 0]"),
     ("an unknown image", rows("x.png,1,0"), "labels.csv must name existing images, got 'x.png'", "does not exist"),
     ("an image left out", "image,tumor,stroma\na[1 0].png,1,0\n", "must label every image", "2 are missing", "add"),
     ("a column missing", rows(head="image,tumor,other"), LABELS + "have the columns", "['stroma'] are missing"),
     ("a column twice", rows(head="image,tumor,stroma,tumor"), LABELS + "have each column once", "'tumor'", "remove"),
-    ("semicolons", rows(head="image;tumor;stroma"), LABELS + "have the columns", "are missing"),
-    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
-    ("UTF-16", rows().encode("utf-16"), LABELS + "be a CSV table in UTF-8", "save it in that format"),
-    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table in UTF-8", "save it in that format"),
-    ("a cell without end", "image,tumor,stroma\n" + "x" * 200_000, LABELS + "be a CSV table in UTF-8", "save it"),
+    ("a header of its own", rows(head="image;tumor;stroma"), "labels.csv: row 2 must have 3 cells", "correct that row"),
+    ("Latin-1", rows("ä.png,1,0").encode("latin-1"), LABELS + "be a CSV table in UTF-8", "save it as 'CSV UTF-8'"),
+    ("a workbook", b"PK\x03\x04\x00\xff", LABELS + "be a CSV table in UTF-8", "workbook", "save it as 'CSV UTF-8'"),
+    ("an open quote", rows('"a[1 0].png,1,0'), LABELS + "be a CSV table", "unexpected end", "save it"),
+    ("a cell without end", "image,tumor,stroma\n" + "x" * 200_000, LABELS + "be a CSV table", "limit", "save it"),
     ("no rows", "image,tumor,stroma\n", LABELS + "label at least one image", "but is empty"),
     ("nothing", "", LABELS + "have the columns", "are missing"),
     ("a way out", rows("../../../secret.png,1,0"), "'../../../secret.png' must be inside", "train/img, but is not"),
@@ -198,7 +198,6 @@ DATALISTS = table(
     ("an image twice", items([1, 0], [0, 1]), "labels.json must label each image once", "a[1 0].png"),
     ("a way out", items(image="../img/../../../secret.png"), "must be inside", "train/img, but is not"),
     ("an absolute path", items(image="/etc/hostname"), "'/etc/hostname' must be inside", "train/img, but is not"),
-    ("a link out", items(image="link.png"), "'link.png' must be inside", "train/img, but is not"),
     ("a folder", items(image=""), "labels.json must name existing images, got ''", "does not exist"),
 )
 
@@ -211,8 +210,6 @@ DATALISTS = table(
 def test_label_files_are_refused_in_words(dataset, capsys, case, suffix):
     path = dataset.parent / f"labels{suffix}"
     write_json(path.name, case.spoil)(dataset.parent)
-    if case.name == "a link out":
-        (dataset / TRAIN / "link.png").symlink_to(dataset.parent / "secret.png")
     require_sentence(problems(dataset, capsys, str(path)), case)
 
 

@@ -19,6 +19,14 @@ Overlay = Annotated[
     str, Option("--dataset", help="Name of the data set (configs/dataset_NAME.json) or the path of its overlay.")
 ]
 
+Group = Annotated[
+    str | None,
+    Option(
+        help="Regular expression; images whose names have the same match are of one patient or slide.",
+        show_default="from the overlay",
+    ),
+]
+
 
 def new_dataset(
     name: Annotated[str, Argument(help="Name of the data set.", metavar="NAME")],
@@ -58,12 +66,13 @@ def check(
     dataset_dir: Annotated[Path, Argument(help="The data set's folder.", metavar="FOLDER")],
     dataset: Overlay,
     label_file: Annotated[Path | None, Option(help="Training labels, if the file names carry none.")] = None,
+    group: Group = None,
 ) -> None:
-    """Summarise a data set, or list everything wrong with it and exit with status 1."""
+    """Summarise a data set, with warnings, or list everything wrong with it and exit with status 1."""
     from ..data.check import main
     from ..runs.config_lists import overlay_file
 
-    main(str(dataset_dir), str(overlay_file("dataset", dataset)), label_file and str(label_file))
+    main(str(dataset_dir), str(overlay_file("dataset", dataset)), label_file and str(label_file), group)
 
 
 def prepare(
@@ -95,6 +104,7 @@ def prepare(
         bool, Option("--published-values", help="Write masks with the data set's original values.")
     ] = False,
     splits: Annotated[str, Option(help="Splits to prepare, separated by commas.")] = "train,val,test",
+    group: Group = None,
 ) -> None:
     """Cut images with masks into labelled patches for training; val and test keep whole images for scoring."""
     from ..data.preparing.prepare import format_report
@@ -110,6 +120,7 @@ def prepare(
         published_values,
         [split.strip() for split in splits.split(",")],
         train_masks,
+        group,
     )
     typer.echo(format_report(result))
 

@@ -146,6 +146,9 @@ def adapt(
         ),
     ] = None,
     freeze_encoder: Annotated[bool, Option("--freeze-encoder", help="Train only the decoder.")] = False,
+    new_head: Annotated[
+        bool, Option("--new-head", help="Train a new head for other classes than the run's; the rest is kept.")
+    ] = False,
     dataset_dir: DatasetDir = None,
     label_file: LabelFile = None,
     output_dir: Annotated[
@@ -182,6 +185,7 @@ def adapt(
             "num_images": num_images,
             "pixel_masks": pixel_masks,
             "freeze_encoder": freeze_encoder or None,
+            "new_head": new_head or None,
             "dataset_dir": dataset_dir,
             "label_file": label_file,
             "output_dir": output_dir,

@@ -14,11 +14,14 @@ from ignite import distributed
 
 from ..errors import BundleError
 from ..files.foreign_files import open_image, unreadable
-from .classes import Classes, read_overlay
+from ..files.pictures import IGNORED
+from .classes import Classes, read_overlay, single_class_warning
+from .findings import duplicates, label_findings, score_findings, shared_groups
 from .images import require_rgb
-from .items import find_images, labelled_images
-from .labels import parse_label
+from .items import find_images, image_items, is_scored, labelled_images, list_images, masks_in, match_key
+from .labels import Label, label_text, parse_label, read_groups
 from .mask_values import load_mask
+from .preparing.releases import read_release
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +49,11 @@ def read_pair_mask(image: str | Path, mask: str | Path, table: np.ndarray) -> np
     return load_mask(mask, table, (height, width))
 
 
-def count_labels(labels: Sequence[Sequence[int]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Count the multi-hot ``labels`` with each class, and with each combination of classes, e.g. ``"1 0 1"``."""
-    combinations = Counter(" ".join(map(str, label)) for label in labels)
+def count_labels(labels: Sequence[Label], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count the multi-hot ``labels`` with each class, and with each combination of classes, e.g. ``"1 0 ?"``."""
+    combinations = Counter(label_text(label) for label in labels)
     return {
-        "per_class": {name: sum(label[index] for label in labels) for index, name in enumerate(class_names)},
+        "per_class": {name: sum(label[index] == 1 for label in labels) for index, name in enumerate(class_names)},
         "per_combination": dict(sorted(combinations.items(), key=lambda item: -item[1])),
     }
 
@@ -60,20 +63,21 @@ def format_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     names = list(counts["per_class"])
     lines = [f"  {count:7d}  {name}" for name, count in counts["per_class"].items()]
     for combination, count in counts["per_combination"].items():
-        present = [name for name, shown in zip(names, combination.split(), strict=True) if shown == "1"]
+        marks = zip(names, combination.split(), strict=True)
+        present = [name + "?" * (mark == "?") for name, mark in marks if mark != "0"]
         lines.append(f"  {count:7d}  [{combination}] {' + '.join(present) or 'no class'}")
     return lines
 
 
 def inspect_labels(
     folder: Path, class_names: Sequence[str], label_file: str | Path | None
-) -> tuple[list[Path], list[list[int]], list[str]]:
+) -> tuple[list[Path], list[Label], list[str]]:
     """The training images, the labels that could be read, and the problems with the others."""
     try:
         if label_file is not None:
             items = labelled_images(folder.parents[1], class_names, label_file)
             return [Path(item["image"]) for item in items], [item["label"] for item in items], []
-        images = find_images(folder)
+        images = find_images(folder, nested=True)
     except (OSError, ValueError) as error:
         return [], [], [str(error)]
     labels, problems = [], []
@@ -85,8 +89,10 @@ def inspect_labels(
     return images, labels, problems
 
 
-def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Path | None) -> tuple[dict, list[str]]:
-    """Report on the training images in ``folder``, and their problems (see ``check_dataset``)."""
+def inspect_train(
+    folder: Path, class_names: Sequence[str], label_file: str | Path | None
+) -> tuple[dict, list[str], list[str]]:
+    """Report on the training images in ``folder``, their problems and what else to know (see ``check_dataset``)."""
     images, labels, problems = inspect_labels(folder, class_names, label_file)
     counts = count_labels(labels, class_names)
     if labels:
@@ -110,7 +116,8 @@ def inspect_train(folder: Path, class_names: Sequence[str], label_file: str | Pa
             f"{odd} must be {width}x{height} like {count} of the {len(sizes)} training patches, got "
             f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts prepare`."
         )
-    return {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}, problems
+    report = {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}
+    return report, problems, label_findings(labels, class_names)
 
 
 def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
@@ -121,26 +128,27 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
         table: our value for each value in the masks.
     """
     try:
-        images, masks = find_images(folder / "img"), {path.stem: path for path in find_images(folder / "mask")}
-    except OSError as error:
+        images, masks = image_items(folder / "img", nested=True), masks_in(folder / "mask")
+    except (OSError, ValueError) as error:
         return {}, [str(error)]
     problems, sizes, pixels = [], Counter(), np.zeros(256, dtype=np.int64)
-    for image in images:
-        if image.stem not in masks:
+    for item in images:
+        image, key = item["image"], match_key(item["name"])
+        if key not in masks:
             problems.append(
                 f"{image} must have a mask of the same name in {folder / 'mask'}; add it or remove the image."
             )
             continue
         try:
-            mask = read_pair_mask(image, masks[image.stem], table)
+            mask = read_pair_mask(image, masks[key], table)
         except ValueError as error:
             problems.append(str(error))
             continue
         sizes[f"{mask.shape[1]}x{mask.shape[0]}"] += 1
         pixels += np.bincount(mask.ravel(), minlength=256)
-    values = np.unique(table[table >= 0]).tolist()
+    values = [value for value in np.unique(table[table >= 0]).tolist() if value != IGNORED or pixels[IGNORED]]
     shares = {str(value): round(float(pixels[value] / max(1, pixels.sum())), 6) for value in values}
-    if sizes and not pixels[1:].any():
+    if sizes and not pixels[1:IGNORED].any():
         problems.append(
             f"{folder / 'mask'} must show some tissue (a value that `mask_values` maps to 1 or more), got none in "
             f"{sum(sizes.values())} masks, so nothing can be scored; correct `mask_values` or the masks."
@@ -149,15 +157,43 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
 
 
 def inspect_dataset(
-    dataset_dir: str | Path, classes: Classes, label_file: str | Path | None = None
-) -> tuple[dict, list[str]]:
-    """The report of ``check_dataset`` and all problems, one line each with the file, the rule and the remedy."""
+    dataset_dir: str | Path, classes: Classes, label_file: str | Path | None = None, group: str | None = None
+) -> tuple[dict, list[str], list[str]]:
+    """The report of ``check_dataset``, all problems, and all warnings, one line each with the rule and the remedy.
+
+    Args:
+        dataset_dir, classes, label_file: as for ``check_dataset``.
+        group: regular expression whose match in an image's name is its patient, slide or group.
+    """
     dataset_dir = Path(dataset_dir)
-    splits = ["val", "test"] if (dataset_dir / "test").exists() else ["val"]
-    results = {"train": inspect_train(dataset_dir / "train" / "img", classes.class_names, label_file)}
-    results |= {split: inspect_scored(dataset_dir / split, classes.lookup_table()) for split in splits}
-    report = {split: result for split, (result, _) in results.items()}
-    return report, [problem for _, problems in results.values() for problem in problems]
+    train, problems, warnings = inspect_train(dataset_dir / "train" / "img", classes.class_names, label_file)
+    report, scored = {"train": train}, []
+    for split in ("val", "test"):
+        if not is_scored(dataset_dir, split):
+            warnings += _unscored(dataset_dir / split, split)
+            continue
+        scored.append(split)
+        report[split], faults = inspect_scored(dataset_dir / split, classes.lookup_table())
+        problems += faults
+    warnings += score_findings(report, {value: classes.value_names[value] for value in classes.tissues})
+    warnings += duplicates(dataset_dir, scored)
+    try:
+        groups = read_groups(label_file) if label_file else {}
+    except (OSError, ValueError):  # already among the problems
+        groups = {}
+    warnings += shared_groups(dataset_dir, scored, group, groups)
+    warnings += filter(None, [single_class_warning(classes)])
+    return report, problems, warnings
+
+
+def _unscored(folder: Path, split: str) -> list[str]:
+    """What is not done without masks of a split; nothing is said of a data set without test."""
+    if split == "val":
+        return [
+            f"{folder} has no masks, so no epoch is chosen: the last one is kept, and nothing is scored on val; add "
+            "val/img and val/mask to know how good the masks are."
+        ]
+    return [f"{folder} has images but no masks, so nothing is scored on test."] if list_images(folder / "img") else []
 
 
 @distributed.one_rank_only()
@@ -168,10 +204,10 @@ def check_dataset(
     batch_size: int = 1,
     segmenter_batch_size: int = 2,
 ) -> dict:
-    """Reject a data set on which training would fail or learn nothing, before it starts.
+    """Reject a data set on which training would fail, before it starts; warn of what would be learnt or scored badly.
 
     Args:
-        dataset_dir: has ``train/img``, ``val/img``, ``val/mask`` and, if it is to be scored, ``test`` like ``val``.
+        dataset_dir: has ``train/img`` and, if they are to be scored, ``val/img`` with ``val/mask``, and ``test`` alike.
         classes: the data set's classes.
         label_file: training labels, if the file names carry none (see ``data.labelled_images``).
         batch_size: patches per training step of the classifier, in each process.
@@ -184,7 +220,7 @@ def check_dataset(
     Raises:
         BundleError: with the first ten problems, one per line.
     """
-    report, problems = inspect_dataset(dataset_dir, classes, label_file)
+    report, problems, warnings = inspect_dataset(dataset_dir, classes, label_file)
     batch_size *= distributed.get_world_size()
     if 0 < report["train"]["images"] < batch_size:
         problems.append(
@@ -197,6 +233,8 @@ def check_dataset(
             "increase it."
         )
     if not problems:
+        for warning in warnings:
+            logger.warning(warning)
         logger.info(f"{dataset_dir} passed all checks.\n" + "\n".join(format_report(report, classes.value_names)))
         return report
     lines = problems[:SHOWN_PROBLEMS]
@@ -222,21 +260,26 @@ def format_report(report: Mapping[str, Mapping], value_names: Sequence[str]) -> 
         if split == "train":
             lines += format_counts(result)
         for value, share in result.get("shares", {}).items():
-            lines.append(f"  {share:7.2%}  {value} {''.join(value_names[int(value) :][:1])}")
+            name = "ignored" if int(value) == IGNORED else "".join(value_names[int(value) :][:1])
+            lines.append(f"  {share:7.2%}  {value} {name}")
     return lines
 
 
-def main(dataset_dir: str, dataset: str, label_file: str | None = None) -> None:
-    """Print a summary of a data set, or everything wrong with it (and exit with status 1).
+def main(dataset_dir: str, dataset: str, label_file: str | None = None, group: str | None = None) -> None:
+    """Print a summary of a data set and warnings, or everything wrong with it (and exit with status 1).
 
     Args:
         dataset_dir: the data set's folder.
         dataset: its overlay, ``configs/dataset_….json``.
         label_file: training labels, if the file names carry none.
+        group: as for ``inspect_dataset``; default: that of the overlay's ``source``.
     """
     overlay, classes = read_overlay(dataset)
-    report, problems = inspect_dataset(str(dataset_dir), classes, label_file or overlay.get("label_file"))
+    group = read_release(overlay | ({"source": {"group": group}} if group else {})).group
+    report, problems, warnings = inspect_dataset(
+        str(dataset_dir), classes, label_file or overlay.get("label_file"), group
+    )
     if problems:
         print("\n".join(problems))
         sys.exit(1)
-    print("\n".join(format_report(report, classes.value_names)))
+    print("\n".join([*format_report(report, classes.value_names), *(f"Warning: {text}" for text in warnings)]))

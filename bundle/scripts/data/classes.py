@@ -11,11 +11,12 @@ import numpy as np
 
 from ..errors import BundleError
 from ..files.foreign_files import read_json
-from ..files.pictures import Palette
+from ..files.pictures import IGNORED, Palette
 from .mask_values import inverse, lookup_table
 
 KEYS = ("class_names", "classifier_values", "segmenter_values", "mask_values", "palette")
 WHITE = [255, 255, 255]
+BACKGROUND_NAMES = ("background", "bg", "glass")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Classes:
         segmenter_values: mask value of each channel of the segmentation network: the same values, in any order.
         mask_values: our value for each value, or range of values, in the data set's masks (see ``lookup_table``).
         palette: RGB colour, 0..255, of each of our values.
+        ignore_value: the value, in the data set's masks, of pixels that leave losses and scores; ``None`` for none. The
+            default is overruled by an entry in ``mask_values``.
 
     Raises:
         BundleError: for the first invalid argument, naming the key of the data set's overlay.
@@ -40,6 +43,7 @@ class Classes:
     segmenter_values: Sequence[int]
     mask_values: Mapping[str, int]
     palette: Palette
+    ignore_value: int | None = IGNORED
 
     def __post_init__(self) -> None:
         require_class_names(self.class_names)
@@ -61,8 +65,11 @@ class Classes:
                 f"`segmenter_values` must be the values of `classifier_values`, {list(self.classifier_values)}, in any "
                 f"order, got {list(self.segmenter_values)}; list each of them once."
             )
-        count, table = len(self.value_names), lookup_table(self.mask_values)
-        beyond = sorted(set(table[table >= count].tolist()))
+        if self.background:
+            require_no_background_class(self.class_names)
+        self.lookup_table()
+        count, mapped = len(self.value_names), lookup_table(self.mask_values)
+        beyond = sorted(set(mapped[mapped >= count].tolist()))
         if beyond:
             raise BundleError(
                 f"`mask_values` must map to the classes' values, 0..{count - 1}, but also maps to {beyond}; map those "
@@ -81,7 +88,8 @@ class Classes:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Classes":
         """The classes described by the keys of a data set's overlay or of a merged config."""
-        return cls(**{key: config[key] for key in KEYS})
+        optional = {"ignore_value": config["ignore_value"]} if "ignore_value" in config else {}
+        return cls(**{key: config[key] for key in KEYS}, **optional)
 
     @property
     def background(self) -> bool:
@@ -126,7 +134,7 @@ class Classes:
 
     def lookup_table(self) -> np.ndarray:
         """Our value for each value of the data set's masks; see ``mask_values.lookup_table``."""
-        return lookup_table(self.mask_values)
+        return lookup_table(self.mask_values, self.ignore_value)
 
     def published_values(self) -> np.ndarray:
         """The value in the data set's masks for each of our values, (V,) uint8.
@@ -163,6 +171,30 @@ def require_class_names(class_names: Any) -> None:
             f"`class_names` must not start with $, @ or %, which MONAI evaluates in a config, or contain #, got "
             f"{special}; rename them."
         )
+
+
+def require_no_background_class(class_names: Sequence[str]) -> None:
+    """Raise a ``BundleError`` if one of the classes is background, which has value 0 already and no label."""
+    again = [name for name in class_names if name.strip().casefold() in BACKGROUND_NAMES]
+    if again:
+        rest = [name for name in class_names if name not in again]
+        raise BundleError(
+            f"`class_names` must not have {again}: value 0 is background already. Pass the others, "
+            f"{','.join(rest) or 'the tissues'}, and labels without it; or, if it is a class with labels, "
+            f'--class-names "{",".join([*rest, again[0]])}" --no-background.'
+        )
+
+
+def single_class_warning(classes: Classes) -> str | None:
+    """What to tell about a single class with background: a network of one channel has but one answer to choose."""
+    if not classes.background or len(classes) > 1:
+        return None
+    name = classes.class_names[0]
+    return (
+        f"{name!r} is the only class beside background: the protocol `published`, which leaves background out, cannot "
+        "score it, and only white pixels are told from it. Describe the data with "
+        f'--class-names "{name},rest" --no-background, and label patches [1 0], [0 1] or [1 1].'
+    )
 
 
 def require_cam_settings(threshold: float = 0.5, level_weights: Sequence[float] = (1.0,)) -> None:

@@ -12,7 +12,7 @@ from ..errors import BundleError
 from ..files.foreign_files import open_image, read_json
 from ..files.pictures import write_mask
 from .classes import Classes
-from .items import find_images, images_with_masks, labelled_images
+from .items import image_items, images_with_masks, is_scored, labelled_images, list_images, masks_in, match_key
 from .mask_folder import mask_paths, write_manifest
 from .mask_values import load_mask
 
@@ -38,7 +38,7 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
 
 def require_scored_split(dataset_dir: str | Path) -> None:
     """Raise an error unless a data set has ``val`` or ``test``, without which the adaptation cannot be measured."""
-    if not any((Path(dataset_dir) / split).is_dir() for split in ("val", "test")):
+    if not any(is_scored(dataset_dir, split) for split in ("val", "test")):
         raise BundleError(
             f"{dataset_dir} must have val or test, images with masks to score on; it has neither: add one."
         )
@@ -48,13 +48,18 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
     """Compare the classes of the run to adapt with those of the new data set, channel by channel.
 
     Raises:
-        BundleError: if they are the same classes in a different order; different names are assumed to mean the same
-            tissues, and logged.
+        BundleError: if their numbers differ, or they are the same classes in a different order; different names are
+            assumed to mean the same tissues, and logged.
     """
     path = Path(source_dir or "") / "configs" / "train.json"
     if source_dir is None or not path.is_file():  # weights without a run
         return
     source_names, channel_names = Classes.of(read_json(path)).channel_names, classes.channel_names
+    if len(source_names) != len(channel_names):
+        raise BundleError(
+            f"the data set must have the {len(source_names)} classes of {source_dir}, {source_names}, got "
+            f"{len(channel_names)}, {channel_names}; pass --new-head to train a new head for these and keep the rest."
+        )
     if source_names != channel_names and sorted(source_names) == sorted(channel_names):
         raise BundleError(
             f"the data set's classes must be in the order of {path}, {source_names}, got {channel_names}; "
@@ -65,9 +70,23 @@ def require_same_classes(source_dir: str | Path | None, classes: Classes) -> Non
     )
 
 
+def adaptation_stages(pixel_masks: bool, new_head: bool) -> list[str]:
+    """The stages of an adaptation in order.
+
+    Args:
+        pixel_masks: learn from pixel masks; otherwise from image-level labels.
+        new_head: train new heads, so that there is nothing to score before, and the classifier must learn its own.
+    """
+    if pixel_masks:
+        masks = ["copy_pixel_masks"]
+    else:
+        masks = ["train_classifier", "generate_pseudo_masks"] if new_head else ["generate_pseudo_masks"]
+    return [*([] if new_head else ["score_source"]), *masks, "train_segmenter"]
+
+
 def has_pixel_masks(dataset_dir: str | Path) -> bool:
     """Whether a data set has masks of training images, in ``train/mask``."""
-    return any((Path(dataset_dir) / "train" / "mask").glob("*"))
+    return bool(list_images(Path(dataset_dir) / "train" / "mask"))
 
 
 def draw_images(
@@ -95,8 +114,8 @@ def draw_images(
     """
     if pixel_masks:
         folder = Path(dataset_dir) / "train"
-        with_mask = {path.stem for path in find_images(folder / "mask")}
-        images = [path for path in find_images(folder / "img") if path.stem in with_mask]
+        with_mask = masks_in(folder / "mask")
+        images = [item for item in image_items(folder / "img", nested=True) if match_key(item["name"]) in with_mask]
         items = images_with_masks(images, folder / "mask")
     else:
         items = labelled_images(dataset_dir, class_names, label_file)

@@ -11,16 +11,17 @@ from monai.transforms import EnsureChannelFirstd, EnsureTyped, LoadImaged, Trans
 from PIL import Image
 
 from ..errors import BundleError
-from ..files.foreign_files import limit_pixels, require_one_picture, unreadable
+from ..files.foreign_files import limit_pixels, require_one_picture, require_upright, unreadable
 
 
 def require_rgb(image: Image.Image) -> Image.Image:
     """Return ``image`` if it is a single 8-bit RGB image.
 
     Raises:
-        BundleError: if it is greyscale, has a palette, transparency or 16 bits, or is an animation or a stack.
+        BundleError: if it is greyscale, has a palette, transparency or 16 bits, is an animation or a stack, or is to be
+            turned before it is looked at.
     """
-    require_one_picture(image)
+    require_upright(require_one_picture(image))
     mode = image.mode
     if mode == "RGB" and ";16" in str([tile[3] for tile in getattr(image, "tile", [])]):  # PIL cuts these to 8 bits
         mode = "RGB with 16 bits per colour"

@@ -6,6 +6,7 @@ from ..errors import BundleError
 from .background import white_background
 
 NO_CHANNEL = 255  # replaces the channel where scores are NaN
+NO_CLASS = 254  # replaces the channel where all classes are excluded
 
 
 def largest_channel(scores: torch.Tensor) -> torch.Tensor:
@@ -17,6 +18,11 @@ def largest_channel(scores: torch.Tensor) -> torch.Tensor:
     """
     channel = scores.max(dim=1).indices.to(torch.uint8)  # many times faster than argmax on CPUs
     return channel.masked_fill(scores.isnan().any(dim=1), NO_CHANNEL)
+
+
+def permitted_channel(scores: torch.Tensor) -> torch.Tensor:
+    """``largest_channel``, but ``NO_CLASS`` where all of ``scores``, (B, K, H, W), are -inf, for excluded classes."""
+    return largest_channel(scores).masked_fill(scores.isneginf().all(dim=1), NO_CLASS)
 
 
 def require_channels(channel: torch.Tensor, name: str = "`scores`") -> None:

@@ -1,15 +1,23 @@
-"""Read image-level labels from patch names, tables or datalists."""
+"""Read image-level labels from patch names, tables or datalists.
 
-import csv
+A label has a 1 for each class that the patch shows, a 0 for each that it does not, and NaN where that is unknown.
+"""
+
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
 from ..files.foreign_files import read_json
+from ..files.tables import parse_number, read_table
+
+UNKNOWN = math.nan
+Label = list[float]  # of 0, 1 and UNKNOWN; whole numbers are ints
+WORDS = {"true": 1, "false": 0, "": UNKNOWN, "?": UNKNOWN, "na": UNKNOWN, "n/a": UNKNOWN, "nan": UNKNOWN}
+GROUP_COLUMNS = ("patient", "slide", "group")
 
 
 def parse_label(name: str, num_classes: int) -> list[int]:
@@ -29,63 +37,82 @@ def parse_label(name: str, num_classes: int) -> list[int]:
     return label
 
 
-def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, list[int]]:
-    """Read image-level labels from a MONAI datalist (``.json``) or a table (``.csv``).
+def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, Label]:
+    """Read image-level labels from a MONAI datalist (``.json``) or a table (any other suffix).
 
-    A datalist has a list ``training`` of ``{"image": ..., "label": [1, 0, 1]}``. A table has a column ``image`` and a
-    column of 0 and 1 for each class name.
+    A datalist has a list ``training`` of ``{"image": ..., "label": [1, 0, null]}``. A table has a column ``image`` and
+    a column of 0 and 1 for each class name (see ``read_table``); where a cell is empty, the label is unknown.
 
     Returns:
         The multi-hot label of each image, by the image's path as written in the file.
+
+    Raises:
+        BundleError: if the file has no such labels, or labels an image twice; with the row.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a label file, but it does not exist; check `label_file`.")
-    labels = _datalist_labels(path) if path.suffix.lower() == ".json" else _table_labels(path, class_names)
-    for image, label in labels:
-        if not isinstance(label, list) or [str(value) in ("0", "1") for value in label] != [True] * len(class_names):
+    labels = _datalist_labels(path) if _is_datalist(path) else _table_labels(path, class_names)
+    for place, image, label in labels:
+        if not isinstance(label, list) or not len(label) == len(class_names) or None in map(label_value, label):
             raise BundleError(
-                f"{path}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
-                f"{list(class_names)}, got {label}."
+                f"{path}{place}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
+                f"{list(class_names)}, got {label}; correct it, or leave out what is unknown."
             )
-    twice = [image for image, count in Counter(image for image, _ in labels).items() if count > 1]
+    twice = [image for image, count in Counter(image for _, image, _ in labels).items() if count > 1]
     if twice:
         raise BundleError(
             f"{path} must label each image once, but lists {twice[:5]} more than once; remove the duplicates."
         )
-    return {image: [int(value) for value in label] for image, label in labels}
+    return {image: list(map(label_value, label)) for _, image, label in labels}
 
 
-def _datalist_labels(path: Path) -> list[tuple[str, Any]]:
-    """The ``label`` of each ``image`` in the list ``training`` of a MONAI datalist, unchecked."""
+def label_value(value: Any) -> float | None:
+    """0, 1 or ``UNKNOWN`` for a number or the text of a cell; ``None`` for anything else."""
+    if isinstance(value, str):
+        if value.lower() in WORDS:
+            return WORDS[value.lower()]
+        try:
+            value = parse_number(value)
+        except ValueError:
+            return None
+    if value is None:
+        return UNKNOWN
+    return int(value) if type(value) in (int, float) and value in (0, 1) else None
+
+
+def label_text(label: Label) -> str:
+    """A label as text, such as ``"1 0 ?"``."""
+    return " ".join("?" if math.isnan(value) else str(value) for value in label)
+
+
+def read_groups(path: str | Path) -> dict[str, str]:
+    """The patient, slide or group of each image that a label table names; empty if it has no such column."""
+    if _is_datalist(Path(path)):
+        return {}
+    rows = [cells for _, cells in read_table(path, ["image"], GROUP_COLUMNS)]
+    column = next((name for name in GROUP_COLUMNS if rows and name in rows[0]), None)
+    return {cells["image"]: cells[column] for cells in rows if column and cells[column]}
+
+
+def _is_datalist(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
+def _datalist_labels(path: Path) -> list[tuple[str, str, Any]]:
+    """An empty place, ``image`` and ``label`` of each row of a MONAI datalist's list ``training``, unchecked."""
     try:
         rows = read_json(path)["training"]
-        return [(str(row["image"]), row["label"]) for row in rows]
+        return [("", str(row["image"]), row["label"]) for row in rows]
     except (KeyError, TypeError) as error:
         raise BundleError(
             f'{path} must be JSON with a list "training" of {{"image": name, "label": [1, 0, …]}}, got {error!r}.'
         ) from error
 
 
-def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The cells of the class columns for each ``image`` of a CSV table, unchecked."""
-    columns = ["image", *class_names]
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BundleError(f"{path} must be a CSV table in UTF-8: {error}; save it in that format.") from error
-    missing = sorted(set(columns) - set(header))
-    if missing:
-        raise BundleError(f"{path} must have the columns {columns}, but {missing} are missing; add them.")
-    twice = [name for name in columns if header.count(name) > 1]
-    if twice:
-        raise BundleError(f"{path} must have each column once, but has {twice} more than once; remove the duplicates.")
-    labels = []
-    for number, row in enumerate(rows, start=2):
-        if len(row) > len(header):
-            raise BundleError(f"{path}: row {number} must have {len(header)} cells like the header, got {row}.")
-        if row:
-            cells = dict(zip_longest(header, row, fillvalue=""))
-            labels.append((cells["image"], [cells[name].strip() for name in class_names]))
-    return labels
+def _table_labels(path: Path, class_names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """The row, ``image`` and the cells of the class columns for each row of a table, unchecked."""
+    return [
+        (f", row {number}", cells["image"], [cells[name] for name in class_names])
+        for number, cells in read_table(path, ["image", *class_names])
+    ]

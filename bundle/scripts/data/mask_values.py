@@ -1,7 +1,7 @@
 """Map the values in a data set's mask files to ours: 0 is background (or "rest"), 1 and up are tissues.
 
 A data set's ``mask_values`` gives our value for each value in its files, e.g. ``{"0": 1, "1": 2, "4": 0}``; a key may
-be an inclusive range, ``{"0": 0, "1-255": 1}``.
+be an inclusive range, ``{"0": 0, "1-255": 1}``. Pixels of its ``ignore_value`` become ``IGNORED``: they take no part.
 """
 
 import re
@@ -11,17 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BundleError
-from ..files.foreign_files import open_image, unreadable
+from ..files.foreign_files import open_image, require_upright, unreadable
+from ..files.pictures import IGNORED
 
-MASK_MODES = ("L", "P", "1", "I", "I;16")  # PIL's modes with one whole number per pixel
+MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")  # PIL's modes with one whole number per pixel
 
 
-def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
+def lookup_table(mask_values: Mapping[str, int], ignore_value: int | None = None) -> np.ndarray:
     """Our value for each file value 0..255: (256,) int16, -1 where ``mask_values`` has no entry.
+
+    Args:
+        mask_values: our value for each file value or range of values.
+        ignore_value: the file value that becomes ``IGNORED``; ``None`` for none. ``IGNORED`` itself, the usual one, is
+            ignored only if it has no entry in ``mask_values``.
 
     Raises:
         BundleError: for a key that is not a value or range within 0..255, a value mapped twice, or a value of ours that
-            is not a whole number within 0..255.
+            is not a whole number within 0..255; or for another ``ignore_value`` that is mapped too.
     """
     if not isinstance(mask_values, Mapping) or not all(isinstance(key, str) for key in mask_values):
         raise BundleError(
@@ -45,6 +51,17 @@ def lookup_table(mask_values: Mapping[str, int]) -> np.ndarray:
                 f"`mask_values` must list each value once, but {key!r} overlaps another entry; remove one of them."
             )
         table[low : high + 1] = ours
+    if ignore_value is None:
+        return table
+    if type(ignore_value) is not int or not 0 <= ignore_value <= 255:
+        raise BundleError(f"`ignore_value` must be in 0..255, or null for none, got {ignore_value!r}; correct it.")
+    if table[ignore_value] < 0:
+        table[ignore_value] = IGNORED
+    elif ignore_value != IGNORED:
+        raise BundleError(
+            f"`ignore_value` must not be among `mask_values`, but {ignore_value} is; remove its entry, or set "
+            "`ignore_value` to null."
+        )
     return table
 
 
@@ -59,7 +76,8 @@ def to_ours(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
         unknown = np.unique(mask[ours < 0])
         raise BundleError(
             f"masks must only have values that `mask_values` lists ({np.flatnonzero(table >= 0).tolist()}), also got "
-            f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, or fix the mask."
+            f"{unknown[:10].tolist()}{' …' if len(unknown) > 10 else ''}; add an entry for each, set `ignore_value` "
+            "to one that means nothing, or fix the mask."
         )
     return ours.astype(np.uint8)
 
@@ -79,7 +97,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         BundleError: if the file is not a readable image, or has more than one number per pixel.
     """
     with open_image(path) as picture:
-        mode = picture.mode
+        mode = require_upright(picture).mode
         if mode == "RGB" and ";16" in str(getattr(picture, "tile", [])):  # PIL cuts these to 8 bits
             mode = "RGB with 16 bits per colour"
         try:
@@ -126,10 +144,10 @@ def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.nd
 
 
 def channel_of_value(values: Sequence[int]) -> dict[str, int]:
-    """The channel of each of our mask values; 0 maps to the ignore index ``K`` unless it has a channel.
+    """The channel of each of our mask values; 0 maps to ``K``, background, unless it has a channel. ``IGNORED`` stays.
 
     Args:
         values: mask value of each of the ``K`` channels.
     """
     channels = {str(value): channel for channel, value in enumerate(values)}
-    return {"0": len(values)} | channels
+    return {"0": len(values), str(IGNORED): IGNORED} | channels

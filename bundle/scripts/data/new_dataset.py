@@ -16,7 +16,7 @@ from skimage.color import rgb2lab
 from ..errors import BundleError
 from ..files.atomic import atomic_path
 from ..files.pictures import Palette
-from .classes import require_class_names
+from .classes import Classes, require_class_names, require_no_background_class, single_class_warning
 
 WHITE, REST = (255, 255, 255), (239, 239, 239)  # colours of mask value 0: background, or a class "rest"
 OKABE_ITO = (  # distinguishable with colour blindness; Okabe and Ito, Color Universal Design (2008)
@@ -56,6 +56,8 @@ def require_names(name: str, class_names: Sequence[str], background: bool) -> No
             "list them in label order."
         )
     require_class_names(class_names)
+    if background:
+        require_no_background_class(class_names)
 
 
 def require_colors(colors: Palette, count: int) -> None:
@@ -157,7 +159,8 @@ def next_commands(path: Path) -> str:
     """The commands to run after the overlay ``path`` is written."""
     overlay = json.loads(path.read_text(encoding="utf-8"))
     name, folder = shlex.quote(overlay["dataset_name"]), shlex.quote(overlay["dataset_dir"])
-    return (
+    warning = single_class_warning(Classes.of(overlay))
+    return (f"Warning: {warning}\n" if warning else "") + (
         f"Wrote {path}. Once the patches are in {folder}, run:\n"
         f"python -m scripts check {folder} --dataset {name}\n"
         f"python -m scripts train --dataset {name}"

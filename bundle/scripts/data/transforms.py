@@ -36,14 +36,21 @@ class LoadMaskd(MapTransform):
         keys: paths of masks; they become (1, H, W) uint8 tensors.
         mapping: the new value for each value, or inclusive range such as ``"1-255"``, that a mask may have.
         image_key: the image, (3, H, W), whose size the mask must match.
+        ignore_value: the value of pixels that become ``IGNORED`` (see ``lookup_table``).
 
     Raises:
         BundleError: if a file is not a mask, differs in size from the image, or has an unmapped value; with its path.
     """
 
-    def __init__(self, keys: KeysCollection, mapping: Mapping[str, int], image_key: str = "image") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mapping: Mapping[str, int],
+        image_key: str = "image",
+        ignore_value: int | None = None,
+    ) -> None:
         super().__init__(keys)
-        self.table = lookup_table(mapping)
+        self.table = lookup_table(mapping, ignore_value)
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -81,7 +81,7 @@ class _Half:
             scores = self.network(item["image"][None] / 255, label)
             pred = self.values[scores.max(dim=1).indices]
             confusion = confusion + confusion_matrix(pred, item["label"], len(self.classes.value_names))
-        return mean_iou(confusion, exclude_background=self.classes.background)
+        return mean_iou(confusion, exclude_background=self.classes.background and len(self.classes) > 1)
 
     def fit(self, name: str, candidates: Sequence[Any], gated: bool) -> None:
         """Set the network's attribute ``name`` to the best of its current value and ``candidates``."""

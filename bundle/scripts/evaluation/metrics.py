@@ -13,6 +13,7 @@ from ignite.metrics import ConfusionMatrix
 from ignite.metrics.metric import reinit__is_reduced
 
 from ..errors import BundleError
+from ..files.pictures import IGNORED
 
 
 class MaskConfusionMatrix(ConfusionMatrix):
@@ -55,12 +56,15 @@ class MeanIoU(MaskConfusionMatrix):
 
 def confusion_matrix(pred: torch.Tensor, true: torch.Tensor, num_values: int) -> torch.Tensor:
     """Pixel counts (V, V), ground truth down and prediction across, of two same-shape masks with values 0..V-1; always
-    on the host."""
+    on the host. Pixels whose ground truth is ``IGNORED`` are left out."""
     pred, true = pred.cpu(), true.cpu()
     if pred.shape != true.shape:
         raise BundleError(
             f"`pred` and `true` must have the same shape, got {tuple(pred.shape)} and {tuple(true.shape)}."
         )
+    scored = true != IGNORED
+    if not scored.all():
+        pred, true = pred[scored], true[scored]
     for name, mask in (("pred", pred), ("true", true)):
         if mask.numel() and not 0 <= mask.min() <= mask.max() < num_values:
             raise BundleError(
@@ -80,7 +84,8 @@ def class_scores(confusion: torch.Tensor, exclude_background: bool) -> dict[str,
 
     Returns:
         ``iou``, ``dice`` and ``recall`` of each class, (V,) or without background (V - 1,), in [0, 1], NaN where
-        undefined (a class absent from ground truth and prediction; for recall, absent from ground truth); and
+        undefined (a class absent from ground truth and prediction; for recall, absent from ground truth; a single class
+        without background); and
         ``pixels``, the number of ground-truth pixels.
     """
     confusion = confusion.double()
@@ -89,6 +94,9 @@ def class_scores(confusion: torch.Tensor, exclude_background: bool) -> dict[str,
     first = int(exclude_background)
     hits = confusion[:, first:].diagonal()
     true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)[first:]
+    if exclude_background and len(true) == 1:  # all that is scored is of this class, whatever is predicted
+        undefined = torch.full_like(hits, torch.nan)
+        return {"iou": undefined, "dice": undefined, "recall": undefined, "pixels": true}
     return {
         "iou": hits / (true + predicted - hits),
         "dice": 2 * hits / (true + predicted),
@@ -105,7 +113,10 @@ def mean_iou(confusion: torch.Tensor, exclude_background: bool) -> float:
     """
     mean = class_scores(confusion, exclude_background)["iou"].nanmean().item()
     if mean != mean:
-        raise BundleError("the masks must show at least one class to be scored, but all pixels are background.")
+        raise BundleError(
+            "the masks must show at least one class to be scored, but all pixels are background or ignored; correct "
+            "`mask_values` or the masks."
+        )
     return mean
 
 

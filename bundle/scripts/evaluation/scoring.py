@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import Classes
+from ..data.items import mask_name
 from ..files.atomic import write_csv, write_json
 from ..files.pictures import (
     confusion_picture,
@@ -102,7 +103,7 @@ class ScoreHandler:
 
     def _write_prediction(self, name: str, mask: np.ndarray) -> None:
         """Write an image's predicted tissues and background as a palette PNG."""
-        write_mask(self.prediction_dir / f"{Path(name).stem}.png", mask, self.palette)
+        write_mask(self.prediction_dir / mask_name(name), mask, self.palette)
 
     def _row(self, output: Mapping[str, torch.Tensor]) -> list[Any]:
         """An image's row of pictures: the image, a heat map per channel, the prediction and the ground truth."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import BundleError
 
@@ -66,6 +66,25 @@ def open_image(path: str | Path) -> Image.Image:
     except Exception as error:  # damaged files make PIL raise many types of error
         raise unreadable(path, error) from error
     return require_one_picture(image)
+
+
+def require_upright(image: Image.Image) -> Image.Image:
+    """Return ``image`` unless its EXIF data tell viewers to turn it: a mask may be drawn on either view.
+
+    TIFFs are turned by PIL itself as it opens them.
+
+    Raises:
+        BundleError: if it is to be turned or mirrored.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):  # a PNG would be decoded
+        return image
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in (0, 1):
+        raise BundleError(
+            f"{getattr(image, 'filename', 'the image')} must be stored upright, but its EXIF orientation is "
+            f"{orientation}; convert it with `ImageOps.exif_transpose(Image.open(…)).save(…)`, and its mask with it."
+        )
+    return image
 
 
 def unreadable(path: str | Path, error: Exception) -> BundleError:

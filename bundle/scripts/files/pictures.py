@@ -15,6 +15,8 @@ from ..errors import BundleError
 from .atomic import atomic_path
 
 Palette = Sequence[Sequence[int]]  # an RGB colour, 0..255, per mask value
+IGNORED = 255  # value, in our masks, of pixels that take no part in losses and scores
+GREY = [128, 128, 128]  # their colour
 GAP_PX, LINE_PX = 6, 22  # gap between images on a sheet; height of a line of text
 
 
@@ -24,15 +26,24 @@ def write_png(path: str | Path, picture: Image.Image) -> None:
         picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # same size as the default in half the time
 
 
+def palette_of(mask: np.ndarray, palette: Palette) -> Palette:
+    """``palette``, extended up to grey for ``IGNORED`` if the mask has ignored pixels."""
+    if len(palette) > IGNORED or not (mask == IGNORED).any():
+        return palette
+    return [*map(list, palette), *[GREY] * (IGNORED + 1 - len(palette))]
+
+
 def mask_picture(mask: np.ndarray, palette: Palette) -> Image.Image:
     """Convert ``mask``, (H, W) integers, to a palette image whose pixel values are the mask values.
 
     Raises:
-        BundleError: if a value has no colour.
+        BundleError: if a value other than ``IGNORED`` has no colour.
     """
-    if mask.size and not 0 <= mask.min() <= mask.max() < len(palette):
+    given, palette = palette, palette_of(mask, palette)
+    values = mask[mask != IGNORED] if palette is not given else mask
+    if values.size and not 0 <= values.min() <= values.max() < len(given):
         raise BundleError(
-            f"`mask` must have values in 0..{len(palette) - 1}, one per colour, got {mask.min()}..{mask.max()}."
+            f"`mask` must have values in 0..{len(given) - 1}, one per colour, got {values.min()}..{values.max()}."
         )
     picture = Image.fromarray(mask.astype(np.uint8), mode="L")
     picture.putpalette(np.asarray(palette, dtype=np.uint8).tobytes())  # turns the mode into "P"
@@ -46,6 +57,7 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: Palette) -> None:
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: float = 0.5) -> Image.Image:
     """Blend the colours of ``mask``, (H, W), over ``image``, (H, W, 3) uint8; value 0 stays transparent."""
+    palette = palette_of(mask, palette)
     weight = np.full((len(palette), 1, 1), opacity)
     weight[0] = 0
     mixed = (1 - weight) * np.arange(256) + weight * np.asarray(palette)[..., None]  # (V, 3, 256), for each byte
@@ -55,6 +67,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, palette: Palette, opacity: floa
 
 def outlined(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Image.Image:
     """Tint and outline the regions of ``mask``, (H, W), in ``image``, (H, W, 3) uint8; value 0 stays transparent."""
+    palette = palette_of(mask, palette)
     picture = np.array(overlay(image, mask, palette, opacity=0.25))
     edges = binary_dilation(find_boundaries(mask, mode="inner")) & (mask > 0)
     picture[edges] = np.asarray(palette, dtype=np.uint8)[mask[edges]]

@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
 from ..data.classes import Classes
+from ..data.items import mask_name
 from ..errors import BundleError
 from ..files.pictures import overlay, uint8_image, write_mask, write_png
 from ..runs.background_work import BackgroundWork
@@ -57,7 +58,7 @@ class SaveMasksHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Write the masks and mask overlays of a batch."""
-        names = [f"{Path(item['name']).stem}.png" for item in engine.state.batch]
+        names = [mask_name(item["name"]) for item in engine.state.batch]
         for name, output in zip(names, engine.state.output, strict=True):
             self._work.submit(self._write, name, output["pred"][0].numpy(), output["image"].cpu())
         self._count += len(names)

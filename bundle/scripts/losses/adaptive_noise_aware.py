@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .pixel_terms import EPSILON, one_hot, roughness, uncertainty
+from .pixel_terms import EPSILON, counted, one_hot, roughness, uncertainty
 
 BACKGROUND_LOGIT = 100.0
 
@@ -12,8 +12,9 @@ class AdaptiveNoiseAwareLoss(nn.Module):
     """``alpha * CE + beta * U + gamma * S``: cross-entropy of confident pixels, uncertainty and spatial smoothness.
 
     With background, the logits get one more channel before the softmax, 100 where the pseudo mask is background and 0
-    elsewhere. All terms are means over the batch. The weights are plain attributes: ``LinearScheduleHandler`` moves
-    them from their values in the first epoch (the defaults) to those after the last.
+    elsewhere. All terms are means over the batch, without pixels that are ignored (``pixel_terms.counted``). The
+    weights are plain attributes: ``LinearScheduleHandler`` moves them from their values in the first epoch (the
+    defaults) to those after the last.
 
     Args:
         background: whether target values outside 0..K-1 are background. If not, such pixels have no target.
@@ -44,14 +45,15 @@ class AdaptiveNoiseAwareLoss(nn.Module):
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums over pixels overflow half precision
         onehot = one_hot(target, logits)  # (B, K, H, W), all zero for background
+        valid = counted(target, logits)
         if self.background:
-            is_background = 1 - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)
+            is_background = valid - onehot.sum(dim=1, keepdim=True)  # (B, 1, H, W)
             onehot = torch.cat([onehot, is_background], dim=1)
             logits = torch.cat([logits, BACKGROUND_LOGIT * is_background], dim=1)
         prob = torch.softmax(logits, dim=1)
         confidence = prob.amax(dim=1, keepdim=True)  # (B, 1, H, W)
         keep = (confidence > self.tau).to(prob.dtype)
         cross_entropy = -(keep * onehot * torch.log(prob + EPSILON)).mean()
-        everywhere = torch.ones_like(keep)
-        doubt, rough = uncertainty(confidence, everywhere), roughness(prob, everywhere)
+        cross_entropy = cross_entropy * (valid.numel() / valid.sum().clamp(min=1))  # exactly 1 if all pixels count
+        doubt, rough = uncertainty(confidence, valid), roughness(prob, valid)
         return self.alpha * cross_entropy + self.beta * doubt + self.gamma * rough

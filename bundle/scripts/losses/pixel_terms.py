@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import BundleError
+from ..files.pictures import IGNORED
 
 EPSILON = 1e-6
 
@@ -24,6 +25,11 @@ def one_hot(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         )
     channels = torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
     return (target.reshape(batch, 1, height, width) == channels).to(logits.dtype)
+
+
+def counted(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W) in the dtype of ``logits``, (B, K, H, W): 0 where ``target`` is ``IGNORED``, 1 elsewhere."""
+    return (target.reshape(len(logits), 1, *logits.shape[2:]) != IGNORED).to(logits.dtype)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

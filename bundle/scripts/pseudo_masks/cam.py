@@ -48,21 +48,28 @@ def balance_classes(
 
 
 def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | None = None) -> torch.Tensor:
-    """Which classes an image shows: those of its label or, without one, those whose probability exceeds a threshold.
+    """Which classes an image shows: those of its label, and where that is unknown, those of a high probability.
 
     Args:
         prob: class probabilities, (B, K) in [0, 1].
-        threshold: in [0, 1]; a class is present where ``prob > threshold``.
-        label: true image-level labels, (B, K) of 0 and 1, which replace the predicted ones.
+        threshold: in [0, 1]; a class whose label is unknown is present where ``prob > threshold``.
+        label: true image-level labels, (B, K) of 0, 1 and NaN, unknown; ``None`` if all are unknown.
 
     Returns:
-        (B, K) bool. An image without any class gets its most probable one. (The published code fails in that case.)
+        (B, K) bool. An image of which no label is known and no class is probable gets its most probable one. (The
+        published code fails in that case.) A label of zeros is taken at its word: none of these classes.
     """
     if not 0 <= threshold <= 1:
         raise BundleError(f"`threshold` must be in [0, 1], got {threshold}; use a probability, not a percentage.")
-    present = prob > threshold if label is None else to_device(label, prob.device).bool()
+    present = prob > threshold
+    undecided = ~present.any(dim=1, keepdim=True)
+    if label is not None:
+        label = to_device(label, prob.device)
+        unknown = label.isnan()
+        present = torch.where(unknown, present, label > 0)
+        undecided = undecided & unknown.all(dim=1, keepdim=True)
     most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
-    return torch.where(present.any(dim=1, keepdim=True), present, most_probable)
+    return torch.where(undecided, most_probable, present)
 
 
 def gate_and_normalize(cam: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
@@ -154,14 +161,14 @@ class CAMSegmenter(nn.Module):
 
         Args:
             image: the patches.
-            label: true image-level labels, (B, K) of 0 and 1, which gate the classes; ``None`` gates by the predicted
-                labels. An image whose label is all 0 falls back to its most probable class.
+            label: true image-level labels, (B, K) of 0, 1 and NaN, which gate the classes; where they are unknown, and
+                for ``None`` everywhere, the predicted labels do (see ``present_classes``).
 
         Returns:
-            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate excludes. So that ties go to the classifier's
-            first channel in any channel order, scores tied with it are lowered by the smallest representable step. For
-            images larger than ``window``, scores are means over windows, each with its own gate, in which an excluded
-            class counts as -1, below every score.
+            Scores (B, K, H, W) in [0, 1], -inf for classes that the gate excludes: all of them, if the label is all 0.
+            So that ties go to the classifier's first channel in any channel order, scores tied with it are lowered by
+            the smallest representable step. For images larger than ``window``, scores are means over windows, each with
+            its own gate, in which a class that is not predicted counts as -1, below every score.
         """
         if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
             return self._scores(image, label)
@@ -173,9 +180,13 @@ class CAMSegmenter(nn.Module):
             return self._scores(windows, None if own is None else own.expand(len(windows), -1)).clamp(min=-1)
 
         labels = [None] * len(image) if label is None else label.split(1)
-        return torch.cat(
+        scores = torch.cat(
             [inferer(single, windows_scores, own) for single, own in zip(image.split(1), labels, strict=True)]
         )
+        if label is None:
+            return scores
+        absent = to_device(label, scores.device)[:, self.channel_order or range(label.shape[1])] == 0
+        return scores.masked_fill(absent[:, :, None, None], -torch.inf)
 
     def _scores(self, image: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
         """The scores (B, K, H, W) of ``image`` as a whole, see ``forward``."""

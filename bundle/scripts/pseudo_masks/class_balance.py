@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 PATCHES_PER_CLASS = 256  # enough to estimate the mean strength of a class to about 1 %
 
 
-def purest_patches(labels: Sequence[Sequence[int]], class_index: int, limit: int = PATCHES_PER_CLASS) -> list[int]:
-    """Indices of at most ``limit`` patches that show a class with the fewest other classes, spread evenly."""
-    shown = [index for index, label in enumerate(labels) if label[class_index]]
-    if not shown:
+def purest_patches(labels: Sequence[Sequence[float]], class_index: int, limit: int = PATCHES_PER_CLASS) -> list[int]:
+    """Indices of at most ``limit`` patches that show a class with the fewest other or unknown ones, spread evenly."""
+    possible = {index: sum(v != 0 for v in label) for index, label in enumerate(labels) if label[class_index] == 1}
+    if not possible:
         return []
-    fewest = min(sum(labels[index]) for index in shown)
-    purest = [index for index in shown if sum(labels[index]) == fewest]
+    fewest = min(possible.values())
+    purest = [index for index, count in possible.items() if count == fewest]
     return purest[:: math.ceil(len(purest) / limit)]
 
 

@@ -15,9 +15,9 @@ from ..data.background import white_pixels
 from ..data.batches import ReadAheadDataLoader, SameSizeBatches
 from ..data.classes import Classes
 from ..data.items import image_items
-from ..data.label_maps import largest_channel, require_channels
+from ..data.label_maps import NO_CLASS, permitted_channel, require_channels
 from ..data.mask_folder import mask_paths, write_manifest
-from ..files.pictures import overlay, write_mask, write_png
+from ..files.pictures import IGNORED, overlay, write_mask, write_png
 from ..runs.background_work import BackgroundWork
 from ..runs.devices import HostCopy
 from ..training.augmentation import PrepareBatch
@@ -58,7 +58,8 @@ def write_pseudo_masks(
     Args:
         network: the CAMs as a segmentation network; its channels are those of the segmentation network.
         dataset: items with ``image``, (3, H, W) uint8, ``name``, and, if known, the multi-hot ``label``, (K,), which
-            then gates the classes. Its ``data`` has the images' paths.
+            then gates the classes. Where it excludes all of them, pixels are background or, without background,
+            ignored. Its ``data`` has the images' paths and names.
         mask_dir: folder for the masks.
         classes: names, values and colours; if there is background, white pixels become value 0.
         batch_size: number of same-size images per forward pass.
@@ -79,7 +80,9 @@ def write_pseudo_masks(
     )
     kept = sum(path.exists() for path in paths)
     logger.info(f"Pseudo masks: {len(paths)} images, {kept} of which already have masks in {mask_dir}, which are kept.")
-    value_of_channel = np.array(classes.segmenter_values, dtype=np.uint8)
+    value_of_channel = np.zeros(256, dtype=np.uint8)
+    value_of_channel[: len(classes)] = classes.segmenter_values
+    value_of_channel[NO_CLASS] = 0 if classes.background else IGNORED
     network.to(device).eval()
     prepare_batch = PrepareBatch()
 
@@ -101,7 +104,7 @@ def write_pseudo_masks(
         batches = tqdm(loader, desc="pseudo masks", unit="batch", disable=None)
         for indices, batch in zip(unfinished, batches, strict=False):
             image, label = prepare_batch(batch, torch.device(device), non_blocking=True)
-            channels = HostCopy(largest_channel(network(image, label)))
+            channels = HostCopy(permitted_channel(network(image, label)))
             work.submit(write_batch, indices, channels, batch["image"])
     distributed.barrier()
     write_manifest(dataset.data, mask_dir)

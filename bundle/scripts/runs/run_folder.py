@@ -21,6 +21,7 @@ from ignite import distributed
 from ..errors import BundleError
 from ..files.atomic import remove_leftovers, write_json
 from ..files.foreign_files import read_json
+from .data_record import Fingerprint, data_differences
 from .old_names import current_names
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 OLD_STAGES = {"run": "train_segmenter"}  # their names in records of earlier versions
 NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
-BEGUN = ("configs", "scripts", "run.log", "tensorboard")  # what a run folder has before any results
+BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard")  # what a run folder has before any results
 LOG = "run.log"  # name of the handler that writes it
 DESCRIBING = ("train.json", "inference.json", "metadata.json")  # configs that a trained bundle has of its own
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
@@ -70,6 +71,7 @@ class RunFolder:
         dataset_dir: str | Path,
         label_file: str | Path | None = None,
         new_settings: bool = False,
+        data: Fingerprint | None = None,
     ) -> None:
         """Turn the folder into a bundle with ``config``, or check that its existing run has the same settings.
 
@@ -77,25 +79,36 @@ class RunFolder:
             config: the merged config, references unresolved.
             dataset_dir: the data set's folder, since an expression in ``config`` may not resolve elsewhere.
             label_file: likewise the label file, if there is one.
-            new_settings: accept settings that differ from those the run started with.
+            new_settings: accept settings and data that differ from those the run started with.
+            data: the data set's fingerprint, to be recorded.
 
         Raises:
             BundleError: if the folder has a run with different settings.
         """
         if not new_settings:
-            self.require_same_settings(config)
+            self.require_same_settings(config, data)
         remove_leftovers(self.path)
         if self.path != BUNDLE_ROOT:
             copy_code(self.path)
         write_json(self.path / "configs" / "train.json", portable(config, dataset_dir, label_file))
+        if data:
+            write_json(self.path / "run.json", read_record(self.path) | {"data": data})
 
     def saved_config(self) -> dict[str, Any]:
         """The merged config saved in the folder; empty if there is none yet."""
         path = self.path / "configs" / "train.json"
         return current_names(read_json(path)) if path.exists() else {}
 
-    def require_same_settings(self, config: Mapping[str, Any]) -> None:
-        """Raise a ``BundleError`` if the folder has a run whose settings differ from the merged ``config``.
+    def data_differences(self, data: Fingerprint | None) -> list[str]:
+        """How the data, given by their fingerprint, differ from those that the run recorded, if it did, in words.
+
+        No data at all are no difference: a finished run may be looked at where they are missing.
+        """
+        recorded = read_record(self.path).get("data")
+        return data_differences(recorded, data) if recorded and data else []
+
+    def require_same_settings(self, config: Mapping[str, Any], data: Fingerprint | None = None) -> None:
+        """Raise a ``BundleError`` if the folder has a run whose settings or data differ from ``config`` and ``data``.
 
         A run that stopped before it produced any results does not count.
         """
@@ -113,6 +126,13 @@ class RunFolder:
                 f"`output_dir` {self.path} must be new or hold a run with the same settings, but these differ from its "
                 f"configs/train.json: {shown}{more}. Restore the old values, choose another --output_dir, or pass "
                 "--redo with the first stage that they affect."
+            )
+        changed_data = self.data_differences(data)
+        if changed_data:
+            raise BundleError(
+                f"`output_dir` {self.path} must be new or hold a run on the same data, but they have changed since: "
+                f"{'; '.join(changed_data)}. Restore the old data, choose another --output_dir, or pass --redo "
+                f"{next(iter(self.stages), 'with the first stage')}."
             )
 
     @contextmanager

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 
 from ..errors import BundleError
 from . import plain_errors
+from .data_record import Fingerprint
 from .devices import description, prepare_device, seed_everything
 from .old_names import current_names, renamed
 from .options import require_known_options
@@ -107,7 +108,11 @@ def stage_parser(config: Mapping[str, Any], stage: str) -> ConfigParser:
 
 
 def run_stages(
-    stages: Sequence[str], config: Mapping[str, Any], output_dir: str | Path, redo: str | None = None
+    stages: Sequence[str],
+    config: Mapping[str, Any],
+    output_dir: str | Path,
+    redo: str | None = None,
+    data: Callable[[], Fingerprint] | None = None,
 ) -> None:
     """Run the config's list ``initialize`` and the stage's own steps for each stage that is not complete.
 
@@ -122,6 +127,7 @@ def run_stages(
         config: the merged config.
         output_dir: the run folder.
         redo: rerun this stage and all later ones from the start.
+        data: returns the data set's fingerprint, which must be that of the run.
     """
     if redo is not None and (redo not in stages or _continues(config, redo)):
         raise BundleError(
@@ -130,10 +136,11 @@ def run_stages(
     if int(os.environ.get("WORLD_SIZE", 1)) != distributed.get_world_size():
         raise BundleError("multiple processes must form a group; add configs/multi_gpu_train.json to --config_file.")
     folder = RunFolder(output_dir)
+    seen = None if data is None else data()
     if redo is None and not any(_continues(config, stage) for stage in stages):
-        folder.require_same_settings(config)  # a complete stage must match the requested settings
+        folder.require_same_settings(config, seen)  # a complete stage must match the requested settings
     if redo is not None:
-        _require_kept_stages_unchanged(redo, config, folder)
+        _require_kept_stages_unchanged(redo, config, folder, seen)
     first_again = len(stages) if redo is None else list(stages).index(redo)
     again = {stage: position >= first_again for position, stage in enumerate(stages)}
     complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
@@ -142,12 +149,20 @@ def run_stages(
         if stage in complete:
             logger.info(f"{stage} is complete in {output_dir}; to rerun it, pass `--redo {stage}`.")
         else:
-            _run_stage(stage, config, folder, again[stage])
+            _run_stage(stage, config, folder, again[stage], seen)
 
 
-def _require_kept_stages_unchanged(redo: str, config: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise a ``BundleError`` if a setting used by a stage before ``redo`` has changed."""
+def _require_kept_stages_unchanged(
+    redo: str, config: Mapping[str, Any], folder: RunFolder, data: Fingerprint | None
+) -> None:
+    """Raise a ``BundleError`` if a setting used by a stage before ``redo``, or the data, have changed."""
     names = list(folder.stages)
+    changed_data = folder.data_differences(data) if redo in names[1:] else []
+    if changed_data:
+        raise BundleError(
+            f"the data of {folder.path} must stay as used by {names[0]}, but {'; '.join(changed_data)}; pass --redo "
+            f"{names[0]} or another --output_dir."
+        )
     old, new = folder.saved_config(), portable(config, "", None)
     if redo not in names or "stages" not in old:  # written by an earlier version
         return
@@ -180,8 +195,8 @@ def _continues(config: Mapping[str, Any], stage: str) -> bool:
     return bool(config["stages"].get(stage, {}).get("continues"))
 
 
-def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool) -> None:
-    """Run one stage, from scratch if ``again``."""
+def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: bool, data: Fingerprint | None) -> None:
+    """Run one stage, from scratch if ``again``, on data with the fingerprint ``data``."""
     parser = ConfigParser(config=stage_config(config, stage) | {"stage": stage})
     get = parser.get_parsed_content
 
@@ -201,7 +216,7 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         else:
             if again:
                 folder.undo(stage, outputs)
-            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again)
+            folder.open(config, get("dataset_dir"), get("label_file"), new_settings=again, data=data)
     with folder.stage(stage) as record:
         distributed.barrier()  # old results have been moved away
         work_through(f"stages#{stage}#steps")

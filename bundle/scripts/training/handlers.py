@@ -359,7 +359,7 @@ class TrainingHandlers:
         if self.max_gradient_norm is not None:
             yield GradientClippingHandler(self.optimizer, self.max_gradient_norm)
         yield LinearScheduleHandler(self.loss, **self.loss_schedule)
-        if self.validator is not None:
+        if self.validator is not None and self.validator.state.epoch_length != 0:  # there are val images
             yield ValidationHandler(self.val_interval, self.validator)
         yield LrScheduleHandler(self.lr_scheduler, print_lr=False, epoch_level=False)
         yield ResumeHandler(self.output_dir / "checkpoints" / f"{self.name}.pt", resumed)

@@ -51,17 +51,25 @@ def _require_state_dict(content: Any, path: str | Path) -> StateDict:
     return content
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(network: nn.Module, path: str | Path, new_parts: Sequence[str] = ()) -> nn.Module:
     """Load the weights of a whole network; missing or unexpected names or wrong shapes raise an error that lists them.
+
+    Args:
+        network: the network.
+        path: the file.
+        new_parts: names of the network's parts that keep their random initial weights, such as the head of a network
+            for other classes.
 
     Returns:
         ``network`` itself.
     """
-    state = read_state_dict(path)
-    _require_match(
-        network.state_dict(), state, str(path), unexpected=sorted(state.keys() - network.state_dict().keys())
-    )
-    network.load_state_dict(state)
+    for part in new_parts:
+        _part(network, part)
+    new = tuple(f"{part}." for part in new_parts)
+    state = {name: tensor for name, tensor in read_state_dict(path).items() if not name.startswith(new)}
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(new)}
+    _require_match(own, state, str(path), unexpected=sorted(state.keys() - own.keys()))
+    network.load_state_dict(state, strict=False)
     return network
 
 
@@ -80,10 +88,7 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
     """
     if weights is None:
         return network
-    try:
-        target = network.get_submodule(part)
-    except AttributeError as error:
-        raise BundleError(f"`part` must name a part of {type(network).__name__}, got {part!r}: {error}.") from error
+    target = _part(network, part)
     if isinstance(weights, Mapping):
         state, source = weights, "the given state dict"
     else:
@@ -97,6 +102,14 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
     _require_match(target.state_dict(), state, source)
     target.load_state_dict({name: state[name] for name in target.state_dict()})
     return network
+
+
+def _part(network: nn.Module, part: str) -> nn.Module:
+    """A part of a network, by its name."""
+    try:
+        return network.get_submodule(part)
+    except AttributeError as error:
+        raise BundleError(f"`part` must name a part of {type(network).__name__}, got {part!r}: {error}.") from error
 
 
 def _require_match(expected: StateDict, state: StateDict, source: str, unexpected: Sequence[str] = ()) -> None:

@@ -39,7 +39,7 @@ def test_masks_of_every_release_are_read_in_the_values_of_the_data_set(path):
     assert set(source[source >= 0]) == set(overlay["mask_values"].values())
 
 
-KEYS = "mask_values, patch_size, stride, min_share, mask_suffix, splits, val_share, test_share, group"
+KEYS = "mask_values, patch_size, stride, min_share, mask_suffix, splits, val_share, test_share, group, ignore_value"
 
 
 @pytest.mark.parametrize(

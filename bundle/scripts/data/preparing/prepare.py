@@ -14,6 +14,7 @@ for training; classes that always occur together cannot be told apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,13 @@ from tqdm import tqdm
 from ...errors import BundleError
 from ...files.atomic import atomic_path, remove_leftovers_of, write_json
 from ...files.foreign_files import open_image
-from ...files.pictures import Palette, mask_picture
+from ...files.pictures import GREY, IGNORED, Palette, mask_picture
 from ...runs.config_lists import overlay_file
 from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
-from ..items import find_images, images_with_masks
+from ..items import image_items, images_with_masks, mask_name
 from ..mask_values import inverse, lookup_table, to_ours
-from .releases import SPLITS, Release, read_flat_folder, read_release
+from .releases import SPLITS, Release, group_of, read_flat_folder, read_release
 
 
 def is_flat(source: Path, release: Release) -> bool:
@@ -67,9 +68,22 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
         )
     pairs = {}
     for split in found:
-        images = find_images(source / split / "img")
-        pairs[split] = images_with_masks(images, source / split / "mask")
+        pairs[split] = images_with_masks(image_items(source / split / "img", nested=True), source / split / "mask")
     return pairs
+
+
+def require_separate_groups(pairs: Mapping[str, Sequence[Mapping[str, str]]], group: str) -> None:
+    """Raise a ``BundleError`` if images of one ``group`` are in two splits; see ``find_pairs`` and ``group_of``."""
+    splits: dict[str, set[str]] = {}
+    for split, items in pairs.items():
+        for item in items:
+            splits.setdefault(group_of(item["name"], group), set()).add(split)
+    shared = sorted(text for text, found in splits.items() if len(found) > 1)
+    if shared:
+        raise BundleError(
+            f"all images of a `group` must be in one split, but those of {len(shared)} groups are in several, such as "
+            f"{shared[:5]}; move them, or put all images into one folder and set `val_share` in the overlay's `source`."
+        )
 
 
 def patch_starts(length_px: int, patch_size: int, stride: int) -> list[int]:
@@ -84,10 +98,11 @@ def patch_label(mask: np.ndarray, values: Sequence[int], min_share: float) -> li
     Args:
         mask: class values.
         values: the mask value of each class, in label order.
-        min_share: share of the pixels, in (0, 1].
+        min_share: share of the pixels that are not ignored, in (0, 1].
     """
     pixels = np.bincount(mask.ravel(), minlength=256)
-    return [int(pixels[value] >= min_share * mask.size) for value in values]
+    counted = mask.size - pixels[IGNORED]
+    return [int(pixels[value] >= min_share * counted > 0) for value in values]
 
 
 def cut_patches(
@@ -127,10 +142,10 @@ def cut_patches(
             if not any(label):
                 empty_patches += 1
                 continue
-            name = f"{Path(item['name']).stem}_x{left}_y{top}[{' '.join(map(str, label))}].png"
-            Image.fromarray(image[window]).save(folder / "img" / name)
+            name = f"{mask_name(item['name'])[:-4]}_x{left}_y{top}[{' '.join(map(str, label))}].png"
+            Image.fromarray(image[window]).save(new_file(folder / "img" / name))
             if draw_mask is not None:
-                draw_mask(mask[window]).save(folder / "mask" / name)
+                draw_mask(mask[window]).save(new_file(folder / "mask" / name))
             labels.append(label)
     return {
         "images": len(items),
@@ -151,7 +166,7 @@ def mask_drawer(written: Mapping[int, int], palette: Palette) -> Callable[[np.nd
     table = lookup_table({str(ours): value for ours, value in written.items()})
     colours = np.zeros((256, 3), dtype=np.uint8)
     for ours, value in written.items():
-        colours[value] = palette[ours]
+        colours[value] = GREY if ours == IGNORED else palette[ours]
     return lambda mask: mask_picture(to_ours(mask, table), colours)
 
 
@@ -168,20 +183,28 @@ def copy_pairs(
     """
     for item in tqdm(items, desc=folder.name):
         mask = read_pair_mask(item["image"], item["label"], table)
-        name = f"{Path(item['name']).stem}.png"
-        open_image(item["image"]).save(folder / "img" / name)
-        draw_mask(mask).save(folder / "mask" / name)
+        name = mask_name(item["name"])
+        open_image(item["image"]).save(new_file(folder / "img" / name))
+        draw_mask(mask).save(new_file(folder / "mask" / name))
 
 
-def written_values(mask_values: Mapping[str, int], published: bool) -> dict[int, int]:
+def new_file(path: Path) -> Path:
+    """Create the folder of ``path``, which may be a subfolder of the split's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def written_values(classes: Classes, published: bool) -> dict[int, int]:
     """The value to write for each of our values: the same, or that of the data set's ``published`` files.
 
     Where ``mask_values`` would misread ours, for instance if it maps 64 and 128 to them, the files' are written too.
+    Ignored pixels keep the data set's ``ignore_value``, if it has one.
     """
-    written, table = inverse(mask_values), lookup_table(mask_values)
+    written, table = inverse(classes.mask_values), classes.lookup_table()
+    ignored = dict.fromkeys(table[table == IGNORED].tolist(), classes.ignore_value)
     if published or any(table[ours] != ours for ours in written):
-        return written
-    return {ours: ours for ours in written}
+        return written | ignored
+    return {ours: ours for ours in written} | ignored
 
 
 def cut_settings(patch_size: int, stride: int | None, min_share: float) -> dict:
@@ -212,6 +235,7 @@ def prepare(
     published_values: bool = False,
     splits: Sequence[str] = SPLITS,
     train_masks: bool = False,
+    group: str | None = None,
 ) -> dict:
     """Write a data set to train on; see the module's docstring. The folder appears complete or not at all.
 
@@ -230,6 +254,8 @@ def prepare(
             it does not map ours to themselves.
         splits: the splits to prepare.
         train_masks: also write the masks of the training patches, for few-shot adaptation; training never reads them.
+        group: regular expression; images whose names have the same match, e.g. the slide's name, stay in one split.
+            Default: from the overlay's ``source``.
 
     Returns:
         The report, also written to ``prepare.json``: the settings, the contents of each split, and, if ``source`` is a
@@ -244,13 +270,17 @@ def prepare(
         raise FileExistsError(f"`output` must be a new folder, got {output}; remove it or choose another one.")
     overlay, classes = read_overlay(overlay_file("dataset", dataset))
     release = read_release(overlay)
+    if group is not None:
+        release = replace(release, group=group)
     if patch_size is None:
         patch_size, stride = release.patch_size, release.stride if stride is None else stride
     settings = cut_settings(patch_size, stride, release.min_share if min_share is None else min_share)
-    table = lookup_table(release.mask_values)
-    written = written_values(classes.mask_values, published_values)
+    table = lookup_table(release.mask_values, release.ignore_value)
+    written = written_values(classes, published_values)
     draw_mask = mask_drawer(written, classes.palette)
     pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
+    if group is not None:
+        require_separate_groups(pairs, group)
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}

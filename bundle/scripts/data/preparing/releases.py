@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ...errors import BundleError
+from ...files.pictures import IGNORED
 from ..items import find_images
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,7 @@ class Release:
         test_share: the same for test.
         group: regular expression; images whose names contain the same match, e.g. the slide's name, stay in one split;
             default: each image is its own group.
+        ignore_value: the value of pixels that take no part (see ``lookup_table``).
 
     Raises:
         BundleError: for an invalid value.
@@ -46,6 +48,7 @@ class Release:
     val_share: float = 0.0
     test_share: float = 0.0
     group: str | None = None
+    ignore_value: int | None = IGNORED
 
     def __post_init__(self) -> None:
         if self.mask_suffix is not None and not (isinstance(self.mask_suffix, str) and self.mask_suffix):
@@ -79,7 +82,7 @@ class Release:
 
 
 def read_release(overlay: Mapping) -> Release:
-    """The section ``"source"`` of a data set's overlay; ``mask_values`` defaults to the overlay's.
+    """The section ``"source"`` of a data set's overlay; ``mask_values`` and ``ignore_value`` default to the overlay's.
 
     Raises:
         BundleError: for an unknown key or an invalid value.
@@ -91,7 +94,7 @@ def read_release(overlay: Mapping) -> Release:
         raise BundleError(
             f"`source` must be a section with keys among {', '.join(allowed)}, got {got!r}; rename or remove it."
         )
-    return Release(**{"mask_values": overlay["mask_values"], **section})
+    return Release(**{key: overlay[key] for key in ("mask_values", "ignore_value") if key in overlay} | dict(section))
 
 
 def natural_key(name: str) -> list:

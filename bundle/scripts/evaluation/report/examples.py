@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ...data.classes import Classes
-from ...data.items import split_items
+from ...data.items import mask_name, split_items
 from ...data.mask_values import load_mask
 from ...files.foreign_files import open_image
 from ...files.pictures import heat_map, overlay
@@ -76,7 +76,7 @@ class ValExamples:
         masks = {
             text: load_mask(path, np.arange(len(self.palette)), image.shape[:2])
             for folder, text in PREDICTIONS.items()
-            if (path := self.prediction_dir / folder / f"{Path(name).stem}.png").is_file()
+            if (path := self.prediction_dir / folder / mask_name(name)).is_file()
         }
         masks["truth"] = load_mask(self.items[name]["label"], self.table, image.shape[:2])
         return (

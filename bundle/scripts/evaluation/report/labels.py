@@ -22,7 +22,7 @@ def label_counts(dataset_dir: str | Path, classes: Classes, label_file: str | Pa
     counts: dict[str, Sequence[int]] = {}
     try:
         labels = [item["label"] for item in labelled_images(dataset_dir, classes.class_names, label_file)]
-        counts["train"] = [*np.sum(labels, axis=0), len(labels)]
+        counts["train"] = [*np.nansum(labels, axis=0).astype(int), len(labels)]  # unknown labels are NaN
     except (OSError, ValueError):  # the data were moved or changed since, or the patches have masks in place of labels
         pass
     for split in ("val", "test"):
