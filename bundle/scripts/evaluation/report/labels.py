@@ -9,15 +9,15 @@ import numpy as np
 from ...data.classes import Classes
 from ...data.items import labelled_images, split_items
 from ...data.mask_values import load_mask
-from ...files.foreign_files import open_image
+from ...files.foreign_files import open_image, read_json
 
 
 def label_counts(dataset_dir: str | Path, classes: Classes, label_file: str | Path | None) -> dict[str, Any]:
     """Count the training patches labelled with each class, and the val and test images whose masks show it.
 
     Returns:
-        ``columns``, the names of the parts that could be read, and ``rows``, the name of each class with its counts,
-        then ``"all"`` with the numbers of images.
+        ``columns``, the names of the parts that could be read; ``rows``, the name of each class with its counts, then
+        ``"all"`` with the numbers of images; and ``note``, what ``prepare`` had to say of the labels, or ``None``.
     """
     counts: dict[str, Sequence[int]] = {}
     try:
@@ -32,7 +32,9 @@ def label_counts(dataset_dir: str | Path, classes: Classes, label_file: str | Pa
             continue
         if len(shown):
             counts[split] = [*shown.sum(axis=0), len(shown)]
+    prepared = Path(dataset_dir) / "prepare.json"
     return {
+        "note": read_json(prepared).get("note") if prepared.is_file() else None,
         "columns": list(counts),
         "rows": list(zip([*classes.class_names, "all"], zip(*counts.values(), strict=True), strict=False)),
     }
