@@ -76,13 +76,35 @@ def check(
 
 
 def prepare(
-    source: Annotated[
-        Path, Option(help="Folder with {train,val,test}/{img,mask}, or a release that the overlay describes.")
-    ],
     output: Annotated[Path, Option(help="The folder to create; it appears complete or not at all.")],
     dataset: Overlay,
+    source: Annotated[
+        Path | None,
+        Option(
+            help="Folder with {train,val,test}/{img,mask}, a folder of patches for each class, or a release that the "
+            "overlay describes."
+        ),
+    ] = None,
+    slides: Annotated[
+        Path | None,
+        Option(
+            help="Instead: a table of labelled slides, with the columns slide, one of 0 and 1 per class, and if "
+            "wanted patient and mpp."
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        Option(min=0, help="With --slides: micrometres per pixel of the patches.", show_default="model_mpp"),
+    ] = None,
+    patches_per_slide: Annotated[
+        int, Option(min=1, help="With --slides: largest number of patches of a slide, drawn at random.")
+    ] = 200,
+    val_share: Annotated[
+        float, Option(min=0, max=1, help="With --slides: share of the slides, by patient, whose patches go to val.")
+    ] = 0.0,
     patch_size: Annotated[
-        int | None, Option(min=1, help="Side of a training patch in px.", show_default="from the overlay, or 128")
+        int | None,
+        Option(min=1, help="Side of a training patch in px.", show_default="from the overlay, or 128; of slides 224"),
     ] = None,
     stride: Annotated[
         int | None,
@@ -106,7 +128,18 @@ def prepare(
     splits: Annotated[str, Option(help="Splits to prepare, separated by commas.")] = "train,val,test",
     group: Group = None,
 ) -> None:
-    """Cut images with masks into labelled patches for training; val and test keep whole images for scoring."""
+    """Make labelled patches for training from images with masks, from folders of patches, or from labelled slides.
+
+    Images with masks are cut; in val and test they stay whole, for scoring.
+    """
+    if (source is None) == (slides is None):
+        raise typer.BadParameter("pass a folder of images, or --slides TABLE.", param_hint="--source")
+    if slides is not None:
+        from ..slides.tiling.cut_slides import cut_slides
+        from ..slides.tiling.cut_slides import format_report as of_slides
+
+        typer.echo(of_slides(cut_slides(slides, output, dataset, mpp, patch_size or 224, patches_per_slide, val_share)))
+        return
     from ..data.preparing.prepare import format_report
     from ..data.preparing.prepare import prepare as cut
 

@@ -124,7 +124,9 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
             shutil.copy(path, configs / path.name)
     own = configs / f"dataset_{train['dataset_name']}.json"
     if not own.is_file():
-        write_json(own, {key: train[key] for key in ("dataset_name", *KEYS, "model_mpp") if key in train})
+        write_json(
+            own, {key: train[key] for key in ("dataset_name", *KEYS, "ignore_value", "model_mpp") if key in train}
+        )
 
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:

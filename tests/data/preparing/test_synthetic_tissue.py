@@ -136,7 +136,7 @@ def test_labs_stain_the_same_tissue_differently():
         make_patch(np.random.default_rng(4), 96, (1, 2, 3), STAINS[name]) for name in ("lab_a", "lab_b")
     )
     assert (mask_a == mask_b).all()
-    assert structural_similarity(grey(image_a), grey(image_b), data_range=255) > 0.8
+    assert structural_similarity(grey(image_a), grey(image_b), data_range=255) > 0.7
     tissue_a, tissue_b = image_a[mask_a > 0].mean(0), image_b[mask_a > 0].mean(0)
     assert np.abs(tissue_a - tissue_b).max() > 25
     assert tissue_a[2] - tissue_a[0] > tissue_b[2] - tissue_b[0] + 25  # lab_b is redder

@@ -3,7 +3,8 @@
     python -m scripts prepare --source DIR --output DIR --dataset NAME [--patch-size 128] ...
 
 The source has folders ``{split}/img`` and ``{split}/mask``, or is one flat folder: a release that the overlay's section
-``"source"`` describes (see ``releases``). ``prepare.json`` records which of its images went to which split.
+``"source"`` describes (see ``releases``); ``prepare.json`` records which of its images went to which split. Splits may
+also have a folder of patches for each class (see ``class_folders``), which are only linked and labelled.
 
 A training mask only determines which classes a patch shows: it is not written, except with ``train_masks``, which cuts
 it like its image, for few-shot adaptation. ``min_share`` is the smallest share of a patch at which a class counts as
@@ -31,6 +32,7 @@ from ..check import count_labels, format_counts, read_pair_mask
 from ..classes import Classes, read_overlay
 from ..items import image_items, images_with_masks, mask_name
 from ..mask_values import inverse, lookup_table, to_ours
+from .class_folders import NOTE, find_class_folders, link_patches
 from .releases import SPLITS, Release, group_of, read_flat_folder, read_release
 
 
@@ -242,7 +244,8 @@ def prepare(
 
     Args:
         source: has ``{train,val,test}/{img,mask}``, where an image and its mask have the same name and val and test may
-            be missing; or is a release, images and masks in one folder, as described by the overlay's ``source``.
+            be missing; or is a release, images and masks in one folder, as described by the overlay's ``source``; or
+            has a folder of patches for each class, in splits or not.
         output: the folder to create.
         dataset: the data set's name or the path of its overlay (see ``runs.config_lists``), whose section ``source``
             (see ``Release``) says how to read ``source``.
@@ -279,7 +282,12 @@ def prepare(
     table = lookup_table(release.mask_values, release.ignore_value)
     written = written_values(classes, published_values)
     draw_mask = mask_drawer(written, classes.palette)
-    pairs = find_pairs(source, [splits] if isinstance(splits, str) else list(splits), release)
+    splits = [splits] if isinstance(splits, str) else list(splits)
+    sorted_patches = find_class_folders(source, classes.class_names, splits)
+    others = [
+        split for split in splits if not sorted_patches or split not in sorted_patches and (source / split).is_dir()
+    ]
+    pairs = find_pairs(source, others, release) if others else {}
     if group is not None:
         require_separate_groups(pairs, group)
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
@@ -287,6 +295,9 @@ def prepare(
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
     remove_leftovers_of(output)
     with only_job(output, beside=True, option="output"), atomic_path(output) as folder:
+        for split, folders in sorted_patches.items():
+            report[split] = link_patches(folders, folder / split, classes.class_names)
+            report["note"] = NOTE
         for split, items in pairs.items():
             (folder / split / "img").mkdir(parents=True)
             if split != "train" or train_masks:
@@ -304,8 +315,13 @@ def prepare(
 def format_report(report: Mapping) -> str:
     """Format the report of ``prepare`` as a table."""
     lines = []
-    if "train" in report:
-        train = report["train"]
+    train = report.get("train", {})
+    if train and "patches" not in train:
+        lines += [
+            f"train: {train['images']} patches, each labelled with the class of its folder",
+            *format_counts(train),
+        ]
+    elif train:
         lines += [
             f"train: {train['patches']} patches of {report['patch_size']} px from {train['images']} images, labelled "
             f"with the classes that cover {report['min_share']:.1%} or more",
@@ -313,5 +329,9 @@ def format_report(report: Mapping) -> str:
             f"  {train['patches_without_class']:7d}  patches skipped: no class covers {report['min_share']:.1%}",
             f"  {train['images_smaller_than_patch']:7d}  images skipped: smaller than a patch",
         ]
-    lines += [f"{split}: {report[split]['images']} images with masks" for split in ("val", "test") if split in report]
+    for split in ("val", "test"):
+        if split in report:
+            kind = "patches without masks" if "per_class" in report[split] else "images with masks"
+            lines.append(f"{split}: {report[split]['images']} {kind}")
+    lines += [f"Note: {report['note']}"] if "note" in report else []
     return "\n".join(lines)

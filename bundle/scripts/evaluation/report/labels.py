@@ -9,20 +9,20 @@ import numpy as np
 from ...data.classes import Classes
 from ...data.items import labelled_images, split_items
 from ...data.mask_values import load_mask
-from ...files.foreign_files import open_image
+from ...files.foreign_files import open_image, read_json
 
 
 def label_counts(dataset_dir: str | Path, classes: Classes, label_file: str | Path | None) -> dict[str, Any]:
     """Count the training patches labelled with each class, and the val and test images whose masks show it.
 
     Returns:
-        ``columns``, the names of the parts that could be read, and ``rows``, the name of each class with its counts,
-        then ``"all"`` with the numbers of images.
+        ``columns``, the names of the parts that could be read; ``rows``, the name of each class with its counts, then
+        ``"all"`` with the numbers of images; and ``note``, what ``prepare`` had to say of the labels, or ``None``.
     """
     counts: dict[str, Sequence[int]] = {}
     try:
         labels = [item["label"] for item in labelled_images(dataset_dir, classes.class_names, label_file)]
-        counts["train"] = [*np.sum(labels, axis=0), len(labels)]
+        counts["train"] = [*np.nansum(labels, axis=0).astype(int), len(labels)]  # unknown labels are NaN
     except (OSError, ValueError):  # the data were moved or changed since, or the patches have masks in place of labels
         pass
     for split in ("val", "test"):
@@ -32,7 +32,9 @@ def label_counts(dataset_dir: str | Path, classes: Classes, label_file: str | Pa
             continue
         if len(shown):
             counts[split] = [*shown.sum(axis=0), len(shown)]
+    prepared = Path(dataset_dir) / "prepare.json"
     return {
+        "note": read_json(prepared).get("note") if prepared.is_file() else None,
         "columns": list(counts),
         "rows": list(zip([*classes.class_names, "all"], zip(*counts.values(), strict=True), strict=False)),
     }

@@ -84,7 +84,8 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         raise BundleError(f"`output_dir` must be the folder of a run, got {output_dir}; it has no configs/train.json.")
     parser, record = read_configs(config_file), read_record(output_dir)["stages"]
     parser.update({"bundle_root": str(output_dir), "dataset_dir": str(dataset_dir), "device": "$torch.device('cpu')"})
-    classes = Classes(**{key: parser.get_parsed_content(key) for key in (*KEYS, "ignore_value") if key in parser})
+    keys = [key for key in (*KEYS, "ignore_value") if key in parser]
+    classes = Classes(**{key: parser.get_parsed_content(key) for key in keys})
     adapted = "num_images" in parser
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     page = render(

@@ -1,0 +1,1 @@
+"""Training patches from whole slides that are labelled as a whole."""
