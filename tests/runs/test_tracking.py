@@ -1,4 +1,4 @@
-"""Experiment tracking by MONAI's ``--tracking mlflow``; no extra of ours installs MLflow, so its test may be skipped."""
+"""Experiment tracking by MONAI's ``--tracking mlflow``; no extra of ours installs MLflow: its test may be skipped."""
 
 import json
 
