@@ -55,7 +55,7 @@ def keys_page() -> str:
         "`train`, it means the same in stage 1.",
     ]
     for section, entries in descriptions().items():
-        lines += ["", f"## {section}", "", "| key | default | meaning | also set by |", "|---|---|---|---|"]
+        lines += ["", f"## {section}", "", "| key | meaning | default | also set by |", "|---|---|---|---|"]
         for key, meaning in entries.items():
             values = keys[key]
             first = next(iter(values.values()))
@@ -63,7 +63,7 @@ def keys_page() -> str:
                 re.sub("^dataset_.*", "dataset_*", name): None for name, value in values.items() if value != first
             }
             others = others or {name: None for name in values if name != "train" and "train" not in values}
-            lines.append(f"| `{key}` | {shown(first)} | {meaning} | {', '.join(f'`{name}`' for name in others)} |")
+            lines.append(f"| `{key}` | {meaning} | {shown(first)} | {', '.join(f'`{name}`' for name in others)} |")
     return "\n".join(lines) + "\n"
 
 

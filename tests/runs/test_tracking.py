@@ -1,13 +1,44 @@
-"""Experiment tracking by MONAI's ``--tracking mlflow``; skipped without MLflow, which no extra of ours installs."""
+"""Experiment tracking by MONAI's ``--tracking mlflow``; no extra of ours installs MLflow: its test may be skipped."""
 
 import json
 
 import pytest
-from conftest import TINY
+from conftest import BUNDLE, TINY
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.evaluation.report.curves import read_curves
-from scripts.runs.run_folder import RunFolder
+from scripts.runs.run_folder import RunFolder, portable
+from scripts.runs.stages import stage_config
 from scripts.training.handlers import LinearScheduleHandler
+
+
+@pytest.fixture
+def tracked(tmp_path):
+    """The config that MONAI makes of ours for ``--tracking mlflow``."""
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
+    parser["output_dir"] = str(tmp_path / "run")
+    ConfigWorkflow.patch_bundle_tracking(parser, DEFAULT_EXP_MGMT_SETTINGS["mlflow"])
+    return parser.get()
+
+
+@pytest.mark.parametrize("stage", ["train_classifier", "train_segmenter"])
+def test_each_stage_has_the_handlers_that_track(tracked, stage):
+    config = stage_config(tracked, stage)
+    assert [handler["_target_"] for handler in config["train"]["handlers"]][1:] == ["MLFlowHandler"]
+    assert config["run_name"] is None and config["tracking_uri"].startswith("$monai")
+
+
+def test_a_run_folder_keeps_its_settings_without_those_of_tracking(tracked, tmp_path):
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
+    parser.get_parsed_content("seed")  # which spells references as MONAI does
+    kept = portable(tracked, tmp_path, None)
+    assert kept == portable(parser.get(), tmp_path, None)
+    own = {"_target_": "scripts.training.handlers.StageSizeHandler", "name": "a", "network": "@network"}
+    tracked["train"]["handlers"].append(own)
+    assert portable(tracked, tmp_path, None)["train"]["handlers"] == [*kept["train"]["handlers"], own]
 
 
 @pytest.mark.e2e

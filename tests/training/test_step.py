@@ -7,6 +7,7 @@ from conftest import BUNDLE, LITE, TINY
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines import IterationEvents, SupervisedTrainer
+from monai.handlers import from_engine
 from recorded_graph import capture_for
 from torch import nn
 
@@ -165,6 +166,8 @@ def test_outputs_have_no_gradient_and_events_come_in_monai_s_order():
     assert seen == seen[:4] * 6
     tensors = [output[name] for (output,) in outputs for name in ("pred", "loss")]
     assert len(tensors) == 12 and not any(tensor.requires_grad for tensor in tensors)
+    of_tracking = from_engine(["loss"], first=True)  # by which MONAI's --tracking reads the loss
+    assert [of_tracking(output) for output in outputs] == [output["loss"] for (output,) in outputs]
 
 
 def test_full_memory_names_the_option_that_halves_it(monkeypatch):
