@@ -218,6 +218,20 @@ def test_deploy_looks_for_its_packages_before_it_writes(finished_run, tmp_path, 
     assert not (tmp_path / "deployed").exists()
 
 
+def test_the_command_works_from_any_folder(tmp_path):
+    """Siblings of line 27: ``python -m scripts`` works only in the bundle's folder."""
+    environment = os.environ | {"PYTHONPATH": str(BUNDLE.parent)}
+    command = [sys.executable, "-m", "weakhisto", "train", "--help"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and "--classifier-epochs" in result.stdout, result.stderr
+
+
+def test_a_run_in_the_wrong_folder_says_which_one_is_meant(run_bundle, tmp_path):
+    """Siblings of line 27."""
+    with pytest.raises(SystemExit, match=f"^Stopped: `bundle_root` must be .*, got {tmp_path}; run the command in"):
+        run_bundle("training", tmp_path / "run", bundle_root=str(tmp_path))
+
+
 def test_an_adaptation_s_own_stages_can_be_done_again(finished_run):
     """Siblings of line 27."""
     words = ["adapt", str(finished_run), "--redo", "copy_pixel_masks", "--dry-run"]
