@@ -117,11 +117,10 @@ def run_stages(
 
     Args:
         stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
-            ``overlay`` for the config, ``early_checks`` to run before the first of the stages begins, ``checks`` to run
-            before anything of the stage is written, ``steps``, the ``outputs`` they
-            produce, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
-            ``scores``. A stage that ``continues`` resumes from its own last outputs whenever it is requested, and its
-            settings may change.
+            ``overlay`` for the config, ``early_checks`` to run before the first of them begins, ``checks`` to run
+            before anything of its own is written, ``steps``, the ``outputs`` they produce, the stage that it ``feeds``
+            with them, the ``result`` without which it is not complete, and ``scores``. A stage that ``continues``
+            resumes from its own last outputs whenever it is requested, and its settings may change.
         config: the merged config.
         output_dir: the run folder.
         redo: rerun this stage and all later ones from the start.
@@ -137,7 +136,7 @@ def run_stages(
         first_again = len(stages) if redo is None else list(stages).index(redo)
         again = {stage: position >= first_again for position, stage in enumerate(stages)}
         if not any(_continues(config, stage) for stage in stages):
-            _require_kept_stages_unchanged([s for s in stages if again[s]], config, folder)
+            _require_kept_stages_unchanged(stages, [s for s in stages if again[s]], config, folder)
         complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
         if len(complete) == len(stages):
             folder.require_same_settings(config)  # else a setting of nothing but scores would change nothing
@@ -151,8 +150,10 @@ def run_stages(
                 _run_stage(stage, config, folder, again[stage])
 
 
-def _require_kept_stages_unchanged(again: Sequence[str], config: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise a ``BundleError`` if a setting has changed of a stage that has begun.
+def _require_kept_stages_unchanged(
+    stages: Sequence[str], again: Sequence[str], config: Mapping[str, Any], folder: RunFolder
+) -> None:
+    """Raise a ``BundleError`` if a setting has changed of a complete stage, or of one of ``stages`` that has begun.
 
     Stages that run ``again`` from scratch, and those completed after them, do not count.
     """
@@ -160,9 +161,8 @@ def _require_kept_stages_unchanged(again: Sequence[str], config: Mapping[str, An
     if "stages" not in old:  # nothing, or written by an earlier version
         return None if again or not old else folder.require_same_settings(config)
     undone = done[done.index(again[0]) :] if again and again[0] in done else []
-    for stage in (name for name in old["stages"] if name in config["stages"] and name not in (*again, *undone)):
-        if not _has_begun(folder, old, stage):
-            continue
+    kept = {*stages, *done} & config["stages"].keys() - {*again, *undone}
+    for stage in (name for name in old["stages"] if name in kept and _has_begun(folder, old, name)):
         before, now = (stage_settings(one, stage) for one in (old, new))
         changed = [f"{key}: was {there}, now {here}" for key, there, here in differences(before, now)]
         if changed:
