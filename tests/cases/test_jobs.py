@@ -62,7 +62,8 @@ def test_mistyped_keys_and_numbers_are_refused_wherever_they_are_given(
     if "#epochs" not in key:
         assert sentence.format("--") in said(["train", "--dataset", "demo", f"--{key}", str(value), "--dry-run"])
     monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "training", f"--{key}", str(value)])
-    assert sentence.format("--") in refused(run_bundle, "training", tmp_path, **{key: value})
+    if "optimiser#" not in key:  # MONAI itself refuses a key in a section that does not exist
+        assert sentence.format("--") in refused(run_bundle, "training", tmp_path, **{key: value})
     with pytest.raises(BundleError) as error:
         train("demo", output_dir=tmp_path / "run", device="cpu", **{key: value})
     assert sentence.format("'").rstrip("s") in str(error.value)
@@ -85,7 +86,11 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
         ({"train": {"epoch": 3}}, "replaces the whole section; set single values .* such as 'train#epochs'"),
         ({"train": [1, 2]}, r"`train` must be a section with keys of its own, got \[1, 2\]"),
         ({"class_names": "tumor,stroma"}, "`class_names` must be a list, got 'tumor,stroma'"),
-        ({"trian#epochs": 3}, "trian#epochs|trian must be a key"),
+        ({"trian#epochs": 3}, "mine.json must be in sections that exist, got 'trian'; did you mean 'train'"),
+        (
+            {"train#loss_schedule": {"start": {"alhpa": 1}}},
+            "#alhpa must be .* did you mean train#loss_schedule#start#alpha",
+        ),
         ({"dataset_name": 20240616}, "`dataset_name` must be text, got 20240616; put it in quotes"),
         (
             {"train#optimizer": {"_target_": "torch.optim.AdamW", "params": "@train#parameters", "momentum": 1}},
@@ -118,8 +123,9 @@ def test_an_overlay_that_is_no_json_is_named_with_line_and_column(content, sente
 
 def test_a_mistake_in_the_second_training_is_found_before_the_first(run_bundle, tmp_path):
     """Line 6: otherwise it is found an hour later."""
-    schedule = {"train#loss_schedule#start": {"alhpa": 0.1}, "train#loss_schedule#end": {"alhpa": 0.2}}
-    assert "['alhpa'] do not exist" in refused(run_bundle, "training", tmp_path / "run", **TINY, **schedule)
+    loss = {"segmenter_loss": {"_target_": "torch.nn.CrossEntropyLoss"}}
+    sentence = refused(run_bundle, "training", tmp_path / "run", **TINY, **loss)
+    assert "attributes of CrossEntropyLoss" in sentence and "['alpha', 'beta', 'gamma', 'tau'] do not exist" in sentence
     missing = {"encoder_weights": str(tmp_path / "none.pt")}
     sentence = refused(run_bundle, "training", tmp_path / "run", **TINY, **missing)
     assert "none.pt must hold the pretrained weights" in sentence and "lite.json" in sentence
@@ -151,10 +157,15 @@ def test_names_that_look_like_numbers_are_text(name, tmp_path, monkeypatch):
     from fire.parser import DefaultParseValue
 
     monkeypatch.chdir(tmp_path)
-    made = ["new-dataset", name, "--dataset-dir", name, "--class-names", "tumor,stroma"]
     (tmp_path / name / "train" / "img").mkdir(parents=True)
-    CliRunner().invoke(app, made, catch_exceptions=False)
-    assert read_json(tmp_path / "configs" / f"dataset_{name}.json")["dataset_name"] == name
+    described = tmp_path / "configs" / f"dataset_{name}.json"
+    if "." in name:  # which no new data set may have
+        described.parent.mkdir()
+        described.write_text(json.dumps({"dataset_name": name}), encoding="utf-8")
+    else:
+        made = ["new-dataset", name, "--dataset-dir", name, "--class-names", "tumor,stroma"]
+        CliRunner().invoke(app, made, catch_exceptions=False)
+    assert read_json(described)["dataset_name"] == name
     words = ["train", "--dataset", name, "--output-dir", name, "--method_name", name, "--dry-run"]
     line = CliRunner().invoke(app, words, catch_exceptions=False).output.strip()
     code = f"for word in {line.replace('&&', '_')}; do printf '%s\\0' \"$word\"; done"
@@ -205,6 +216,20 @@ def test_deploy_looks_for_its_packages_before_it_writes(finished_run, tmp_path, 
     with pytest.raises(BundleError, match="but onnxscript cannot be found; install them with `pip install onnxscript`"):
         deploy.deploy(str(finished_run), str(tmp_path / "deployed"))
     assert not (tmp_path / "deployed").exists()
+
+
+def test_the_command_works_from_any_folder(tmp_path):
+    """Siblings of line 27: ``python -m scripts`` works only in the bundle's folder."""
+    environment = os.environ | {"PYTHONPATH": str(BUNDLE.parent)}
+    command = [sys.executable, "-m", "weakhisto", "train", "--help"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and "--classifier-epochs" in result.stdout, result.stderr
+
+
+def test_a_run_in_the_wrong_folder_says_which_one_is_meant(run_bundle, tmp_path):
+    """Siblings of line 27."""
+    with pytest.raises(SystemExit, match=f"^Stopped: `bundle_root` must be .*, got {tmp_path}; run the command in"):
+        run_bundle("training", tmp_path / "run", bundle_root=str(tmp_path))
 
 
 def test_an_adaptation_s_own_stages_can_be_done_again(finished_run):
@@ -260,9 +285,10 @@ def test_bad_files_among_images_are_named_at_the_end_and_the_others_done(finishe
     assert sentence.startswith(f"6 images failed, the masks of the others are in {output}:")
     assert [line.strip().partition(": ")[0] for line in sentence.splitlines()[1:]] == BAD
     assert masks(output) == GOOD
+    segmenter = load(finished_run, device="cpu")
     for name in GOOD:
         with Image.open(output / "masks" / name) as mask, Image.open(folder / name) as image:
-            expected = load(finished_run, device="cpu").predict(image.copy()).mask
+            expected = segmenter.predict(image.copy()).mask
             assert mask.size == image.size and np.array_equal(np.asarray(mask), expected)
     before = {name: (output / "masks" / name).stat().st_mtime_ns for name in GOOD}
     refused(lambda *_, **__: segment(run_bundle, finished_run, folder, output), "")
@@ -270,7 +296,7 @@ def test_bad_files_among_images_are_named_at_the_end_and_the_others_done(finishe
 
 
 def test_masks_of_the_same_network_settings_and_image_are_kept_and_others_made_again(
-    finished_run, run_bundle, demo_dir, tmp_path, caplog
+    finished_run, run_bundle, demo_dir, tmp_path, capsys
 ):
     """Line 18: a folder goes on where it stopped."""
     images, output = tmp_path / "images", tmp_path / "out"
@@ -279,16 +305,17 @@ def test_masks_of_the_same_network_settings_and_image_are_kept_and_others_made_a
 
     def changed(**settings):
         before = {path.name: path.stat().st_mtime_ns for path in (output / "masks").glob("*")}
-        caplog.clear()
         segment(run_bundle, finished_run, images, output, **settings)
         after = {path.name: path.stat().st_mtime_ns for path in (output / "masks").glob("*")}
         return sorted(name for name in after if before.get(name) != after[name])
 
     assert changed() == [first, second, third]
-    assert changed() == [] and f"3 images, 3 of which already have masks in {output}" in caplog.text
+    capsys.readouterr()
+    assert changed() == []
+    assert f"3 images, 3 of which already have masks in {output}" in capsys.readouterr().out
     (output / "masks" / first).unlink()
     (output / "masks" / second).write_bytes(b"damaged")
-    assert changed() == [first, second] and "3 images, 1 of which" in caplog.text
+    assert changed() == [first, second] and "3 images, 1 of which" in capsys.readouterr().out
     shutil.copy(images / first, images / third)
     assert changed() == [third]
     assert changed(mirror_averaging=False) == [first, second, third]
@@ -398,6 +425,7 @@ def test_foreign_weights_are_one_short_sentence(tmp_path):
         load_weights(network, tmp_path / "model.pt")
     sentence = str(error.value).removeprefix(str(tmp_path / "model.pt"))
     assert sentence == (
-        " must match the network, which has 100 tensors: 100 are missing (0.weight, 0.bias, 1.weight, ...), 100 are not "
-        "part of it (stem.0.bias, stem.0.weight, stem.1.bias, ...). Pass the configs it was trained with, or other weights."
+        " must match the network, which has 100 tensors: 100 are missing (0.weight, 0.bias, 1.weight, ...), 100 are "
+        "not part of it (stem.0.bias, stem.0.weight, stem.1.bias, ...). Pass the configs it was trained with, or other "
+        "weights."
     )

@@ -167,7 +167,7 @@ def test_scores_before_and_after_stand_side_by_side(tmp_path, caplog):
         ["val", "published", "rest", None, 0.1, None, None],
         ["val", "published", "mean", 0.25, 0.25, 0.75, 0.75],
     ]
-    with open(tmp_path / "scores" / "adaptation.csv", newline="") as file:
+    with open(tmp_path / "scores" / "adaptation.csv", newline="", encoding="utf-8-sig") as file:
         table = list(csv.reader(file))
     assert table[1:] == [["" if cell is None else str(cell) for cell in row] for row in rows]
     assert table[0] == ["split", "protocol", "class", "iou_before", "iou_after", "dice_before", "dice_after"]

@@ -103,7 +103,7 @@ def assert_scores(found, expected):
 
 def read_table(path):
     """The header and the rows of a CSV file, numbers as numbers and empty cells as ``None``."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file)
 
     def value(cell):

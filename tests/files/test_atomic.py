@@ -114,4 +114,8 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(tmp_path):
 
 def test_csv_has_empty_cells_for_none(tmp_path):
     write_csv(tmp_path / "a" / "table.csv", ["name", "iou"], [["tumor, solid", 0.5], ["rest", None]])
-    assert (tmp_path / "a" / "table.csv").read_text().splitlines() == ["name,iou", '"tumor, solid",0.5', "rest,"]
+    assert (tmp_path / "a" / "table.csv").read_text("utf-8-sig").splitlines() == [
+        "name,iou",
+        '"tumor, solid",0.5',
+        "rest,",
+    ]

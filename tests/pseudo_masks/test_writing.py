@@ -205,7 +205,8 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
     patch, slide = tmp_path / "train" / "img" / "a-[0 1].png", tmp_path / "slides" / "b.png"
     patches = [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
     assert mask_items(lambda: patches) == patches
-    assert mask_items(None, slide.parent) == [{"image": str(slide), "name": "b.png"}]
+    (item,) = mask_items(None, slide.parent)
+    assert (item["image"], item["name"]) == (str(slide), "b.png") and "b.png must be a readable image" in item["error"]
 
 
 def test_overlays_show_the_masks_over_their_images(tmp_path):

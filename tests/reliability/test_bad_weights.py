@@ -80,19 +80,22 @@ TORCH = table(
     ("cut short", both(save("model.pt", STATE), shortened("model.pt", 0.6)), READ, "download the file again"),
     ("a tensor", save("model.pt", torch.zeros(3)), "model.pt must be a bare state dict", "got Tensor"),
     ("a number in it", save("model.pt", STATE | {"epoch": 3}), "model.pt must be a bare state dict"),
-    ("a checkpoint", save("model.pt", {"state_dict": dict(STATE)}), "model.pt must be a bare state dict"),
-    ("nothing", save("model.pt", {}), "model.pt must match the network; missing names: ['0.weight'", "configs it was"),
-    ("another width", changed("model.pt", **{"0_weight": torch.zeros(9, 3, 3, 3)}), "wrong shapes: ['0.weight (9, 3"),
+    ("nothing", save("model.pt", {}), "tensors: 7 are missing (0.weight, 0.bias,", "configs it was"),
+    (
+        "another width",
+        changed("model.pt", **{"0_weight": torch.zeros(9, 3, 3, 3)}),
+        "have other shapes (0.weight (9, 3",
+    ),
     (
         "a name missing",
         changed("model.pt", **{"1_bias": None}),
-        "missing names: ['1.bias']",
+        "1 are missing (1.bias)",
         "configs it was trained with",
     ),
     (
         "a name too many",
         changed("model.pt", more=torch.zeros(1)),
-        "unexpected names: ['more']",
+        "1 are not part of it (more)",
         "configs it was trained with",
     ),
     (
@@ -131,7 +134,7 @@ SAFE = table(
     ("a shape of another size", safe({"a": tensor(0, 8, shape=(3,))}, bytes(8)), FILE, "Download or save it again"),
     ("a size that overflows", safe({"a": tensor(0, 8, shape=(2**62, 2**62))}, bytes(8)), FILE, "Download or save"),
     ("an unknown type", safe({"a": tensor(0, 8, "F31")}, bytes(8)), FILE, "Download or save it again"),
-    ("another network", safe({"a": tensor(0, 8)}, bytes(8)), "model.safetensors must match the network; missing names"),
+    ("another network", safe({"a": tensor(0, 8)}, bytes(8)), "model.safetensors must match the network, which has"),
 )
 ARRAYS = {"arg:a_weight": np.zeros((2, 3), np.float32)}
 PARAMS = table(

@@ -18,11 +18,11 @@ OWN = [{"loss": {"_target_": "not.looked.up", "weight": 1}}]
         ({"_target_": "scripts.losses.boundary_regularised.X"}, "did you mean 'scripts.losses.boundary_regularized'?"),
         (
             {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1, "kernel_sise": 3},
-            "`a#b` must have only parameters of torch.nn.Conv2d, got 'kernel_sise'; did you mean 'kernel_size'. It takes in",
+            "`a#b` must have only parameters of torch.nn.Conv2d, got 'kernel_sise'; did you mean 'kernel_size'",
         ),
         (
             {"_target_": "torch.nn.Conv2d", "in_channels": 1, "kernel_size": 3},
-            "`a#b` must have the parameter 'out_channels' of torch.nn.Conv2d; it takes in_channels, out_channels, kernel_size",
+            "`a#b` must have the parameter 'out_channels' of torch.nn.Conv2d; it takes in_channels, out_channels, ker",
         ),
         ({"_target_": "scripts.losses.AdaptiveNoiseAwareLoss", "gama": 1}, "did you mean 'gamma'"),
     ],

@@ -27,7 +27,7 @@ def test_durations_have_one_form(seconds, text):
 
 
 def test_without_a_terminal_there_is_a_line_every_three_minutes(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="scripts.runs.progress")
     clock = Clock()
     for _ in Progress(20, "slide 1", clock=clock).through(range(20)):
         clock.now += 50
@@ -40,7 +40,7 @@ def test_without_a_terminal_there_is_a_line_every_three_minutes(caplog):
 
 
 def test_a_terminal_has_the_bar_and_no_lines(caplog, monkeypatch):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="scripts.runs.progress")
     terminal = StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
@@ -53,7 +53,7 @@ def test_a_terminal_has_the_bar_and_no_lines(caplog, monkeypatch):
 
 
 def test_other_processes_show_nothing(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="scripts.runs.progress")
     clock = Clock()
     for _ in Progress(5, "masks", show=False, clock=clock).through(range(5)):
         clock.now += 1000
@@ -67,7 +67,7 @@ def test_lines_go_to_stderr_where_nobody_listens_to_the_log(monkeypatch, capsys)
 
 
 def test_each_epoch_of_an_engine_is_counted_anew(caplog, monkeypatch):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="scripts.runs.progress")
     clock = Clock()
     monkeypatch.setattr(progress, "Progress", lambda total, name: Progress(total, name, clock=clock))
 

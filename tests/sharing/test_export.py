@@ -169,7 +169,7 @@ def test_an_unknown_method_or_preset_is_an_error():
 
 
 def test_weights_of_other_classes_are_an_error_and_leave_nothing(weights_file, tmp_path):
-    with pytest.raises(ValueError, match="must match the network; missing names"):
+    with pytest.raises(ValueError, match="must match the network, which has"):
         export("esfan", str(weights_file), str(tmp_path), "lite", str(BUNDLE / "configs" / "dataset_glas.json"))
     assert list(tmp_path.iterdir()) == []
 

@@ -111,7 +111,8 @@ def require_known(context: typer.Context, merged: Mapping[str, Any]) -> None:
             message = "MONAI's own, set by this command; pass overlays by --config."
             raise typer.BadParameter(message, param_hint=f"--{name}")
     for name in options.unknown_options(context.args, merged):
-        near = difflib.get_close_matches(name.replace("_", "-"), own, n=1) or [nearest(name, merged)]
+        near = [] if "#" in name else difflib.get_close_matches(name.replace("_", "-"), own, n=1)
+        near = near or [nearest(name, merged)]
         hint = f"did you mean --{near[0]}?" if near[0] else "see --help and the keys in configs/train.json."
         raise typer.BadParameter(f"no such option or config key; {hint}", param_hint=f"--{name}")
 

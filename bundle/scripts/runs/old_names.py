@@ -1,5 +1,6 @@
 """Map module names in configs written by earlier versions to where those modules are now."""
 
+import difflib
 import logging
 import re
 from collections.abc import Sequence
@@ -98,7 +99,15 @@ def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
     for path in map(Path, files):
         if path.suffix == ".json" and not isinstance(content := read_json(path), dict):
             raise BundleError(f"{path} must be an object with keys, got a {type(content).__name__}; see lite.json.")
-    parser.read_config([str(path) for path in files])
+    try:
+        parser.read_config([str(path) for path in files])
+    except KeyError as error:  # MONAI's, for a key in a section that does not exist
+        section = str(error).strip("'\"").rpartition(" ")[2]
+        known = {part for path in files for key in ConfigParser.load_config_file(str(path)) for part in key.split("#")}
+        near = difflib.get_close_matches(section, known - {section}, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "check the spelling."
+        names = ", ".join(Path(path).name for path in files)
+        raise BundleError(f"keys in {names} must be in sections that exist, got {section!r}; {hint}") from None
     parser.set(current_names(parser.get()))
     return parser
 

@@ -21,6 +21,7 @@ from ignite import distributed
 from ..errors import BundleError
 from ..files.atomic import NAMES, remove_leftovers, write_json
 from ..files.foreign_files import read_json
+from ..files.job_lock import LOCK
 from .data_record import Fingerprint, data_differences
 from .old_names import current_names
 from .progress import duration
@@ -31,7 +32,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 OLD_STAGES = {"run": "train_segmenter"}  # their names in records of earlier versions
 NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
-BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard")  # what a run folder has before any results
+BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard", LOCK)  # what a run folder has before any results
 LOG = "run.log"  # name of the handler that writes it
 DESCRIBING = ("train.json", "inference.json", "metadata.json")  # configs that a trained bundle has of its own
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app

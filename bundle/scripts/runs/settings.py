@@ -60,11 +60,10 @@ def _require_all_parts(section: str, value: Mapping[str, Any], usual: Mapping[st
     lost = sorted(usual.keys() - value.keys() - {"_desc_"})
     if lost:
         given = next((name for name in value if name not in usual), next(iter(value), lost[0]))
-        meant = nearest(f"{section}#{given}", {section: dict.fromkeys([*usual, given])}) or f"{section}#{given}"
-        meant = f"{section}#{given}" if given in usual else meant
+        near = [given] if given in usual else difflib.get_close_matches(given, usual, n=1)
         raise BundleError(
             f"`{section}` must have {lost[0]!r} and the rest of its keys, got {value!r:.80}, which replaces the whole "
-            f"section; set single values by their full key, such as {meant!r}."
+            f"section; set single values by their full key, such as '{section}#{(near or lost)[0]}'."
         )
 
 
@@ -217,7 +216,9 @@ def nearest(name: str, config: Mapping[str, Any]) -> str | None:
     parent = at(config, section) if section else config
     if isinstance(parent, Mapping):
         last = name.rpartition("#")[2]
-        siblings = {key for key in (*parent, *arguments_of(parent)) if key != last and not key.startswith("_")}
+        usual = (at(content, section) for content in merged_of(config) if section)
+        names = {*parent, *arguments_of(parent), *(key for part in usual if isinstance(part, Mapping) for key in part)}
+        siblings = {key for key in names if key != last and not key.startswith("_")}
         near = difflib.get_close_matches(last, siblings | (set() if section else parameters_of_run()), n=1)
         return f"{section}#{near[0]}" if near and section else near[0] if near else None
     near = difflib.get_close_matches(name, keys_of(config), n=1)

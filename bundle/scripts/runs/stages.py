@@ -122,11 +122,10 @@ def run_stages(
 
     Args:
         stages: names of stages in the config's section ``stages``, in order. A stage has ``sections`` and an
-            ``overlay`` for the config, ``early_checks`` to run before the first of the stages begins, ``checks`` to run
-            before anything of the stage is written, ``steps``, the ``outputs`` they
-            produce, the stage that it ``feeds`` with them, the ``result`` without which it is not complete, and
-            ``scores``. A stage that ``continues`` resumes from its own last outputs whenever it is requested, and its
-            settings may change.
+            ``overlay`` for the config, ``early_checks`` to run before the first of them begins, ``checks`` to run
+            before anything of its own is written, ``steps``, the ``outputs`` they produce, the stage that it ``feeds``
+            with them, the ``result`` without which it is not complete, and ``scores``. A stage that ``continues``
+            resumes from its own last outputs whenever it is requested, and its settings may change.
         config: the merged config.
         output_dir: the run folder.
         redo: rerun this stage and all later ones from the start.
@@ -144,7 +143,7 @@ def run_stages(
         first_again = len(stages) if redo is None else list(stages).index(redo)
         again = {stage: position >= first_again for position, stage in enumerate(stages)}
         if not any(_continues(config, stage) for stage in stages):
-            _require_kept_stages_unchanged([s for s in stages if again[s]], config, folder, seen)
+            _require_kept_stages_unchanged(stages, [s for s in stages if again[s]], config, folder, seen)
         complete = [s for s in stages if not again[s] and not _continues(config, s) and folder.is_complete(s)]
         if len(complete) == len(stages):
             folder.require_same_settings(config, seen)  # else a setting of nothing but scores would change nothing
@@ -159,9 +158,14 @@ def run_stages(
 
 
 def _require_kept_stages_unchanged(
-    again: Sequence[str], config: Mapping[str, Any], folder: RunFolder, data: Fingerprint | None
+    stages: Sequence[str],
+    again: Sequence[str],
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    data: Fingerprint | None,
 ) -> None:
-    """Raise a ``BundleError`` if a setting of a stage that has begun, or the data, have changed.
+    """Raise a ``BundleError`` if a setting of a complete stage, or of one of ``stages`` that has begun, or the data have
+    changed.
 
     Stages that run ``again`` from scratch, and those completed after them, do not count.
     """
@@ -169,9 +173,8 @@ def _require_kept_stages_unchanged(
     if "stages" not in old:  # nothing, or written by an earlier version
         return None if again or not old else folder.require_same_settings(config, data)
     undone = done[done.index(again[0]) :] if again and again[0] in done else []
-    for stage in (name for name in old["stages"] if name in config["stages"] and name not in (*again, *undone)):
-        if not _has_begun(folder, old, stage):
-            continue
+    kept = {*stages, *done} & config["stages"].keys() - {*again, *undone}
+    for stage in (name for name in old["stages"] if name in kept and _has_begun(folder, old, name)):
         changed_data = folder.data_differences(data)
         if changed_data:
             raise BundleError(

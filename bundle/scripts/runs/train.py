@@ -8,7 +8,7 @@ from typing import Any
 import monai.bundle
 
 from ..errors import BundleError
-from .config_lists import config_list, in_working_directory
+from .config_lists import CONFIGS, config_list, in_working_directory
 from .old_names import read_configs
 from .options import require_known_keys
 from .plain_errors import plainly
@@ -69,6 +69,7 @@ def train(
     report = sys.excepthook  # the configs replace it with the commands' hook
     try:
         with plainly():
+            settings = {"logging_file": str(CONFIGS / "logging.conf"), **settings}  # else nothing is seen in a notebook
             monai.bundle.run("training", config_file=list(map(str, files)), bundle_root=str(BUNDLE_ROOT), **settings)
     finally:
         sys.excepthook = report

@@ -39,7 +39,7 @@ def test_without_background_the_rest_counts_as_tissue():
 
 def test_files_say_the_same_and_nothing_of_nothing(tmp_path):
     counted(np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8)).save(tmp_path, CLASSES, (0.5, 0.5))
-    with open(tmp_path / "areas.csv", newline="") as file:
+    with open(tmp_path / "areas.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     content = json.loads((tmp_path / "areas.json").read_text())
     assert [row["class"] for row in rows] == ["tumor", "stroma", "necrosis", "tissue"]
