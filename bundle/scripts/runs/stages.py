@@ -166,7 +166,8 @@ def _require_kept_stages_unchanged(
 ) -> None:
     """Raise a ``BundleError`` if the data have changed, or a setting of a complete stage or of one that has begun.
 
-    Of stages that are not complete, only ``stages`` count. Stages that run ``again`` from scratch, and those completed after them, do not count.
+    Of stages that are not complete, only ``stages`` count. Stages that run ``again`` from scratch, and those completed
+    after them, do not.
     """
     old, new, done = folder.saved_config(), portable(config, "", None), list(folder.stages)
     if "stages" not in old:  # nothing, or written by an earlier version
