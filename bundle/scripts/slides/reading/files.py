@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def list_slides(slides: str | Path | Sequence[str | Path]) -> list[SlideFile]:
     return _with_unique_names(found)
 
 
-def _listed(entry: str, tell=lambda message: None) -> Iterator[SlideFile]:
+def _listed(entry: str, tell: Callable[[str], None] = lambda message: None) -> Iterator[SlideFile]:
     """The slides of a path or a pattern."""
     path = Path(entry)
     if path.is_dir():
@@ -131,7 +131,7 @@ def _before_magic(parts: Sequence[str]) -> list[str]:
     return list(parts[:first])
 
 
-def _in_folder(folder: Path, tell) -> Iterator[SlideFile]:
+def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[SlideFile]:
     content = search(folder)
     for reason, paths in content.skipped.items():
         names = ", ".join(str(path.relative_to(folder)) for path in paths[:NAMED])
