@@ -16,8 +16,10 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods are archives,
 Row = tuple[int, dict[str, str]]
 
 
-def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
-    """Read the rows of a table that has a header; other columns and empty rows are skipped.
+def read_table(
+    path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), others: bool = True
+) -> list[Row]:
+    """Read the rows of a table that has a header; empty rows are skipped.
 
     Column names match whatever their case, their order and the blanks around them.
 
@@ -25,6 +27,7 @@ def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str]
         path: the file.
         columns: columns that the table must have.
         optional: columns that it may have.
+        others: whether it may have further columns, which are skipped.
 
     Returns:
         For each row its number, as a spreadsheet shows it, and its cells by the names of ``columns`` and ``optional``,
@@ -32,7 +35,8 @@ def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str]
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        BundleError: if it is no table, lacks a column or has it twice, or a row has too many or too few cells.
+        BundleError: if it is no table, lacks a column, has one twice or one too many, or a row has too many or too few
+            cells.
     """
     rows = _read_rows(Path(path), columns)
     header = [_folded(cell) for cell in rows[0]] if rows else []
@@ -45,6 +49,11 @@ def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str]
     twice = [name for name in found if header.count(_folded(name)) > 1]
     if twice:
         raise BundleError(f"{path} must have each column once, but has {twice} more than once; remove the duplicates.")
+    unknown = [] if others else [cell for cell in rows[0] if cell and _folded(cell) not in map(_folded, found)]
+    if unknown:
+        raise BundleError(
+            f"{path} must have only the columns {[*columns, *optional]}, got {unknown} too; remove or rename them."
+        )
     position = {name: header.index(_folded(name)) for name in found}
     table = []
     for number, row in enumerate(rows[1:], start=2):
@@ -67,9 +76,15 @@ def parse_number(cell: str) -> float:
     return float(cell.replace(",", "."))
 
 
+def has_columns(path: str | Path, columns: Sequence[str]) -> bool:
+    """Whether the first row of a text file has any of ``columns``; raises as ``read_table`` if it is no text."""
+    wanted = set(map(_folded, columns))
+    return any(wanted & set(map(_folded, row)) for row in _read_rows(Path(path), columns)[:1])
+
+
 def _read_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """All rows of a table, header first, each cell without the blanks around it."""
-    text, separators = _read_text(path), SEPARATORS
+    text, separators = read_text(path), SEPARATORS
     stated = re.match(r"sep=([,;\t|])\r?\n", text, re.IGNORECASE)  # a line of Excel's own, which it does not show
     if stated:
         text, separators = text[stated.end() :], stated[1]
@@ -90,7 +105,9 @@ def _read_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
         ) from error
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: str | Path) -> str:
+    """The text of a table or a list in UTF-8 or UTF-16; raises as ``read_table``."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a table, but it does not exist; check the path.")
     content = path.read_bytes()

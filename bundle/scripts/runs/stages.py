@@ -158,11 +158,7 @@ def run_stages(
 
 
 def _require_kept_stages_unchanged(
-    stages: Sequence[str],
-    again: Sequence[str],
-    config: Mapping[str, Any],
-    folder: RunFolder,
-    data: Fingerprint | None,
+    stages: Sequence[str], again: Sequence[str], config: Mapping[str, Any], folder: RunFolder, data: Fingerprint | None
 ) -> None:
     """Raise a ``BundleError`` if the data have changed, or a setting of a complete stage or of one that has begun.
 

@@ -107,9 +107,9 @@ def test_lists_have_a_path_in_each_line(tmp_path, name):
         ("slide,mpp\nx.svs,half\n", "in row 2, such as 0.5, got 'half'"),
         ("slide,mpp\nx.svs,0.5\n,0.5\n", "must name a slide in row 3"),
         ("slide,mpp\nx.svs,-1\n", "in row 2, such as 0.5, got '-1'"),
-        ("slide,mpp\nx.svs,0,5\n", "must have 2 cells in row 2, got 3"),
+        ("slide,mpp\nx.svs,0,5\n", "row 2 must have 2 cells like the header"),
         ("slide,microns\nx.svs,0.5\n", r"got \['microns'\] too"),
-        ("file,mpp\nx.svs,0.5\n", "must have the column `slide`"),
+        ("file,mpp\nx.svs,0.5\n", r"must have the columns \['slide'\], but"),
         ("slide,mpp\nx.svs,0.5\nx.svs,0.25\n", "must list each slide once"),
         ("slide,name\nx.svs,../x\n", "in row 2, got '../x'"),
         ("slide,name\nx.svs,/x\n", "in row 2, got '/x'"),
@@ -125,7 +125,7 @@ def test_rows_that_cannot_be_are_named(tmp_path, text, message):
 
 def test_other_encodings_and_missing_lists_are_named(tmp_path):
     (tmp_path / "slides.csv").write_bytes("slide,name\nx.svs,é\n".encode("cp1252"))
-    with pytest.raises(ValueError, match="in UTF-8: .*; save it as CSV in UTF-8"):
+    with pytest.raises(ValueError, match="in UTF-8 or UTF-16, but .*; save it as"):
         list_slides(tmp_path / "slides.csv")
-    with pytest.raises(FileNotFoundError, match="must be a list of slides; it does not exist"):
+    with pytest.raises(FileNotFoundError, match="must be a table, but it does not exist"):
         list_slides(tmp_path / "none.csv")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import BundleError
 from .slide_file import SlideFile, slide_name
-from .tables import TABLES, read_table
+from .slide_tables import TABLES, read_slide_table
 from .tiff_images import describe_tiff
 
 logger = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def list_slides(slides: str | Path | Sequence[str | Path]) -> list[SlideFile]:
     the subfolder; of files given one by one, those with equal names get their folder's name too.
 
     Args:
-        slides: files, folders, patterns such as ``"*.svs"``, or lists of slides (see ``read_table``); one or several,
-            as a sequence or separated by commas.
+        slides: files, folders, patterns such as ``"*.svs"``, or lists of slides (see ``read_slide_table``); one or
+            several, as a sequence or separated by commas.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -114,7 +114,7 @@ def _listed(entry: str, tell: Callable[[str], None] = lambda message: None) -> I
     if path.is_dir():
         yield from _in_folder(path, tell)
     elif path.suffix.lower() in TABLES:
-        yield from read_table(path)
+        yield from read_slide_table(path)
     elif not is_pattern(entry):
         yield SlideFile(path, slide_name(path))
     else:
