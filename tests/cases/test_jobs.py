@@ -371,11 +371,12 @@ def test_names_outside_the_locale_s_encoding_train_and_report(tmp_path, demo_dir
         for path in sorted((data / split).rglob("*.png")):
             path.rename(path.with_name(f"Größe ü {path.name}"))
     names = ["Drüse", "Fettgewebe, weiß", "Entzündung"]
+    (tmp_path / "theirs").mkdir()
     config = overlay(tmp_path, json.dumps({"class_names": names}, ensure_ascii=False))
+    escaped = overlay(tmp_path / "theirs", {"class_names": names})  # MONAI reads configs in the locale's encoding
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ours = [sys.executable, "-m", "scripts", "train", "--dataset", "demo", "--config", str(config)]
-    files = str([*LITE, str(config)])
-    theirs = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
+    theirs = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str([*LITE, str(escaped)])]
     for number, command in enumerate((ours, theirs)):
         run = tmp_path / f"Läufe {number}"
         settings = TINY | {"dataset_dir": data, "output_dir": run, "device": "cpu"}
