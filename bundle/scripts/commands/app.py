@@ -1,5 +1,6 @@
 """The command-line app: the commands' names, their order in the help, and their exit status."""
 
+import io
 import os
 import sys
 
@@ -58,11 +59,12 @@ app.add_typer(weights, name="weights", rich_help_panel="Share")
 
 def main() -> None:
     """Run the command in ``sys.argv``; usage errors exit with status 2, all others with 1."""
-    if sys.getfilesystemencoding() != "utf-8":  # names of files and classes, and what is printed, may be any text
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # names may be any text
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception:
