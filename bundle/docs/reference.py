@@ -57,7 +57,7 @@ def keys_page() -> str:
     for section, entries in descriptions().items():
         lines += ["", f"## {section}", "", "| key | meaning | default | also set by |", "|---|---|---|---|"]
         for key, meaning in entries.items():
-            values = keys[key]
+            values = keys.get(key) or keys[key.replace("train#", "classification#", 1)]
             first = next(iter(values.values()))
             others = {
                 re.sub("^dataset_.*", "dataset_*", name): None for name, value in values.items() if value != first
