@@ -138,8 +138,8 @@ def summary(confusion: torch.Tensor, names: Sequence[str], exclude_background: b
     return {
         "mean_iou": _number(scores["iou"].nanmean()),
         "mean_dice": _number(scores["dice"].nanmean()),
-        "frequency_weighted_iou": _number((frequency * scores["iou"].nan_to_num()).sum()),
-        "pixel_accuracy": _number((frequency * scores["recall"].nan_to_num()).sum()),
+        "frequency_weighted_iou": _number((frequency * scores["iou"].where(pixels > 0, 0)).sum()),
+        "pixel_accuracy": _number((frequency * scores["recall"].where(pixels > 0, 0)).sum()),
         "mean_accuracy": _number(scores["recall"].nanmean()),
         "classes": per_class,
     }

@@ -103,7 +103,7 @@ def _read_text(path: Path) -> str:
     if fault is not None:
         fault = "it is a workbook" if content.startswith(WORKBOOKS) else fault
         raise BundleError(f"{path} must be a CSV table in UTF-8 or UTF-16, but {fault}; save it as 'CSV UTF-8'.")
-    return text
+    return text.removeprefix("\ufeff")  # some programs write two marks
 
 
 def _folded(name: str) -> str:

@@ -32,7 +32,7 @@ from ..classes import Classes, read_overlay
 from ..items import image_items, images_with_masks, mask_name
 from ..mask_values import inverse, lookup_table, to_ours
 from .class_folders import NOTE, find_class_folders, link_patches
-from .releases import SPLITS, Release, group_of, read_flat_folder, read_release
+from .releases import SPLITS, Release, read_flat_folder, read_release, require_separate_groups
 
 
 def is_flat(source: Path, release: Release) -> bool:
@@ -72,20 +72,6 @@ def find_pairs(source: Path, splits: Sequence[str], release: Release) -> dict[st
     for split in found:
         pairs[split] = images_with_masks(image_items(source / split / "img", nested=True), source / split / "mask")
     return pairs
-
-
-def require_separate_groups(pairs: Mapping[str, Sequence[Mapping[str, str]]], group: str) -> None:
-    """Raise a ``BundleError`` if images of one ``group`` are in two splits; see ``find_pairs`` and ``group_of``."""
-    splits: dict[str, set[str]] = {}
-    for split, items in pairs.items():
-        for item in items:
-            splits.setdefault(group_of(item["name"], group), set()).add(split)
-    shared = sorted(text for text, found in splits.items() if len(found) > 1)
-    if shared:
-        raise BundleError(
-            f"all images of a `group` must be in one split, but those of {len(shared)} groups are in several, such as "
-            f"{shared[:5]}; move them, or put all images into one folder and set `val_share` in the overlay's `source`."
-        )
 
 
 def patch_starts(length_px: int, patch_size: int, stride: int) -> list[int]:

@@ -112,6 +112,20 @@ def group_of(name: str, group: str | None) -> str:
     return match[0]
 
 
+def require_separate_groups(pairs: Mapping[str, Sequence[Mapping[str, str]]], group: str) -> None:
+    """Raise a ``BundleError`` if images of one ``group`` are in two splits; see ``group_of``."""
+    splits: dict[str, set[str]] = {}
+    for split, items in pairs.items():
+        for item in items:
+            splits.setdefault(group_of(item["name"], group), set()).add(split)
+    shared = sorted(text for text, found in splits.items() if len(found) > 1)
+    if shared:
+        raise BundleError(
+            f"all images of a `group` must be in one split, but those of {len(shared)} groups are in several, such as "
+            f"{shared[:5]}; move them, or put all images into one folder and set `val_share` in the overlay's `source`."
+        )
+
+
 def take_last(groups: list[list[str]], images: float, keep: int) -> list[str]:
     """Remove the last groups, at least one and as many as get closest to ``images`` names; leave ``keep`` groups."""
     taken = list(accumulate(map(len, reversed(groups))))[: len(groups) - keep]
