@@ -293,7 +293,10 @@ def test_a_trained_network_adapts_to_another_stain(
     assert any(row.startswith(f"val,published,mean,{means[0]},{means[1]},") for row in rows)
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     for stage, mean in zip(("before", "after"), means):
-        assert f"<strong>{mean:.3f}</strong><span>mean IoU on val, {stage} the adaptation</span>" in report
+        text = (
+            f"<strong>{mean:.2f}</strong><span>overlap with the truth (mean IoU) on val, {stage} the adaptation</span>"
+        )
+        assert text in report
 
 
 def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bundle, few_shot_dir, tmp_path):

@@ -41,7 +41,8 @@ run -m monai.bundle run training --config_file "$bundle/configs/train.json" --bu
     --dataset_dir "$work/data" --output_dir "$work/$name-run" --classification#epochs 1 --train#epochs 1 \
     --classification#batch_size 2 --train#batch_size 2
 grep -c "of 1 steps" "$work/$name-run/run.log" && ls "$work/$name-run/models/model.pt"
-cd "$bundle" # for these, MONAI has the bundle's scripts from the working directory alone
+cd "$bundle" # for these, the bundle's scripts come from the working directory alone
+run -m scripts segment "$work/data/val/img" --run . --output-dir "$work/$name-commands"
 mkdir -p eval && cp "$schema" eval/schema.json
 run -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath eval/schema.json \
     --hash_val 06954cad2cc5d3784e72077ac76f0fc8

@@ -5,6 +5,7 @@ from PIL import Image
 
 from scripts.files.pictures import (
     confusion_picture,
+    heat_legend,
     heat_map,
     mask_picture,
     outlined,
@@ -105,6 +106,10 @@ def test_heat_goes_from_blue_over_green_to_red(score, colour):
     image = np.array([[[10, 100, 200]]], dtype=np.uint8)
     expected = [(shade + 255 * c) / 2 for shade, c in zip((10, 100, 200), colour)]
     assert np.asarray(heat_map(image, np.array([[score]])))[0, 0] == pytest.approx(expected, abs=0.51)
+
+
+def test_the_legend_of_heat_maps_has_their_colours():
+    assert heat_legend(3) == [("0", [0, 0, 128]), ("0.5", [128, 255, 128]), ("1", [128, 0, 0])]
 
 
 def test_panels_stand_in_rows_and_columns_of_one_height():

@@ -199,7 +199,7 @@ def _examples(output_dir: Path, dataset_dir: Path, classes: Classes, parser: Con
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
         sentence = "The segmentation network was not scored on val, so there are no images to choose from."
-        return {"legend": [], "figures": [], "sentences": [sentence]}
+        return {"legend": [], "heat_maps": False, "figures": [], "sentences": [sentence]}
     with open(table, newline="", encoding="utf-8-sig", errors=NAMES) as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     scores = {name: float(cell) for name, cell in cells.items() if cell}
@@ -223,7 +223,7 @@ def _examples(output_dir: Path, dataset_dir: Path, classes: Classes, parser: Con
         sentences.append("No val image has a score.")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
         sentences.append("The folder `predictions` is missing; score the network again to create it.")
-    return {"legend": classes.legend, "figures": figures, "sentences": sentences}
+    return {"legend": classes.legend, "heat_maps": trained, "figures": figures, "sentences": sentences}
 
 
 def _settings(parser: ConfigParser, others: Mapping[str, str]) -> dict[str, Any]:
