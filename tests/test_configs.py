@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from scripts.data.classes import Classes
-from scripts.data.new_dataset import describe_dataset
+from scripts.data.preparing.new_dataset import describe_dataset
 from scripts.data.preparing.prepare import prepare
 from scripts.inference.config import write_inference_config
 from scripts.runs.plain_errors import plain_cause
@@ -307,7 +307,7 @@ def test_a_finished_adaptation_is_not_taken_for_another_one(finished_run, run_bu
     run_bundle("adapt", tmp_path, configs, **settings)
     with pytest.raises(RuntimeError) as error:
         run_bundle("adapt", tmp_path, configs, **settings | {"freeze_encoder": True})
-    assert "configs/train.json: freeze_encoder: was false, now true. Restore" in str(plain_cause(error.value))
+    assert "freeze_encoder: was false, now true. Restore" in str(plain_cause(error.value))
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
 
 

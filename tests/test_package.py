@@ -125,4 +125,4 @@ def test_the_version_stands_in_one_place(installed):
     assert setup["metadata"]["version"] == "attr: weakhisto.__version__"  # read
     assert [path.name for path in installed.glob("*.dist-info")] == [f"weakhisto-{version}.dist-info"]
     assert re.search(r"^version: (.+)$", Path(ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)[1] == version
-    assert re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == version
+    assert re.search(r"^## (\d.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == version

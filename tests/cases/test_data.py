@@ -18,7 +18,7 @@ from scripts.data.fingerprint import fingerprint
 from scripts.data.items import labelled_images, split_items
 from scripts.data.labels import read_label_file
 from scripts.data.mask_values import channel_of_value, load_mask
-from scripts.data.new_dataset import describe_dataset
+from scripts.data.preparing.new_dataset import describe_dataset
 from scripts.data.preparing.prepare import prepare
 from scripts.data.transforms import LoadMaskd
 from scripts.evaluation.metrics import confusion_matrix, summary

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,4 +23,4 @@ def test_slides_are_found_in_subfolders_and_by_pattern(tmp_path):
 def test_a_folder_without_slides_is_one_of_images(tmp_path):
     for name in ("b.png", "a.png"):
         Image.new("RGB", (9, 9)).save(tmp_path / name)
-    assert sources_in(str(tmp_path)) == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert list(map(Path, sources_in(str(tmp_path)))) == [tmp_path / "a.png", tmp_path / "b.png"]

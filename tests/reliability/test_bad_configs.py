@@ -10,7 +10,7 @@ from PIL import Image
 from test_bad_data import OVERLAY
 
 from scripts.data.check import main
-from scripts.data.new_dataset import new_dataset
+from scripts.data.preparing.new_dataset import new_dataset
 from scripts.data.preparing.prepare import prepare
 from scripts.evaluation.experiment import experiment
 from scripts.runs.plain_errors import plain_cause
@@ -145,7 +145,7 @@ def test_plans_are_refused(folder, case):
         ("mask_values", {"0": 9}, "`mask_values` must map to the classes' values, 0..3, but also maps to [9]"),
         ("class_names", ["a"], "`classifier_values` must assign a different mask value to each of the classes ['a']"),
         ("threshold", float("nan"), "`threshold` must be in [0, 1], got nan"),
-        ("classifier_values", "123", "`classifier_values` must be a list of whole numbers"),
+        ("classifier_values", "123", "`classifier_values` must be a list, got '123'"),
     ],
 )
 @pytest.mark.parametrize("run_id", ["training", "train_classifier", "generate_pseudo_masks", "run"])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from scripts.data.label_maps import label_map
 from scripts.data.mask_values import read_mask
-from scripts.data.new_dataset import describe_dataset
+from scripts.data.preparing.new_dataset import describe_dataset
 from scripts.data.preparing.prepare import prepare
 from scripts.pseudo_masks.cam import gate_and_normalize
 from scripts.runs.plain_errors import plain_cause

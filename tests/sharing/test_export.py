@@ -162,7 +162,7 @@ def test_a_run_that_is_not_complete_is_an_error(finished_run, tmp_path):
 
 
 def test_an_unknown_method_or_preset_is_an_error():
-    with pytest.raises(ValueError, match=r"`method` must be one of esfan, ibdr, got 'unet'"):
+    with pytest.raises(ValueError, match=r"`method` must be one of esfan, ibdr, sshr, got 'unet'"):
         default_config("unet", "lite", None)
     with pytest.raises(ValueError, match=r"`preset` must be one of lite, paper, got 'tiny'"):
         default_config("esfan", "tiny", None)

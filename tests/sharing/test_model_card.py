@@ -40,7 +40,7 @@ def test_every_method_preset_and_data_set_has_its_entry():
     assert all(entry["terms"] and entry["source"] for entry in CARDS["data_sets"].values())
 
 
-@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+@pytest.mark.parametrize("method", ["esfan", "ibdr", "sshr"])
 def test_the_card_has_the_zoos_sections_and_no_blanks(method):
     text = text_card(facts(method))
     assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == SECTIONS

@@ -179,7 +179,7 @@ def test_no_weights_leave_a_network_as_it_is():
 def test_lists_what_a_part_misses():
     weights = network(width=5)["body"].state_dict()
     del weights["1.bias"]
-    message = r"the given state dict must match .* 1 are missing \(1.bias\), 1 have other shapes \(0.weight \(5, 3"
+    message = r"the given state dict must match .* 1 are missing \(1.bias\), 5 have other shapes \(0.weight \(5, 3"
     with pytest.raises(ValueError, match=message):
         load_backbone(network(), "body", weights)
 

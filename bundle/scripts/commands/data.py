@@ -49,8 +49,8 @@ def new_dataset(
     """Describe a data set of your own in configs/dataset_NAME.json, which you can then edit."""
     import json
 
-    from ..data.new_dataset import new_dataset as describe
-    from ..data.new_dataset import next_commands
+    from ..data.preparing.new_dataset import new_dataset as describe
+    from ..data.preparing.new_dataset import next_commands
 
     names = [item.strip() for item in class_names.split(",")]
     try:

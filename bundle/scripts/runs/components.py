@@ -66,7 +66,7 @@ def require_target(key: str, name: str) -> None:
     while place is None and "." in module:  # the longest part that exists
         module, _, last = module.rpartition(".")
         place = locate(module)
-    names = dir(place) if place is not None else _locator()._components_table or ()
+    names = dir(place) if place is not None else () if "." in name else _locator()._components_table
     near = difflib.get_close_matches(last, [one for one in names if not one.startswith("_")], n=1)
     near = [f"{module}.{near[0]}" if place is not None else near[0]] if near else []
     hint = f"did you mean {near[0]!r}?" if near else "check the spelling, or install what it is part of."

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from scripts.commands.app import app
 from scripts.data.mask_values import lookup_table
-from scripts.data.new_dataset import describe_dataset, distinct_colors, new_dataset, next_commands
+from scripts.data.preparing.new_dataset import describe_dataset, distinct_colors, new_dataset, next_commands
 
 CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
 

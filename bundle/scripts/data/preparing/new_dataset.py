@@ -13,10 +13,10 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 
-from ..errors import BundleError
-from ..files.atomic import atomic_path
-from ..files.pictures import Palette
-from .classes import Classes, require_class_names, require_no_background_class, single_class_warning
+from ...errors import BundleError
+from ...files.atomic import atomic_path
+from ...files.pictures import Palette
+from ..classes import Classes, require_class_names, require_no_background_class, single_class_warning
 
 WHITE, REST = (255, 255, 255), (239, 239, 239)  # colours of mask value 0: background, or a class "rest"
 OKABE_ITO = (  # distinguishable with colour blindness; Okabe and Ito, Color Universal Design (2008)

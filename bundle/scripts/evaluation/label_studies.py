@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
-from .items import labelled_images
+from ..data.items import labelled_images
 
 
 def fewer_or_wrong_labels(
