@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError
 from ..data.items import labelled_images
+from ..errors import BundleError
 
 
 def fewer_or_wrong_labels(
