@@ -57,6 +57,9 @@ def test_two_jobs_in_one_process_exclude_each_other_too(tmp_path):
             pass
         with only_job(tmp_path / "part"):
             pass
+        command = [sys.executable, "-c", HOLD, str(tmp_path)]
+        other = subprocess.run(command, cwd=BUNDLE, input=b"\n", stderr=subprocess.PIPE)
+        assert other.returncode and b"another job" in other.stderr  # having been asked has not freed the lock
     with only_job(tmp_path):
         pass
 
