@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import BundleError
+from .atomic import atomic_path, remove_leftovers_of
 
 try:
     import fcntl
@@ -58,6 +59,18 @@ def only_job(output: str | os.PathLike, beside: bool = False, option: str = "out
         with suppress(OSError):  # not empty
             for folder in made:
                 folder.rmdir()
+
+
+@contextmanager
+def new_folder(output: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path that becomes the folder ``output`` (see ``atomic_path``), to the only job on it.
+
+    What killed jobs left is removed once the lock is held: before, it may be another job's work.
+    """
+    with only_job(output, beside=True, option="output"):
+        remove_leftovers_of(output)
+        with atomic_path(output) as folder:
+            yield folder
 
 
 def _acquired(path: Path, output: Path, option: str) -> int:
