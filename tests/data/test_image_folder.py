@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from scripts.data.image_folder import image_items, require_none_failed
+from scripts.data.image_folder import images_to_segment, require_none_failed
 from scripts.errors import BundleError
 
 
@@ -12,13 +12,13 @@ def put(folder, *names, mode="RGB"):
 
 
 def names(folder, **settings):
-    return [item["name"] for item in image_items(folder, **settings)]
+    return [item["name"] for item in images_to_segment(folder, **settings)]
 
 
 def test_subfolders_are_searched_and_names_keep_them(tmp_path):
     put(tmp_path, "b.png", "s1/0_0.png", "s0/0_0.TIF", "s0/deep/c.jpg")
     assert names(tmp_path) == ["b.png", "s0/0_0.TIF", "s0/deep/c.jpg", "s1/0_0.png"]
-    first = image_items(tmp_path)[0]
+    first = images_to_segment(tmp_path)[0]
     path = str(tmp_path / "b.png")
     assert first == {"image": path, "path": path, "name": "b.png", "error": "", "size": (4, 3)}
 
@@ -29,10 +29,17 @@ def test_hidden_files_thumbnails_masks_and_results_are_left_out(tmp_path):
     assert names(tmp_path, leave_out=tmp_path / "out") == ["a.png", "mask/own.png", "thumbprint.png", "val/img/v.png"]
 
 
+def test_masks_beside_their_images_are_refused(tmp_path):
+    """The next time, they would be images; and a mask has the name of its image."""
+    put(tmp_path, "a.png")
+    with pytest.raises(BundleError, match="must go to another folder"):
+        images_to_segment(tmp_path, tmp_path / ".")
+
+
 def test_bad_headers_are_items_with_the_reason(tmp_path):
     put(tmp_path, "grey.png", mode="L")
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
-    grey, text = image_items(tmp_path)
+    grey, text = images_to_segment(tmp_path)
     assert "must be an 8-bit RGB image, got L" in grey["error"] and "must be a readable image" in text["error"]
     assert "size" not in grey and "size" not in text
 
@@ -41,9 +48,9 @@ def test_a_file_alone_is_taken_and_what_does_not_exist_refused(tmp_path):
     put(tmp_path, "a_thumb.png")
     assert names(tmp_path / "a_thumb.png") == ["a_thumb.png"]
     with pytest.raises(FileNotFoundError, match="none must be an image or a folder of images; it does not exist"):
-        image_items(tmp_path / "none")
+        images_to_segment(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="also in subfolders, but has none"):
-        image_items(tmp_path)
+        images_to_segment(tmp_path)
 
 
 def test_images_of_one_name_are_refused_within_a_folder_only(tmp_path):
@@ -51,7 +58,7 @@ def test_images_of_one_name_are_refused_within_a_folder_only(tmp_path):
     assert len(names(tmp_path)) == 2
     put(tmp_path, "s1/a.jpg")
     with pytest.raises(BundleError, match=r"one image per name, ignoring suffixes, but repeats \['s1/a'\]"):
-        image_items(tmp_path)
+        images_to_segment(tmp_path)
 
 
 def test_failures_are_listed_by_name(tmp_path):
