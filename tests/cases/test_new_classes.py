@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from some_classes import some_classes
 
+from scripts.commands.training import AdaptationStage
 from scripts.data.few_shot import adaptation_stages, require_same_classes
 from scripts.data.preparing.new_dataset import describe_dataset
 from scripts.files.foreign_files import read_tensors
@@ -102,7 +104,7 @@ def test_the_rule_counts_classes_before_it_compares_them(tmp_path):
         require_same_classes(tmp_path, some_classes(["a", "b"]))
 
 
-@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+@pytest.mark.parametrize("method", ["esfan", "ibdr", "sshr"])
 def test_the_heads_are_all_that_depends_on_the_classes(method, monkeypatch):
     """Line 12: every other weight has the same shape for two classes as for three, so it is kept."""
     monkeypatch.chdir(BUNDLE)
@@ -120,6 +122,12 @@ def test_the_heads_are_all_that_depends_on_the_classes(method, monkeypatch):
         assert two.keys() == three.keys() and other and all(weight.startswith(heads) for weight in other)
 
 
+def test_each_stage_of_an_adaptation_can_be_rerun():
+    """Line 12: also the classifier's training, which only a new head has."""
+    stages = {stage for choice in product([True, False], repeat=2) for stage in adaptation_stages(*choice)}
+    assert {stage.value for stage in AdaptationStage} == stages
+
+
 def test_new_parts_keep_their_random_weights(tmp_path):
     """Line 12: the rest is loaded, as strictly as ever."""
 
@@ -131,7 +139,7 @@ def test_new_parts_keep_their_random_weights(tmp_path):
     before = target[1].weight.clone()
     load_weights(target, tmp_path / "w.pt", ["1"])
     assert torch.equal(target[0].weight, source[0].weight) and torch.equal(target[1].weight, before)
-    with pytest.raises(ValueError, match=r"2 have other shapes \(1.weight \(3, 3\) instead of \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"2 have other shapes \(1.weight \(3, 3\) instead of \(2, 3\), "):
         load_weights(target, tmp_path / "w.pt")
     with pytest.raises(ValueError, match="`part` must name a part of Sequential, got '2'"):
         load_weights(target, tmp_path / "w.pt", ["2"])

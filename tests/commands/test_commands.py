@@ -88,6 +88,8 @@ def test_every_option_says_what_it_is():
         ("train --dataset demo --metod ibdr", "did you mean --method?"),
         ("train --dataset demo --dry-rnu", "did you mean --dry-run?"),
         ("new-dataset x --dataset-dir . --class-names a,b --colors red", "must be a list of RGB colours"),
+        ("prepare --slides a.csv --output x --dataset demo --stride 9", "it has no effect on --slides; leave it out"),
+        ("prepare --source . --output x --dataset demo --val-share 0.2", "it has no effect on images; leave it out"),
         ("export", "pass the folder of a run, or --weights"),
         ("experiment plan.json --output-dir x --seeds a,b", "pass whole numbers, separated by commas"),
         ("experiment plan.json --output-dir x --settings epochs=3", "must be a dictionary in Python's notation"),

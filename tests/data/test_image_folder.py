@@ -29,6 +29,13 @@ def test_hidden_files_thumbnails_masks_and_results_are_left_out(tmp_path):
     assert names(tmp_path, leave_out=tmp_path / "out") == ["a.png", "mask/own.png", "thumbprint.png", "val/img/v.png"]
 
 
+def test_masks_beside_their_images_are_refused(tmp_path):
+    """The next time, they would be images; and a mask has the name of its image."""
+    put(tmp_path, "a.png")
+    with pytest.raises(BundleError, match="must go to another folder"):
+        images_to_segment(tmp_path, tmp_path / ".")
+
+
 def test_bad_headers_are_items_with_the_reason(tmp_path):
     put(tmp_path, "grey.png", mode="L")
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")

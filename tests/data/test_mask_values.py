@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from PIL import Image
 from test_items import write_png_with_16_bits
 
 from scripts.data.mask_values import inverse, lookup_table, read_mask, to_ours
 
 PUBLISHED = {"0": 1, "1": 2, "4": 0}
+CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 
 
 def test_table_holds_single_values_and_inclusive_ranges():
@@ -48,6 +52,17 @@ def test_names_unknown_values_also_beyond_a_byte():
 def test_names_ten_unknown_values_at_most():
     with pytest.raises(ValueError, match=r"\[1, 2, 3, 4, 5, 6, 7, 8, 9, 10\] …"):
         to_ours(np.arange(256).reshape(16, 16), lookup_table({"0": 0}))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "values", "channels"),
+    [("luad", [0, 1, 2, 3, 4, 255], [0, 1, 2, 3, 4, 255]), ("glas", [0, 1, 255], [0, 1, 1])],
+)
+def test_true_masks_of_training_patches_are_read_in_the_data_set_s_values(dataset, values, channels):
+    """Value 0 of LUAD-HistoSeg is tumor, the first channel; 4 is background, and what is not listed is ignored."""
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / f"{name}.json" for name in ("train", f"dataset_{dataset}", "supervised")])
+    assert parser.get_parsed_content("train#load_label").table[values].tolist() == channels
 
 
 def test_inverse_undoes_the_table_and_takes_the_lowest_value_of_several():

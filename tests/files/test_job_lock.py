@@ -9,7 +9,7 @@ import pytest
 
 from scripts.errors import BundleError
 from scripts.files import job_lock
-from scripts.files.job_lock import LOCK, only_job
+from scripts.files.job_lock import LOCK, new_folder, only_job
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 HOLD = (
@@ -57,6 +57,9 @@ def test_two_jobs_in_one_process_exclude_each_other_too(tmp_path):
             pass
         with only_job(tmp_path / "part"):
             pass
+        command = [sys.executable, "-c", HOLD, str(tmp_path)]
+        other = subprocess.run(command, cwd=BUNDLE, input=b"\n", stderr=subprocess.PIPE)
+        assert other.returncode and b"another job" in other.stderr  # having been asked has not freed the lock
     with only_job(tmp_path):
         pass
 
@@ -67,6 +70,15 @@ def test_a_lock_beside_makes_no_folder_and_names_its_option(tmp_path):
         with pytest.raises(BundleError, match="`output` must not be"), only_job(tmp_path / "new", True, "output"):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_job_on_a_new_folder_leaves_the_work_of_the_first(tmp_path):
+    with new_folder(tmp_path / "data") as folder:
+        folder.mkdir()
+        (folder / "a").touch()
+        with pytest.raises(BundleError, match="another job"), new_folder(tmp_path / "data"):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "a"]
 
 
 def test_what_a_job_has_written_stays(tmp_path):

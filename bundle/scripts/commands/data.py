@@ -1,5 +1,6 @@
 """Commands that create, describe and check data sets."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ class Stain(str, Enum):
 Overlay = Annotated[
     str, Option("--dataset", help="Name of the data set (configs/dataset_NAME.json) or the path of its overlay.")
 ]
+
+OF_SLIDES = ("mpp", "patches_per_slide", "val_share")  # options of `prepare` for slides, and for images with masks
+OF_IMAGES = ("stride", "min_share", "train_masks", "published_values", "splits", "group")
 
 Group = Annotated[
     str | None,
@@ -76,6 +80,7 @@ def check(
 
 
 def prepare(
+    context: typer.Context,
     output: Annotated[Path, Option(help="The folder to create; it appears complete or not at all.")],
     dataset: Overlay,
     source: Annotated[
@@ -134,6 +139,7 @@ def prepare(
     """
     if (source is None) == (slides is None):
         raise typer.BadParameter("pass a folder of images, or --slides TABLE.", param_hint="--source")
+    _require_meant(context, OF_SLIDES if slides is None else OF_IMAGES, "images" if slides is None else "--slides")
     if slides is not None:
         from ..slides.tiling.cut_slides import cut_slides
         from ..slides.tiling.cut_slides import format_report as of_slides
@@ -156,6 +162,14 @@ def prepare(
         group,
     )
     typer.echo(format_report(result))
+
+
+def _require_meant(context: typer.Context, others: Sequence[str], given: str) -> None:
+    """Exit with status 2 if one of ``others``, which have no effect with what is ``given``, is on the command line."""
+    for name in others:
+        if context.get_parameter_source(name).name == "COMMANDLINE":
+            rule = f"it has no effect on {given}; leave it out."
+            raise typer.BadParameter(rule, param_hint=f"--{name.replace('_', '-')}")
 
 
 def demo(

@@ -29,6 +29,7 @@ class AdaptationStage(str, Enum):
 
     score_source = "score_source"
     copy_pixel_masks = "copy_pixel_masks"
+    train_classifier = "train_classifier"
     generate_pseudo_masks = "generate_pseudo_masks"
     train_segmenter = "train_segmenter"
 

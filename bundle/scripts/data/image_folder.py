@@ -33,7 +33,8 @@ def images_to_segment(source: str | Path, leave_out: str | Path | None = None) -
 
     Raises:
         FileNotFoundError: if ``source`` does not exist or has no images.
-        BundleError: if two images differ only in their suffix, since their masks would have the same name.
+        BundleError: if two images differ only in their suffix, since their masks would have the same name; or if
+            ``source`` is the folder ``leave_out``.
     """
     source = Path(source)
     if source.is_file():
@@ -41,6 +42,11 @@ def images_to_segment(source: str | Path, leave_out: str | Path | None = None) -
     if not source.is_dir():
         raise FileNotFoundError(f"{source} must be an image or a folder of images; it does not exist: check the path.")
     earlier = None if leave_out is None else Path(leave_out).resolve()
+    if earlier == source.resolve():
+        raise BundleError(
+            f"the masks must go to another folder than that of their images, {source}, where they would be taken for "
+            "images themselves; choose another one, for instance a new folder in it."
+        )
 
     def skip(folder: Path, beside: Sequence[str]) -> bool:
         is_mask = folder.name == "mask" and "img" in beside

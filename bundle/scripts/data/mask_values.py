@@ -143,11 +143,12 @@ def load_mask(path: str | Path, table: np.ndarray, size: Sequence[int]) -> np.nd
         raise BundleError(f"{path}: {error}") from error
 
 
-def channel_of_value(values: Sequence[int]) -> dict[str, int]:
+def channel_of_value(values: Sequence[int], mask_values: Mapping[str, int] | None = None) -> dict[str, int]:
     """The channel of each of our mask values; 0 maps to ``K``, background, unless it has a channel. ``IGNORED`` stays.
 
     Args:
         values: mask value of each of the ``K`` channels.
+        mask_values: for masks in a data set's values: ours for each of them, whose channel is then given in its place.
     """
-    channels = {str(value): channel for channel, value in enumerate(values)}
-    return {"0": len(values), str(IGNORED): IGNORED} | channels
+    channels = {"0": len(values), str(IGNORED): IGNORED} | {str(value): at for at, value in enumerate(values)}
+    return channels if mask_values is None else {key: channels[str(ours)] for key, ours in mask_values.items()}

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import BundleError
+from .atomic import atomic_path, remove_leftovers_of
 
 try:
     import fcntl
@@ -60,11 +61,23 @@ def only_job(output: str | os.PathLike, beside: bool = False, option: str = "out
                 folder.rmdir()
 
 
+@contextmanager
+def new_folder(output: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path that becomes the folder ``output`` (see ``atomic_path``), to the only job on it.
+
+    What killed jobs left is removed once the lock is held: before, it may be another job's work.
+    """
+    with only_job(output, beside=True, option="output"):
+        remove_leftovers_of(output)
+        with atomic_path(output) as folder:
+            yield folder
+
+
 def _acquired(path: Path, output: Path, option: str) -> int:
     """The descriptor of the locked file ``path``."""
     while True:
-        if path in _held:
-            raise _in_use(path, output, option)
+        if path in _held:  # its file must not be read: closing it would free the lock
+            raise _in_use("this process", output, option)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(descriptor)
@@ -74,7 +87,7 @@ def _acquired(path: Path, output: Path, option: str) -> int:
         except OSError as error:
             if error.errno in TAKEN:
                 os.close(descriptor)
-                raise _in_use(path, output, option) from error
+                raise _in_use(_holder(path), output, option) from error
             logger.warning(f"{path} cannot be locked ({error.strerror}): make sure that no other job writes there.")
             return descriptor
         if same:
@@ -95,12 +108,16 @@ def _lock(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LOCKED_BYTE)
 
 
-def _in_use(path: Path, output: Path, option: str) -> BundleError:
+def _holder(path: Path) -> str:
+    """Who holds a lock, as its file says."""
     try:
-        holder = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") or "it has just begun"
     except OSError:
-        holder = ""
+        return "it has just begun"
+
+
+def _in_use(holder: str, output: Path, option: str) -> BundleError:
     return BundleError(
-        f"`{option}` must not be in use by another job, but {output} is ({holder or 'it has just begun'}); wait until "
-        f"that job ends, or choose another {option}."
+        f"`{option}` must not be in use by another job, but {output} is ({holder}); wait until that job ends, or "
+        f"choose another {option}."
     )

@@ -41,6 +41,23 @@ def test_each_patch_has_the_label_of_its_folder(tmp_path):
     assert "showing no other class" in note and note in format_report(report)
 
 
+def test_patches_in_subfolders_keep_them(tmp_path):
+    for name in ("tumor", "tumor/slide0", "tumor/slide1"):
+        write_patches(tmp_path / "source" / name, 1)
+    assert prepare(str(tmp_path / "source"), str(tmp_path / "out"), DEMO)["train"]["images"] == 3
+    names = [item["name"] for item in labelled_images(tmp_path / "out", CLASSES)]
+    assert sorted(names) == [f"{folder}tumor_0[1 0 0].png" for folder in ("slide0/", "slide1/", "")]
+
+
+def test_two_folders_of_one_class_are_refused(tmp_path):
+    for name in ("tumor", "Tumor"):
+        (tmp_path / "source" / name).mkdir(parents=True, exist_ok=True)
+    if len(list((tmp_path / "source").iterdir())) < 2:
+        pytest.skip("the file system ignores case")
+    with pytest.raises(BundleError, match="one folder for each class, ignoring case"):
+        prepare(str(tmp_path / "source"), str(tmp_path / "out"), DEMO)
+
+
 def test_splits_may_be_sorted_or_have_masks(tmp_path):
     for split in ("train", "val"):
         for name in CLASSES:

@@ -66,6 +66,12 @@ def test_tissue_patches_are_cut_at_the_resolution_with_their_slides_labels(slide
     )
 
 
+def test_the_table_s_pixel_size_rules_over_the_file_s(slides, tmp_path):
+    """As it does where slides are segmented: a.tif states 1 um per pixel, by which it would have 4 x 4 patches."""
+    table = write_table(slides[0] / "mpp.csv", [["a.tif", 1, 0, 1, 0.5]], ("slide", *CLASSES, "mpp"))
+    assert cut_slides(table, tmp_path / "out", DEMO, patch_size=128)["train"]["patches"] == 2 * 2
+
+
 def test_no_more_patches_than_asked_for_and_val_by_patient(slides, tmp_path):
     folder, _ = slides
     table = write_table(

@@ -49,11 +49,17 @@ def _classes_in(folder: Path, class_names: Sequence[str]) -> dict[str, Path]:
             f"the folders in {folder} must be classes of the data set, {list(class_names)}, but {other} are not; add "
             "them to `class_names`, or move them elsewhere."
         )
-    return {named[path.name.casefold()]: path for path in inside}
+    found = {named[path.name.casefold()]: path for path in inside}
+    if len(found) < len(inside):
+        raise BundleError(
+            f"{folder} must have one folder for each class, ignoring case, got {[path.name for path in inside]}; merge "
+            "those of one class."
+        )
+    return found
 
 
 def link_patches(folders: Mapping[str, Path], folder: Path, class_names: Sequence[str]) -> dict[str, Any]:
-    """Link the patches of each class as ``CLASS_NAME[0 1 0].png`` into ``folder / "img"``.
+    """Link the patches of each class, with their subfolders, as ``CLASS_NAME[0 1 0].png`` into ``folder / "img"``.
 
     Args:
         folders: the folder of each class.
@@ -71,10 +77,11 @@ def link_patches(folders: Mapping[str, Path], folder: Path, class_names: Sequenc
     (folder / "img").mkdir(parents=True)
     for name, images in folders.items():
         label = [int(name == other) for other in class_names]
-        for path in find_images(images):
+        for path in find_images(images, nested=True):
             rgb_size(path)
-            stem = f"{images.name}_{path.stem}[{' '.join(map(str, label))}]"
-            _link(path, folder / "img" / f"{stem}{path.suffix}")
+            place = folder / "img" / path.parent.relative_to(images)  # a subfolder, such as a slide's, stays one
+            place.mkdir(parents=True, exist_ok=True)
+            _link(path, place / f"{images.name}_{path.stem}[{' '.join(map(str, label))}]{path.suffix}")
             labels.append(label)
     return {"images": len(labels), **count_labels(labels, class_names)}
 

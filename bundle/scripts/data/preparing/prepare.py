@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import BundleError
-from ...files.atomic import atomic_path, remove_leftovers_of, write_json
+from ...files.atomic import write_json
 from ...files.foreign_files import open_image
-from ...files.job_lock import only_job
+from ...files.job_lock import new_folder
 from ...files.pictures import GREY, IGNORED, Palette, mask_picture
 from ...runs.config_lists import overlay_file
 from ...runs.progress import Progress
@@ -279,8 +279,7 @@ def prepare(
     report = {"source": str(source), "dataset": str(dataset), **settings, "written_values": written}
     if is_flat(source, release):
         report["names"] = {split: [item["name"] for item in items] for split, items in pairs.items()}
-    remove_leftovers_of(output)
-    with only_job(output, beside=True, option="output"), atomic_path(output) as folder:
+    with new_folder(output) as folder:
         for split, folders in sorted_patches.items():
             report[split] = link_patches(folders, folder / split, classes.class_names)
             report["note"] = NOTE

@@ -14,6 +14,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from ...errors import BundleError
 from ...files.foreign_files import read_json
+from ...files.pictures import IGNORED
 from ...runs.devices import require_device
 from ...runs.run_folder import BUNDLE_ROOT, read_record
 from .datastore import TissueDatastore
@@ -97,6 +98,7 @@ class TissueTrainTask(TrainTask):
             "output_dir": str(output_dir),
             "device": f"$torch.device({str(device)!r})",
             "mask_values": {str(value): value for value in range(len(self.settings.classes.value_names))},
+            "ignore_value": IGNORED,
             "patch_size": list(self.settings.patch_size),
             "epochs": epochs,
             **self._start(bool(request.get("pretrained", True))),
@@ -152,13 +154,15 @@ class ImageLabelTrainTask(TissueTrainTask):
         epochs = request.get("max_epochs", self.config()["max_epochs"])
         settings = {"num_images": number, "label_file": str(data / "labels.json"), "classifier_epochs": epochs}
         source = self._classifier() if request.get("pretrained", True) else None
-        if source is not None:
-            loaded = {
+        if source is None:  # adapt.json would take that of `source_dir`
+            train = read_json(self.store.options.bundle / "configs" / "train.json")
+            settings["classification#pretrained"] = train["classification"]["pretrained"]
+        else:
+            settings["classification#pretrained"] = {
                 "_target_": "scripts.weights.state_dicts.load_weights",
                 "network": "@classifier_def",
                 "path": str(source),
             }
-            settings["classification#pretrained"] = loaded
         return settings
 
     def _classifier(self) -> Path | None:

@@ -69,14 +69,15 @@ def segment_slides(
     for number, file in enumerate(files):
         task = SlideTask(engine, file, Path(output_dir), mpp, backends, config, overrule_mpp)
         label = f"slide {number + 1}/{len(files)} {file.name}"
+        keeper = number % world_size  # the process that writes the results, and until then keeps the lock
         with ExitStack() as lock:
             error = None
-            if rank == 0:
+            if rank == keeper:
                 error = _attempt(lambda: lock.enter_context(only_job(task.folder, beside=True)))
-            if _gather(error, world_size)[0] is None:
+            if _gather(error, world_size)[keeper] is None:
                 error = _attempt(lambda: task.compute(rank, world_size, label))
             error = next((found for found in _gather(error, world_size) if found), None)
-            if error is None and number % world_size == rank:
+            if error is None and rank == keeper:
                 error = _attempt(lambda: task.save(world_size))
                 if error is None:
                     logger.info(f"{label}: {'already complete' if task.complete else 'done'}, in {task.folder}.")

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ...data.check import count_labels, format_counts
 from ...data.classes import read_overlay
 from ...errors import BundleError
-from ...files.atomic import atomic_path, remove_leftovers_of, write_csv, write_json
+from ...files.atomic import write_csv, write_json
+from ...files.job_lock import new_folder
 from ...runs.config_lists import overlay_file
+from ...runs.progress import Progress
 from ..reading.slide import Slide, SlideView, thumbnail_view
 from ..segmenting.engine import TISSUE_MPP, TISSUE_PX
 from ..segmenting.tissue import tissue_mask
@@ -60,7 +61,8 @@ def cut_slide(
     Returns:
         Their names, ``SLIDE_x<left>_y<top>[1 0].png``, in pixels at ``mpp``; without the label if a class is unknown.
     """
-    view = SlideView(Slide(labelled.path, labelled.mpp), mpp)
+    slide = Slide(labelled.path, labelled.mpp, overrule_mpp=labelled.mpp is not None, mpp_from="table")
+    view = SlideView(slide, mpp)
     view.block = (patch_px, patch_px)  # read_block then reads patches
     places = tissue_places(view, patch_px)
     if not places:
@@ -118,14 +120,13 @@ def cut_slides(
     report: dict[str, Any] = {"slides": str(slides), "dataset": str(dataset), "mpp": mpp, "patch_size": patch_size}
     report["note"] = NOTE
     rng = np.random.default_rng(0)
-    remove_leftovers_of(output)
-    with atomic_path(output) as folder:
+    with new_folder(output) as folder:
         for split, members in splits.items():
             image_dir = folder / split / "img"
             image_dir.mkdir(parents=True)
             names = [
                 (labelled, cut_slide(labelled, image_dir, mpp, patch_size, most, rng))
-                for labelled in tqdm(members, desc=split, unit="slide", disable=None)
+                for labelled in Progress(len(members), split, "slide").through(members)
             ]
             report[split] = _counted(names, classes.class_names)
             if not report[split]["patches"]:

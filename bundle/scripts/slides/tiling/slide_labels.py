@@ -24,7 +24,7 @@ class LabelledSlide:
         path: the file.
         label: for each class 0, 1, or NaN if unknown.
         group: the patient, or else the slide's name; slides of a group stay in one split.
-        mpp: micrometres per pixel, for a file that does not state it.
+        mpp: micrometres per pixel, which rule over the file's; ``None`` to take those.
     """
 
     path: Path
