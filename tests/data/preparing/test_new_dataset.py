@@ -12,7 +12,7 @@ from scripts.commands.app import app
 from scripts.data.mask_values import lookup_table
 from scripts.data.preparing.new_dataset import describe_dataset, distinct_colors, new_dataset, next_commands
 
-CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
+CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
 
 @pytest.fixture
