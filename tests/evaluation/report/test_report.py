@@ -354,12 +354,11 @@ OPTIONS += (
     " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1100,900 --hide-scrollbars"
 )
 OPTIONS += " --virtual-time-budget=10000 --dump-dom"
-LOOK = """<script>addEventListener("load", async () => {
+LOOK = """<script>addEventListener("load", () => {
     const pictures = [...document.images];
-    const decoded = await Promise.allSettled(pictures.map(picture => picture.decode()));
     document.documentElement.dataset.found = JSON.stringify({
         sizes: pictures.map(picture => [picture.naturalWidth, picture.naturalHeight]),
-        broken: decoded.filter(result => result.status == "rejected").length,
+        broken: pictures.filter(picture => !picture.naturalWidth).length,
         width: document.documentElement.scrollWidth});
 });</script>"""
 
