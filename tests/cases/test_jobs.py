@@ -373,17 +373,16 @@ def test_names_outside_the_locale_s_encoding_train_and_report(tmp_path, demo_dir
     names = ["Drüse", "Fettgewebe, weiß", "Entzündung"]
     config = overlay(tmp_path, json.dumps({"class_names": names}, ensure_ascii=False))
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    ours = [sys.executable, "-m", "scripts", "train", "--dataset", "demo", "--config", str(config)]
-    for number, command in enumerate([ours]):
-        run = tmp_path / f"Läufe {number}"
-        settings = TINY | {"dataset_dir": data, "output_dir": run, "device": "cpu"}
-        words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        result = subprocess.run([*command, *words], cwd=BUNDLE, env=ascii_only, capture_output=True)
-        assert result.returncode == 0, result.stderr[-2000:]
-        assert b"Logging error" not in result.stderr
-        table = (run / "scores" / "segmenter_val_images.csv").read_text(encoding="utf-8-sig")
-        assert "Größe ü demo-val" in table and "Drüse" in (run / "report.html").read_text(encoding="utf-8")
-        assert "Entzündung" in (run / "run.log").read_text(encoding="utf-8")
+    run = tmp_path / "Läufe"
+    settings = TINY | {"dataset_dir": data, "output_dir": run, "device": "cpu"}
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "scripts", "train", "--dataset", "demo", "--config", str(config), *words]
+    result = subprocess.run(command, cwd=BUNDLE, env=ascii_only, capture_output=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert b"Logging error" not in result.stderr
+    table = (run / "scores" / "segmenter_val_images.csv").read_text(encoding="utf-8-sig")
+    assert "Größe ü demo-val" in table and "Drüse" in (run / "report.html").read_text(encoding="utf-8")
+    assert "Entzündung" in (run / "run.log").read_text(encoding="utf-8")
 
 
 def test_tables_for_spreadsheets_say_that_they_are_utf_8(tmp_path):
