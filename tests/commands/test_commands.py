@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from scripts.commands.app import app
 from scripts.commands.monai_run import MonaiRun, as_monai_reads
+from scripts.errors import BundleError
 
 COMMANDS = (
     "train adapt experiment segment evaluate report label new-dataset prepare check demo export deploy push weights"
@@ -305,6 +306,20 @@ def test_a_working_directory_may_have_any_name(tmp_path, monkeypatch):
     value = words[words.index("--dataset_dir") + 1].removeprefix("\\")
     parser = ConfigParser({"dataset_name": "luad", "seed": 3, "dataset_dir": value})
     assert parser.get_parsed_content("dataset_dir") == f"{folder}/data/luad"
+
+
+def test_a_run_from_before_a_parameter_of_its_networks_goes_on(finished_run, tmp_path):
+    """`num_levels` has the value then that it has now; another one builds another network."""
+    shutil.copytree(finished_run / "configs", tmp_path / "run" / "configs")
+    path = tmp_path / "run" / "configs" / "train.json"
+    saved = json.loads(path.read_text())
+    del saved["classifier_def"]["backbone"]["num_levels"]
+    path.write_text(json.dumps(saved))
+    words = ["adapt", str(tmp_path / "run"), "--dataset", "demo_lab_b", "--num-images", "4", "--dry-run"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    (tmp_path / "four.json").write_text('{"num_levels": 4}')
+    with pytest.raises(BundleError, match=r"\['classifier_def#backbone#num_levels'\] differ"):
+        CliRunner().invoke(app, [*words, "--config", str(tmp_path / "four.json")], catch_exceptions=False)
 
 
 def test_a_second_round_tells_which_settings_of_the_run_do_not_carry_over(finished_run, tmp_path):

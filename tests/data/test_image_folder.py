@@ -29,11 +29,16 @@ def test_hidden_files_thumbnails_masks_and_results_are_left_out(tmp_path):
     assert names(tmp_path, leave_out=tmp_path / "out") == ["a.png", "mask/own.png", "thumbprint.png", "val/img/v.png"]
 
 
-def test_masks_beside_their_images_are_refused(tmp_path):
-    """The next time, they would be images; and a mask has the name of its image."""
-    put(tmp_path, "a.png")
-    with pytest.raises(BundleError, match="must go to another folder"):
-        images_to_segment(tmp_path, tmp_path / ".")
+def test_earlier_results_are_left_out_wherever_they_are(tmp_path):
+    put(tmp_path, "a.png", "masks/a.png", "overlays/a.png", "day1/masks/a.png", "day1/overlays/a.png", "s/masks/b.png")
+    assert names(tmp_path, leave_out=tmp_path) == ["a.png", "s/masks/b.png"]
+
+
+def test_two_links_to_a_folder_are_two_folders_and_one_to_a_folder_above_is_none(tmp_path):
+    put(tmp_path / "shared", "a.png")
+    for link, target in {"s0": "shared", "s1": "shared", "shared/up": "."}.items():
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+    assert names(tmp_path) == ["s0/a.png", "s1/a.png", "shared/a.png"]
 
 
 def test_bad_headers_are_items_with_the_reason(tmp_path):

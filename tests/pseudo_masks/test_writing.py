@@ -9,6 +9,7 @@ from some_classes import some_classes
 from torch import nn
 
 import scripts.pseudo_masks.writing
+from scripts.errors import BundleError
 from scripts.pseudo_masks.writing import mask_items, write_pseudo_masks
 
 CLASSES = some_classes(["tumor", "stroma"], segmenter_values=[2, 1])
@@ -207,6 +208,8 @@ def test_masks_are_made_of_the_training_patches_or_of_any_folder(tmp_path):
     patches = [{"image": str(patch), "label": [0, 1], "name": "a-[0 1].png"}]
     assert mask_items(lambda: patches) == patches
     (item,) = mask_items(None, slide.parent)
+    with pytest.raises(BundleError, match="must be another folder than `image_dir`"):
+        mask_items(None, slide.parent, slide.parent)
     assert (item["image"], item["name"]) == (str(slide), "b.png") and "b.png must be a readable image" in item["error"]
 
 

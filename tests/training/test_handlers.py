@@ -387,6 +387,22 @@ def test_logs_the_mean_loss_of_each_epoch(log):
     ]
 
 
+def test_the_time_left_of_a_resumed_training_is_judged_by_its_own_epochs(log, monkeypatch):
+    """Resumed after epoch 8 of 10, the ninth takes a minute, and so will the last."""
+    now = [0.0]
+    monkeypatch.setattr("scripts.training.handlers.time.monotonic", lambda: now[0])
+
+    def step(engine, batch):
+        now[0] += 60
+        return [{"loss": torch.tensor(1.0)}]
+
+    engine = Engine(step)
+    LossHandler("classifier").attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", 8))  # as ResumeHandler does
+    engine.run([0], max_epochs=10)
+    assert "epoch 9 of 10" in log.messages[0] and log.messages[0].endswith("about 1:00 min left.")
+
+
 def test_logs_scores_but_no_matrices(log):
     engine = Engine(lambda engine, batch: None)
     engine.state.metrics = {"mean_iou": 0.71234, "confusion": torch.eye(2)}

@@ -12,11 +12,19 @@ from ..files.foreign_files import read_json
 from ..runs import options, plain_errors
 from ..runs.config_lists import PRESETS, config_list, in_working_directory
 from ..runs.old_names import read_configs
-from ..runs.run_folder import BUNDLE_ROOT, RunFolder
-from ..runs.settings import SET_BY_US, is_text, nearest
+from ..runs.run_folder import BUNDLE_ROOT, RunFolder, differences
+from ..runs.settings import SET_BY_US, is_default, is_text, nearest
 from .monai_run import MonaiRun, as_monai_reads, quoted
 
-CARRIED_OVER = ("class_names", "mask_values", "label_file", "model_mpp", "level_weights", "threshold")  # by the user
+CARRIED_OVER = (  # by the user
+    "class_names",
+    "mask_values",
+    "ignore_value",
+    "label_file",
+    "model_mpp",
+    "level_weights",
+    "threshold",
+)
 NETWORKS = ("classifier_def", "segmenter_def", "encoder_decoder")  # sections that define the networks
 
 
@@ -80,8 +88,17 @@ def names_of_run(run: Path, dataset: str | None, method: str | None, preset: str
 
 
 def require_networks_of_run(run: Path, saved: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
-    """Raise a ``BundleError`` unless the configs build the same networks as a run, whose config is ``saved``."""
-    other = [key for key in NETWORKS if key in saved and saved[key] != merged.get(key)]
+    """Raise a ``BundleError`` unless the configs build the same networks as a run, whose config is ``saved``.
+
+    A parameter that there was not yet when the run was trained may have its default.
+    """
+    other = [
+        key
+        for name in NETWORKS
+        if name in saved
+        for key, before, _ in differences(saved[name], merged.get(name), name)
+        if not (before == "nothing" and is_default(merged, key))
+    ]
     if other:
         raise BundleError(
             f"the configs must build the networks of {run}, but {other} differ; pass the options it was trained "

@@ -14,13 +14,14 @@ from .items import IMAGE_SUFFIXES, list_images, name_in, require_different_names
 logger = logging.getLogger(__name__)
 
 SMALL_COPY = re.compile(r"(?:^|[\W_])thumb(?:nail)?s?(?:$|[\W_])|^@eaDir$|^__MACOSX$", re.IGNORECASE)
+RESULTS = {"masks", "overlays"}  # folders that a segmentation of images makes beside each other
 SHOWN = 3
 
 
 def images_to_segment(source: str | Path, leave_out: str | Path | None = None) -> list[dict[str, Any]]:
     """The image ``source``, or those of the folder ``source`` and its subfolders, sorted by name.
 
-    Hidden files and folders, thumbnails, and masks beside a folder ``img`` are left out, which is logged.
+    Hidden files and folders, thumbnails, masks beside a folder ``img`` and earlier results are left out.
 
     Args:
         source: the file or folder.
@@ -33,8 +34,7 @@ def images_to_segment(source: str | Path, leave_out: str | Path | None = None) -
 
     Raises:
         FileNotFoundError: if ``source`` does not exist or has no images.
-        BundleError: if two images differ only in their suffix, since their masks would have the same name; or if
-            ``source`` is the folder ``leave_out``.
+        BundleError: if two images differ only in their suffix, since their masks would have the same name.
     """
     source = Path(source)
     if source.is_file():
@@ -42,15 +42,11 @@ def images_to_segment(source: str | Path, leave_out: str | Path | None = None) -
     if not source.is_dir():
         raise FileNotFoundError(f"{source} must be an image or a folder of images; it does not exist: check the path.")
     earlier = None if leave_out is None else Path(leave_out).resolve()
-    if earlier == source.resolve():
-        raise BundleError(
-            f"the masks must go to another folder than that of their images, {source}, where they would be taken for "
-            "images themselves; choose another one, for instance a new folder in it."
-        )
 
     def skip(folder: Path, beside: Sequence[str]) -> bool:
         is_mask = folder.name == "mask" and "img" in beside
-        return is_mask or SMALL_COPY.search(folder.name) is not None or folder.resolve() == earlier
+        is_result = folder.name in RESULTS and RESULTS <= set(beside)
+        return is_mask or is_result or SMALL_COPY.search(folder.name) is not None or folder.resolve() == earlier
 
     found = list_images(source, skip=skip)
     images = [path for path in found if not SMALL_COPY.search(path.stem)]

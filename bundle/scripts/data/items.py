@@ -51,12 +51,14 @@ def list_images(
         folder, nested: as for ``find_images``.
         skip: whether not to search a subfolder, given the names of all subfolders beside it.
     """
-    found, seen = [], set()
+    found: list[Path] = []
+    trails: dict[str, set[str]] = {}  # the real places of each folder and those above it
     for parent, folders, files in os.walk(folder, followlinks=True):
-        if (place := os.path.realpath(parent)) in seen:  # a link to a folder above it
+        place, above = os.path.realpath(parent), trails.get(os.path.dirname(parent), set())
+        if place in above:  # a link to a folder above it; two links to one folder are two folders
             folders.clear()
             continue
-        seen.add(place)
+        trails[parent] = above | {place}
         found += [Path(parent) / name for name in files + folders if Path(name).suffix.lower() in IMAGE_SUFFIXES]
         folders[:] = [
             name

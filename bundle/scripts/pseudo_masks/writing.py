@@ -16,6 +16,7 @@ from ..data.classes import Classes
 from ..data.image_folder import images_to_segment, require_none_failed
 from ..data.label_maps import NO_CLASS, permitted_channel, require_channels
 from ..data.mask_folder import mask_paths, write_manifest
+from ..errors import BundleError
 from ..files.pictures import IGNORED, overlay, write_mask, write_png
 from ..runs.background_work import BackgroundWork
 from ..runs.devices import HostCopy
@@ -37,8 +38,15 @@ def mask_items(
         labelled_images: returns the training patches.
         image_dir: a folder of images, with subfolders; ``None`` for the training patches.
         mask_dir: where their masks go, and are not looked for.
+
+    Raises:
+        BundleError: if both are the same folder: an image would be taken for its own mask, made before.
     """
-    return labelled_images() if image_dir is None else images_to_segment(image_dir, mask_dir)
+    if image_dir is None:
+        return labelled_images()
+    if mask_dir is not None and Path(mask_dir).resolve() == Path(image_dir).resolve():
+        raise BundleError(f"`mask_dir` must be another folder than `image_dir`, {image_dir}; choose a new one.")
+    return images_to_segment(image_dir, mask_dir)
 
 
 @torch.inference_mode()

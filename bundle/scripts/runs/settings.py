@@ -155,6 +155,18 @@ def _settled(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
+def is_default(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a component's parameter has the value that its target takes anyway."""
+    section, _, name = key.rpartition("#")
+    target = at(config, f"{section}#_target_")
+    found = find_target(target) if isinstance(target, str) else None
+    try:
+        parameter = inspect.signature(found).parameters.get(name)
+    except (TypeError, ValueError):  # no signature to inspect
+        return False
+    return parameter is not None and parameter.default == _settled(config, key)
+
+
 @cache
 def own_configs() -> dict[Path, dict[str, Any]]:
     """The bundle's own configs by path, train.json first."""

@@ -87,7 +87,7 @@ class LossHandler:
         self._writer = None if log_dir is None or self.quiet else SummaryWriter(log_dir)
         self._on_their_way: deque[tuple[int, HostCopy]] = deque()  # step, loss
         self._losses: list[float] = []  # of this epoch
-        self._since, self._first_epoch = time.monotonic(), 0
+        self._since, self._first_epoch = 0.0, None  # when this session's training began, and with which epoch
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer whose step is a ``TrainingStep``, before the handlers that validate and save."""
@@ -96,14 +96,11 @@ class LossHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish_epoch)
         if not self.quiet:
             show_progress(engine, self.name, lambda: {"loss": self._losses[-1]} if self._losses else {})
-            engine.add_event_handler(Events.STARTED, self.start_clock)
-
-    def start_clock(self, engine: Engine) -> None:
-        """Note when this session begins, and after which epoch."""
-        self._since, self._first_epoch = time.monotonic(), engine.state.epoch
 
     def start_epoch(self, engine: Engine) -> None:
-        """Clear the losses of the previous epoch."""
+        """Clear the losses of the previous epoch; start the clock in the first one, which a resumed run knows now."""
+        if self._first_epoch is None:
+            self._since, self._first_epoch = time.monotonic(), engine.state.epoch
         self._losses.clear()
         self._on_their_way.clear()
 
@@ -122,7 +119,7 @@ class LossHandler:
         if not self.quiet:
             state, loss = engine.state, sum(self._losses) / len(self._losses)
             seconds = state.times[Events.EPOCH_COMPLETED.name]
-            per_epoch = (time.monotonic() - self._since) / (state.epoch - self._first_epoch)  # with validation
+            per_epoch = (time.monotonic() - self._since) / (state.epoch - self._first_epoch + 1)  # with validation
             left = per_epoch * (state.max_epochs - state.epoch)
             logger.info(
                 f"{self.name}, epoch {state.epoch} of {state.max_epochs}: loss {loss:.4f}, {duration(seconds)}"
