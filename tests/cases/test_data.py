@@ -205,6 +205,19 @@ def test_other_data_with_an_old_run(run, tmp_path):
     assert "images are missing in train/img (1): d[1 0].png" in changed(data)
 
 
+def test_a_test_set_that_came_later_is_no_difference(run):
+    """Line 9: but one that was scored and changed is."""
+    data, _, changed = run
+    record = data.parent / "run" / "run.json"
+    save(data / "test/img/t.png", patch(0))
+    save(data / "test/mask/t.png", pixels(*[range(60)] * 60))
+    assert changed() == []
+    content = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps(content | {"data": fingerprint(data, NAMES, None)}), encoding="utf-8")
+    save(data / "test/img/u.png", patch(1))
+    assert any("images are new in test/img (1): u.png" in found for found in changed())
+
+
 def test_a_change_of_data_is_refused_with_the_way_out(run, tmp_path):
     """Line 9: as for settings."""
     data, _, _ = run

@@ -89,8 +89,21 @@ def slow_scores(items, key, names, exclude_background):
     }
 
 
+def assert_border_scores(borders, classes):
+    """By distance to the border, pixels and right ones add up to those of the class."""
+    assert borders["classes"].keys() == classes.keys()
+    for name, scores in classes.items():
+        pixels, accuracy = borders["classes"][name]["pixels"], borders["classes"][name]["accuracy"]
+        assert sum(pixels) == scores["pixels"]
+        right = sum(share * count for share, count in zip(accuracy, pixels) if count)
+        assert right == pytest.approx((scores["recall"] or 0) * scores["pixels"], abs=1e-3)
+
+
 def assert_scores(found, expected):
-    """Equal to six digits, as nested dictionaries of numbers, matrices and ``None``."""
+    """Equal to six digits, as nested dictionaries of numbers, matrices and ``None``; scores at borders add up."""
+    if "borders" in found:
+        found = dict(found)
+        assert_border_scores(found.pop("borders"), found["classes"])
     assert list(found) == list(expected)
     for key, value in expected.items():
         if isinstance(value, dict):

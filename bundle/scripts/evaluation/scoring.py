@@ -31,6 +31,7 @@ from ..files.pictures import (
 )
 from ..runs.background_work import BackgroundWork
 from ..runs.progress import show_progress
+from .borders import BorderScores
 from .metrics import confusion_matrix, summary
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class ScoreHandler:
         self.activation = activation
         self.result: dict[str, Any] = {}
         self._confusions: dict[str, dict[str, torch.Tensor]] = {}
+        self._borders: dict[str, BorderScores] = {}
         self._rows: list[list[Any]] = []
         self._work = BackgroundWork()
 
@@ -87,6 +89,9 @@ class ScoreHandler:
     def start(self, engine: Engine) -> None:
         """Discard an earlier run's results and remove its predictions."""
         self._confusions = {protocol: {} for protocol in self.protocols}
+        self._borders = {
+            protocol: BorderScores(self.names, exclude) for protocol, (_, exclude) in self.protocols.items()
+        }
         self._rows = []
         if self.prediction_dir.exists():
             shutil.rmtree(self.prediction_dir)
@@ -99,6 +104,8 @@ class ScoreHandler:
             for protocol, (pred_key, _) in self.protocols.items():
                 matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
                 self._confusions[protocol][name] = matrix
+                pred, true = output[pred_key][0].cpu().numpy(), output["label"][0].cpu().numpy()
+                self._borders[protocol].add(pred, true)
             chosen = self.picture_names is None or name in self.picture_names
             if chosen and len(self._rows) < self.num_pictures:
                 self._rows.append(self._row(output))
@@ -126,6 +133,7 @@ class ScoreHandler:
         for protocol, (_, exclude_background) in self.protocols.items():
             scores = summary(pooled[protocol], self.names, exclude_background)
             scores["confusion"] = pooled[protocol].tolist()
+            scores["borders"] = self._borders[protocol].summary()
             self.result["protocols"][protocol] = scores
             write_png(
                 self.output_dir / "scores" / f"{self.title}_{protocol}_confusion.png",
