@@ -199,6 +199,12 @@ def test_finds_mask_values_without_an_entry(dataset):
         check(dataset)
 
 
+def test_says_that_255_is_left_out_where_masks_show_nothing_else(dataset):
+    write_mask(dataset / "val/mask/v.png", [[4, 255, 255, 4]] * 2)
+    with pytest.raises(ValueError, match=r"val/mask must show some tissue .*`ignore_value` \(255\) are left out"):
+        check(dataset)
+
+
 def test_finds_masks_without_any_tissue(dataset):
     write_mask(dataset / "val/mask/v.png", [[4] * 4] * 2)
     with pytest.raises(ValueError, match="val/mask must show some tissue .* got none in 1 masks"):

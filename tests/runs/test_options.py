@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from scripts.errors import BundleError
+from scripts.runs import settings
+from scripts.runs.old_names import read_configs
 from scripts.runs.options import options, require_known_keys, require_known_options, stray_words, unknown_options
 from scripts.runs.settings import at, keys_of, nearest, texts_as_numbers, usual_values
 
@@ -235,3 +238,46 @@ def test_the_bundle_s_own_configs_pass(files):
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / file) for file in files])
     require_known_options(parser.get())
+
+
+@pytest.fixture
+def configs_with(tmp_path, monkeypatch):
+    """A copy of the bundle's configs with a user's overlay of a data set among them, as ``new-dataset`` writes it."""
+
+    def copy(text):
+        shutil.copytree(BUNDLE / "configs", tmp_path / "configs")
+        (tmp_path / "configs" / "dataset_mine.json").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(settings, "TRAIN", tmp_path / "configs" / "train.json")
+        settings.own_configs.cache_clear()
+        parser = ConfigParser()
+        parser.read_config([str(tmp_path / "configs" / name) for name in ("train.json", "lite.json")])
+        return parser.get()
+
+    yield copy
+    settings.own_configs.cache_clear()
+
+
+@pytest.mark.parametrize("text", ['{"model_mpp": "0.5", "threshold": "0.5", "seed": true}', "{,}", "", "[1]"])
+def test_an_overlay_of_another_data_set_changes_nothing(configs_with, text):
+    require_known_options(configs_with(text))
+
+
+def test_a_mistyped_key_in_an_overlay_among_the_configs_is_refused(configs_with):
+    config = configs_with('{"class_namez": ["a"], "model_mpp": 0.5}')
+    with pytest.raises(ValueError, match="class_namez must be a key of the configs, but is not; did you mean class_na"):
+        require_known_options(config | {"class_namez": ["a"]})
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.5])
+def test_a_pixel_size_is_positive(configs_with, value):
+    config = configs_with("{}") | {"model_mpp": value}
+    with pytest.raises(
+        ValueError, match=f"`model_mpp` must be a positive number of micrometres per pixel, got {value}"
+    ):
+        require_known_options(config)
+
+
+def test_an_overlay_with_a_byte_order_mark_is_one_sentence(tmp_path):
+    (tmp_path / "a.json").write_text('{"seed": 1}', encoding="utf-8-sig")
+    with pytest.raises(ValueError, match="a.json must be UTF-8 without a byte order mark"):
+        read_configs(tmp_path / "a.json")

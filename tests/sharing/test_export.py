@@ -161,6 +161,15 @@ def test_a_run_that_is_not_complete_is_an_error(finished_run, tmp_path):
         export("esfan", str(tmp_path / "run"), str(tmp_path / "dist"), "lite")
 
 
+def test_data_described_by_new_dataset_have_no_path_of_this_machine(tmp_path):
+    overlay = tmp_path / "dataset_own.json"
+    content = read_json(BUNDLE / "configs" / "dataset_glas.json") | {"dataset_dir": "/data/own", "dataset_name": "own"}
+    overlay.write_text(json.dumps(content))
+    config = default_config("esfan", "lite", overlay)
+    shared = shareable(config | {"dataset_dir": "/data/own"}, config, [32, 32])
+    assert shared["dataset_dir"] == "$@bundle_root + '/data/' + @dataset_name"
+
+
 def test_an_unknown_method_or_preset_is_an_error():
     with pytest.raises(ValueError, match=r"`method` must be one of esfan, ibdr, sshr, got 'unet'"):
         default_config("unet", "lite", None)

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,8 @@ def read_configs(paths: str | Path | Sequence[str | Path]) -> ConfigParser:
     for path in map(Path, files):
         if path.suffix == ".json" and not isinstance(content := read_json(path), dict):
             raise BundleError(f"{path} must be an object with keys, got a {type(content).__name__}; see lite.json.")
+        if path.read_bytes().startswith(BOM_UTF8):
+            raise BundleError(f"{path} must be UTF-8 without a byte order mark, which MONAI cannot read; save it so.")
     try:
         parser.read_config([str(path) for path in files])
     except KeyError as error:  # MONAI's, for a key in a section that does not exist

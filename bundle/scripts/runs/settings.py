@@ -169,8 +169,32 @@ def is_default(config: Mapping[str, Any], key: str) -> bool:
 
 @cache
 def own_configs() -> dict[Path, dict[str, Any]]:
-    """The bundle's own configs by path, train.json first."""
-    return {path: read_json(path) for path in (TRAIN, *sorted((set(TRAIN.parent.glob("*.json")) - {TRAIN})))}
+    """The bundle's own configs by path, train.json first.
+
+    Overlays of data sets lie among them, also those of users: of these, only what train.json has too counts, and a file
+    that cannot be read is left out, since reading it where it is merged says what is wrong.
+    """
+    train = read_json(TRAIN)
+    found = {TRAIN: train}
+    for path in sorted(set(TRAIN.parent.glob("*.json")) - {TRAIN}):
+        try:
+            content = read_json(path)
+        except BundleError:
+            continue
+        if path.name.startswith("dataset_") and isinstance(content, Mapping):
+            content = {key: value for key, value in content.items() if _is_usual(key, value, train)}
+        if isinstance(content, Mapping):
+            found[path] = content
+    return found
+
+
+def _is_usual(key: str, value: Any, train: Mapping[str, Any]) -> bool:
+    """Whether train.json has a key, with a value of the same kind."""
+    usual = train.get(key)
+    if usual is None or value is None:
+        return key.partition("#")[0] in train or isinstance(value, Mapping)
+    numbers = type(usual) in (int, float) and type(value) in (int, float)
+    return numbers or isinstance(value, type(usual)) and isinstance(value, bool) == isinstance(usual, bool)
 
 
 def merged_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -270,8 +294,10 @@ def parameters_of_run() -> set[str]:
 
 
 def require_possible_numbers(config: Mapping[str, Any]) -> None:
-    """Reject counts below 1 and negative learning rates before any training starts."""
+    """Reject counts below 1, negative learning rates and pixel sizes that are not positive, before anything starts."""
     for key in usual_values(config):
+        if re.search(r"(?:^|_|#)mpp$", key) and type(value := at(config, key)) in (int, float) and not value > 0:
+            raise BundleError(f"`{key}` must be a positive number of micrometres per pixel, got {value!r}; correct it.")
         value, least = at(config, key), 1 if COUNT.search(key) else 0
         if (least or re.search(r"(?:^|_|#)lr$", key)) and type(value) in (int, float) and not value >= least:
             raise BundleError(f"`{key}` must be at least {least}, got {value!r}; see {_source(config, key)}.")

@@ -41,7 +41,10 @@ LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 def default_config(method: str, preset: str, dataset: str | Path | None) -> dict[str, Any]:
     """The merged config of a method, a preset and a data set's overlay (``None`` for LUAD-HistoSeg)."""
-    return read_configs(config_list("luad" if dataset is None else dataset, method, preset)).get()
+    config = read_configs(config_list("luad" if dataset is None else dataset, method, preset)).get()
+    if _is_absolute(config["dataset_dir"]):  # as in the overlay of a user's own data
+        config["dataset_dir"] = default_config(method, preset, None)["dataset_dir"]
+    return config
 
 
 class Trained(NamedTuple):

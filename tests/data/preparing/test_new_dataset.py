@@ -142,3 +142,8 @@ def test_says_the_commands_that_follow(configs):
         f"python -m scripts check {folder} --dataset 2024",
         "python -m scripts train --dataset 2024",
     ]
+
+
+def test_names_joined_by_something_else_than_commas_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must be separated by commas, got \['tumor;stroma'\]"):
+        new_dataset("x", "d", ["tumor;stroma"], config_dir=tmp_path)

@@ -49,6 +49,9 @@ def require_names(name: str, class_names: Sequence[str], background: bool) -> No
         )
     if isinstance(class_names, str):
         raise BundleError(f"`class_names` must be a list of names, got {class_names!r}; quote each name separately.")
+    joined = [item for item in class_names if ";" in item or "\t" in item]
+    if joined:
+        raise BundleError(f"`class_names` must be separated by commas, got {joined}; write them as tumor,stroma.")
     least = 1 if background else 2
     if len(class_names) < least or not all(class_names) or len(set(class_names)) < len(class_names):
         raise BundleError(
