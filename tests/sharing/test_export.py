@@ -228,11 +228,12 @@ def test_overlays_of_somebody_s_own_data_lose_their_path_or_stay_here(finished_r
     private = read_json(BUNDLE / "configs" / "dataset_glas.json") | {"dataset_dir": "/data/secret"}
     for name in ("mine", "other"):
         (tmp_path / "here" / "configs" / f"dataset_{name}.json").write_text(json.dumps(private))
+    (tmp_path / "here" / "configs" / "dataset_broken.json").write_text("{,}")
     monkeypatch.setattr("scripts.sharing.export.BUNDLE_ROOT", tmp_path / "here")
     train = read_json(finished_run / "configs" / "train.json") | {"dataset_name": "mine", "model_mpp": 0.5}
     (tmp_path / "out").mkdir()
     write_configs(tmp_path / "out", train)
-    assert not (tmp_path / "out" / "configs" / "dataset_other.json").exists()
+    assert not any((tmp_path / "out" / "configs" / f"dataset_{name}.json").exists() for name in ("other", "broken"))
     assert (tmp_path / "out" / "configs" / "dataset_luad.json").is_file()
     own = read_json(tmp_path / "out" / "configs" / "dataset_mine.json")
     assert own["dataset_name"] == "mine" and own["model_mpp"] == 0.5 and own["class_names"] == train["class_names"]

@@ -149,9 +149,7 @@ def inspect_scored(folder: Path, table: np.ndarray) -> tuple[dict, list[str]]:
     values = [value for value in np.unique(table[table >= 0]).tolist() if value != IGNORED or pixels[IGNORED]]
     shares = {str(value): round(float(pixels[value] / max(1, pixels.sum())), 6) for value in values}
     if sizes and not pixels[1:IGNORED].any():
-        left_out = (
-            " Those of `ignore_value` (255) are left out; map it if it is a class." if pixels[IGNORED] else ""
-        )
+        left_out = " Those of `ignore_value` (255) are left out; map it if it is a class." if pixels[IGNORED] else ""
         problems.append(
             f"{folder / 'mask'} must show some tissue (a value that `mask_values` maps to 1 or more), got none in "
             f"{sum(sizes.values())} masks, so nothing can be scored; correct `mask_values` or the masks.{left_out}"

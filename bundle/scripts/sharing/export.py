@@ -9,6 +9,7 @@ unit test in the Model Zoo's format. Every command runs there: it segments image
 Stage-1 weights go to ``models/classifier``. The card reports the run's scores; a weight file has none.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ from ..runs.run_folder import BUNDLE_ROOT, RunFolder, copy_code, portable, read_
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .packages import required_packages
+
+logger = logging.getLogger(__name__)
 
 COPIED_DOCS = ("cards.json", "zoo_unit_test.txt")  # from which an exported bundle exports what it has adapted
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
@@ -117,14 +120,17 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """Write the configs of the trained networks into ``folder / "configs"``, and the overlays of data sets.
 
     An overlay with a path specific to this machine describes somebody's own data: the one of ``train`` is rewritten
-    without, others are left out.
+    without, others are left out, as are those that cannot be read.
     """
     configs = folder / "configs"
     write_json(configs / "train.json", train)
     write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
     for path in (BUNDLE_ROOT / "configs").glob("dataset_*.json"):
-        if not _holds_absolute(read_json(path)):
-            shutil.copy(path, configs / path.name)
+        try:
+            if not _holds_absolute(read_json(path)):
+                shutil.copy(path, configs / path.name)
+        except BundleError as error:
+            logger.warning(f"{path.name} is not exported: {error}")
     own = configs / f"dataset_{train['dataset_name']}.json"
     if not own.is_file():
         write_json(
