@@ -171,7 +171,8 @@ def test_the_examples_of_the_page_of_python_run_as_they_stand(finished_run, demo
 def place(tmp_path_factory, finished_run, demo_dir, few_shot_dir):
     """A folder like ``bundle`` with small data, and the run of the demo."""
     folder = tmp_path_factory.mktemp("pages")
-    (folder / "configs").symlink_to(BUNDLE / "configs")
+    for part in ("configs", "scripts"):
+        (folder / part).symlink_to(BUNDLE / part)
     for data in (demo_dir, few_shot_dir):
         shutil.copytree(data, folder / "data" / data.name)
     shutil.copytree(finished_run, folder / "output" / "demo_esfan_lite")
