@@ -297,7 +297,10 @@ def require_possible_numbers(config: Mapping[str, Any]) -> None:
     """Reject counts below 1, negative learning rates and pixel sizes that are not positive, before anything starts."""
     for key in usual_values(config):
         if re.search(r"(?:^|_|#)mpp$", key) and type(value := at(config, key)) in (int, float) and not value > 0:
-            raise BundleError(f"`{key}` must be a positive number of micrometres per pixel, got {value!r}; correct it.")
+            raise BundleError(
+                f"`{key}` must be a positive number of micrometres per pixel, got {value!r}; for a 20x scan it is about "
+                "0.5."
+            )
         value, least = at(config, key), 1 if COUNT.search(key) else 0
         if (least or re.search(r"(?:^|_|#)lr$", key)) and type(value) in (int, float) and not value >= least:
             raise BundleError(f"`{key}` must be at least {least}, got {value!r}; see {_source(config, key)}.")
