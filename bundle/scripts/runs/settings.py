@@ -298,8 +298,7 @@ def require_possible_numbers(config: Mapping[str, Any]) -> None:
     for key in usual_values(config):
         if re.search(r"(?:^|_|#)mpp$", key) and type(value := at(config, key)) in (int, float) and not value > 0:
             raise BundleError(
-                f"`{key}` must be a positive number of micrometres per pixel, got {value!r}; for a 20x scan it is about "
-                "0.5."
+                f"`{key}` must be a positive number of micrometres per pixel, got {value!r}; a 20x scan has about 0.5."
             )
         value, least = at(config, key), 1 if COUNT.search(key) else 0
         if (least or re.search(r"(?:^|_|#)lr$", key)) and type(value) in (int, float) and not value >= least:
