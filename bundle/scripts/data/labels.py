@@ -57,7 +57,7 @@ def read_label_file(path: str | Path, class_names: Sequence[str]) -> dict[str, L
         if not isinstance(label, list) or not len(label) == len(class_names) or None in map(label_value, label):
             raise BundleError(
                 f"{path}{place}: the label of {image!r} must be {len(class_names)} numbers, 0 or 1, one per class "
-                f"{list(class_names)}, got {label}; correct it, or leave out what is unknown."
+                f"{list(class_names)}, got {label}; write 0 or 1, or leave out what is unknown."
             )
     twice = [image for image, count in Counter(image for _, image, _ in labels).items() if count > 1]
     if twice:

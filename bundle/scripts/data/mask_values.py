@@ -54,7 +54,7 @@ def lookup_table(mask_values: Mapping[str, int], ignore_value: int | None = None
     if ignore_value is None:
         return table
     if type(ignore_value) is not int or not 0 <= ignore_value <= 255:
-        raise BundleError(f"`ignore_value` must be in 0..255, or null for none, got {ignore_value!r}; correct it.")
+        raise BundleError(f"`ignore_value` must be in 0..255, or null for none, got {ignore_value!r}; use 255.")
     if table[ignore_value] < 0:
         table[ignore_value] = IGNORED
     elif ignore_value != IGNORED:

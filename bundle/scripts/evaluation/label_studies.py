@@ -25,7 +25,7 @@ def fewer_or_wrong_labels(
     Args:
         dataset_dir, class_names, label_file: see ``labelled_images``.
         share: share of the images to keep, in (0, 1]; at least one image is kept.
-        wrong: share of the labels to flip, in [0, 1]: of all pairs of a kept image and a class.
+        wrong: share of the labels to flip, in [0, 1]: of all known labels of the kept images, class by class.
         seed: seed of both choices.
     """
     if not 0 < share <= 1:
@@ -35,7 +35,8 @@ def fewer_or_wrong_labels(
     items = labelled_images(dataset_dir, class_names, label_file)
     choice, flips = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     kept = np.sort(choice.permutation(len(items))[: max(1, round(share * len(items)))])
-    labels = np.array([items[index]["label"] for index in kept])  # (images, classes)
-    flipped = flips.permutation(labels.size)[: round(wrong * labels.size)]
+    labels = np.array([items[index]["label"] for index in kept])  # (images, classes); NaN where unknown
+    known = np.flatnonzero(~np.isnan(labels))
+    flipped = flips.permutation(known)[: round(wrong * len(known))]
     labels.flat[flipped] = 1 - labels.flat[flipped]
     return [items[index] | {"label": label} for index, label in zip(kept, labels.tolist(), strict=True)]
