@@ -137,7 +137,7 @@ def messages():
 
 def test_the_messages_of_the_page_of_troubles_are_those_of_the_code():
     _, *sections = DOCS["trouble"].read_text("utf-8").split("\n## ")
-    rows = [line for part in sections if not part.startswith("MONAI") for line in part.splitlines() if line[:1] == "|"]
+    rows = [line for part in sections if not part.startswith("Python") for line in part.splitlines() if line[:1] == "|"]
     quoted = [code for row in rows for code in re.findall(r"`([^`]+)`", row.split("|")[1]) if " " in code]
     assert len(quoted) >= 15
     said = list(messages())

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from scripts.commands.app import app
-from scripts.errors import BundleError
+from scripts.errors import BundleError, command_here
 from scripts.files.foreign_files import read_json
 from scripts.files.job_lock import only_job
 from scripts.inference.segmenter import load
@@ -216,6 +216,14 @@ def test_deploy_looks_for_its_packages_before_it_writes(finished_run, tmp_path, 
     with pytest.raises(BundleError, match="but onnxscript cannot be found; install them with `pip install onnxscript`"):
         deploy.deploy(str(finished_run), str(tmp_path / "deployed"))
     assert not (tmp_path / "deployed").exists()
+
+
+def test_messages_name_a_command_that_works_in_the_current_folder(tmp_path, monkeypatch):
+    """Siblings of line 27."""
+    monkeypatch.chdir(tmp_path)
+    assert command_here("check x") == "weakhisto check x"
+    monkeypatch.chdir(BUNDLE)
+    assert command_here("check x") == "python -m scripts check x"
 
 
 def test_the_command_works_from_any_folder(tmp_path):

@@ -124,7 +124,7 @@ def test_finds_a_class_that_no_patch_shows(dataset):
 def test_finds_the_odd_size(dataset):
     write_image(dataset / "train/img/odd[1 0].png", (9, 8))
     with pytest.raises(
-        ValueError, match=r"odd\[1 0\].png must be 8x8 like 3 of the 4 .* got 9x8; .*python -m scripts prepare"
+        ValueError, match=r"odd\[1 0\].png must be 8x8 like 3 of the 4 .* got 9x8; .*weakhisto prepare"
     ):
         check(dataset)
 
@@ -220,7 +220,7 @@ def test_collects_problems_one_a_line_and_shows_ten(dataset):
     lines = str(caught.value).split("\n")
     assert [line[-1] for line in lines] == ["."] * 11
     assert all(f"{index:02d}.png" in line for index, line in enumerate(lines[:10]))
-    assert lines[10].startswith("… and 3 more; `python -m scripts check ")
+    assert lines[10].startswith("… and 3 more; `weakhisto check ")
 
 
 def test_command_prints_the_report_or_all_problems(dataset, tmp_path, capsys):

@@ -88,7 +88,7 @@ IMAGES = table(
         write_picture(IMAGE + "png", size=(1, 1)),
         "a[1 0].png must be 8x8",
         "got 1x1",
-        "python -m scripts prepare",
+        "weakhisto prepare",
     ),
     ("another size", write_picture(IMAGE + "png", size=(8, 9)), "a[1 0].png must be 8x8", "got 8x9", "of one size"),
     ("animation", write_pictures(IMAGE + "png"), "a[1 0].png must hold one image", "got 3", "save each"),

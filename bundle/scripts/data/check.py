@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ignite import distributed
 
-from ..errors import BundleError
+from ..errors import BundleError, command_here
 from ..files.foreign_files import open_image, unreadable
 from ..files.pictures import IGNORED
 from .classes import Classes, read_overlay, single_class_warning
@@ -114,7 +114,7 @@ def inspect_train(
         odd = next(path for path, size in sizes.items() if size != (width, height))
         problems.append(
             f"{odd} must be {width}x{height} like {count} of the {len(sizes)} training patches, got "
-            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `python -m scripts prepare`."
+            f"{'x'.join(map(str, sizes[odd]))}; cut patches of one size with `{command_here('prepare')}`."
         )
     report = {"images": len(images), "sizes": {f"{w}x{h}": count for (w, h), count in size_counts}, **counts}
     return report, problems, label_findings(labels, class_names)
@@ -241,7 +241,7 @@ def check_dataset(
     lines = problems[:SHOWN_PROBLEMS]
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(
-            f"… and {len(problems) - SHOWN_PROBLEMS} more; `python -m scripts check {dataset_dir} …` lists them all."
+            f"… and {len(problems) - SHOWN_PROBLEMS} more; `{command_here(f'check {dataset_dir} …')}` lists them all."
         )
     raise BundleError("\n".join(lines))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError
+from ..errors import BundleError, command_here
 from ..files.foreign_files import read_json
 from ..files.pictures import IGNORED, Palette
 from .mask_values import inverse, lookup_table
@@ -234,7 +234,7 @@ def read_overlay(path: str | Path) -> tuple[dict[str, Any], Classes]:
     if missing:
         raise BundleError(
             f"{path} must describe a data set, a JSON object with {', '.join(KEYS)}; {missing} are missing: "
-            "pass a configs/dataset_….json, or create one with `python -m scripts new-dataset`."
+            f"pass a configs/dataset_….json, or create one with `{command_here('new-dataset')}`."
         )
     try:
         classes = Classes.of(overlay)

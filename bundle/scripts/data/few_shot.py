@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ignite import distributed
 
-from ..errors import BundleError
+from ..errors import BundleError, command_here
 from ..files.foreign_files import open_image, read_json
 from ..files.pictures import write_mask
 from .classes import Classes
@@ -129,7 +129,7 @@ def draw_images(
     sizes = {item["name"]: open_image(item["image"]).size for item in drawn}
     if len(set(sizes.values())) > 1:
         raise BundleError(
-            f"training images must have the same size, got {sizes}; cut patches with `python -m scripts prepare`."
+            f"training images must have the same size, got {sizes}; cut patches with `{command_here('prepare')}`."
         )
     return drawn
 

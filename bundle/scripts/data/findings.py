@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import command_here
 from .items import list_images, name_in
 from .labels import Label, label_text
 
@@ -130,7 +131,7 @@ def shared_groups(dataset_dir: Path, splits: Sequence[str], group: str | None, g
             shown = listed(f"{text!r} ({count} in {split})" for text, count in sorted(shared.items()))
             found.append(
                 f"train and {split} share {len(shared)} patients, slides or groups, so scores on {split} are too good: "
-                f"{shown}; move all images of each to one side, or let `python -m scripts prepare --group` split."
+                f"{shown}; move all images of each to one side, or let `{command_here('prepare --group')}` split."
             )
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..errors import BundleError
+from ..errors import BundleError, command_here
 from .components import require_components
 from .settings import (
     SEE_KEYS,
@@ -106,7 +106,7 @@ def _require_options(config: Mapping[str, Any]) -> None:
         if is_text(name, config) and not isinstance(value, (str, Mapping, type(None))):
             raise BundleError(
                 f"--{name} must be a string, but MONAI's command line reads it as the value {value!r}; quote it "
-                f"twice, --{name} '\"…\"', or use `python -m scripts train`, which keeps strings."
+                f"twice, --{name} '\"…\"', or use `{command_here('train')}`, which keeps strings."
             )
 
 

@@ -139,8 +139,8 @@ def test_says_the_commands_that_follow(configs):
     folder = shlex.quote(str(Path("my data").resolve()))
     assert lines == [
         f"Wrote configs/dataset_2024.json. Once the patches are in {folder}, run:",
-        f"python -m scripts check {folder} --dataset 2024",
-        "python -m scripts train --dataset 2024",
+        f"weakhisto check {folder} --dataset 2024",
+        "weakhisto train --dataset 2024",
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 
-from ...errors import BundleError
+from ...errors import BundleError, command_here
 from ...files.atomic import atomic_path
 from ...files.pictures import Palette
 from ..classes import Classes, require_class_names, require_no_background_class, single_class_warning
@@ -163,8 +163,11 @@ def next_commands(path: Path) -> str:
     overlay = json.loads(path.read_text(encoding="utf-8"))
     name, folder = shlex.quote(overlay["dataset_name"]), shlex.quote(overlay["dataset_dir"])
     warning = single_class_warning(Classes.of(overlay))
-    return (f"Warning: {warning}\n" if warning else "") + (
-        f"Wrote {path}. Once the patches are in {folder}, run:\n"
-        f"python -m scripts check {folder} --dataset {name}\n"
-        f"python -m scripts train --dataset {name}"
+    return "\n".join(
+        [
+            *([f"Warning: {warning}"] if warning else []),
+            f"Wrote {path}. Once the patches are in {folder}, run:",
+            command_here(f"check {folder} --dataset {name}"),
+            command_here(f"train --dataset {name}"),
+        ]
     )

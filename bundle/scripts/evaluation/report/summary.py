@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ignite import distributed
 
+from ...errors import command_here
 from .report import read_scores
 
 logger = logging.getLogger(__name__)
@@ -25,5 +26,5 @@ def log_summary(output_dir: str | Path) -> None:
         words = "nothing to score" if score is None else f"mean IoU {score:.4f}"
         lines.append(f"  {entry['stage']} on {entry['split']}: {words}")
     lines.append(f"  report: {output_dir / 'report.html'}")
-    lines.append(f"Next: python -m scripts segment IMAGES --run {shlex.quote(str(output_dir))}")
+    lines.append("Next: " + command_here(f"segment IMAGES --run {shlex.quote(str(output_dir))}"))
     logger.info("\n".join(lines))
