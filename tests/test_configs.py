@@ -41,7 +41,7 @@ def test_the_bundle_s_own_inference_is_that_of_a_run_with_its_defaults(tmp_path)
     (tmp_path / "configs").mkdir()
     shutil.copy(BUNDLE / "configs" / "train.json", tmp_path / "configs")
     train = load("train.json")
-    write_inference_config(tmp_path, Classes.of(train), train["patch_size"]["default"])
+    write_inference_config(tmp_path, Classes.of(train), train["patch_size"]["default"], "train_segmenter")
     for name in ("inference.json", "metadata.json"):
         assert json.loads((tmp_path / "configs" / name).read_text()) == load(name)
 

@@ -123,9 +123,7 @@ def test_finds_a_class_that_no_patch_shows(dataset):
 
 def test_finds_the_odd_size(dataset):
     write_image(dataset / "train/img/odd[1 0].png", (9, 8))
-    with pytest.raises(
-        ValueError, match=r"odd\[1 0\].png must be 8x8 like 3 of the 4 .* got 9x8; .*weakhisto prepare"
-    ):
+    with pytest.raises(ValueError, match=r"odd\[1 0\].png must be 8x8 like 3 of the 4 .* got 9x8; .*weakhisto prepare"):
         check(dataset)
 
 

@@ -6,8 +6,10 @@ from conftest import method_configs
 SETTINGS = {"classifier_batch_size": 2, "batch_size": 2}  # four steps an epoch
 
 
-@pytest.mark.parametrize("stage", ["train_classifier", "train_segmenter"])
-@pytest.mark.parametrize("method", ["esfan", "ibdr"])
+STEPS = [(method, stage) for method in ("esfan", "ibdr") for stage in ("train_classifier", "train_segmenter")]
+
+
+@pytest.mark.parametrize("method, stage", [*STEPS, ("sshr", "train_classifier")])
 def test_a_training_step_does_not_wait_for_the_device(device_process, finished_run, demo_dir, tmp_path, method, stage):
     settings = {**SETTINGS, "dataset_dir": demo_dir, "output_dir": tmp_path, "mask_dir": finished_run / "pseudo_masks"}
     configs = method_configs(method)

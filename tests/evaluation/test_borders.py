@@ -9,6 +9,7 @@ from scripts.evaluation.borders import (
     BorderScores,
     border_of,
     count_regions,
+    digest,
     distance_to_border,
 )
 
@@ -21,10 +22,10 @@ def square(size, top, left, side, value=1):
     return mask
 
 
-def scores_of(*pairs, exclude_background=False, names=NAMES):
-    scores = BorderScores(names, exclude_background)
-    for pred, true in pairs:
-        scores.add(pred, true)
+def scores_of(*pairs, exclude_background=False, names=NAMES, mpp=None):
+    scores = BorderScores(names, exclude_background, mpp)
+    for number, (pred, true) in enumerate(pairs):
+        scores.add(f"{number}.png", pred, true)
     return scores.summary()
 
 
@@ -146,6 +147,51 @@ def test_recall_counts_true_regions_and_precision_predicted_ones():
     tumor = scores_of((pred, true))["classes"]["tumor"]
     assert tumor["true_regions"] == [1, 1, 0, 0] and tumor["recall"] == [0, 1, None, None]
     assert tumor["predicted_regions"] == [2, 1, 0, 0] and tumor["precision"] == [0, 1, None, None]
+
+
+# --- the worst regions
+
+
+def test_the_worst_regions_are_the_largest_wrong_ones_one_from_each_image():
+    right = square(60, 10, 10, 20)
+    missed = square(60, 10, 10, 12, 2) * 0
+    partly = right.copy()
+    partly[10:14, 10:30] = 2  # 80 px taken for stroma
+    partly[28:30, 10:20] = 0  # 20 px missed
+    worst = scores_of((right, right), (partly, right), (missed, right))["worst_regions"]
+    assert worst == [
+        {"image": "2.png", "pixels": 400, "truth": "tumor", "prediction": "background"}
+        | {"rows": [10, 30], "columns": [10, 30]},
+        {"image": "1.png", "pixels": 80, "truth": "tumor", "prediction": "stroma"}
+        | {"rows": [10, 14], "columns": [10, 30]},
+    ]
+
+
+def test_only_six_of_the_worst_regions_are_kept():
+    pairs = [(square(60, 0, 0, side) * 0, square(60, 0, 0, side)) for side in range(2, 12)]
+    assert [region["pixels"] for region in scores_of(*pairs)["worst_regions"]] == [s**2 for s in range(11, 5, -1)]
+
+
+# --- in short
+
+
+def test_the_digest_pools_the_bands_and_sizes_of_the_chosen_classes():
+    rng = np.random.default_rng(2)
+    pred, true = (rng.integers(0, 3, (12, 9)).repeat(9, axis=0).repeat(8, axis=1).astype(np.uint8) for _ in range(2))
+    true[:60, :50], pred[4:60, 3:50] = 1, 1
+    result = scores_of((pred, true), mpp=0.5)
+    assert result["distances_um"] == [px / 2 for px in DISTANCES_PX]
+    near = distance_to_border(true, np.ones(true.shape, bool)) <= 5
+    for classes, chosen in ((None, true >= 0), (["tumor", "stroma"], true > 0)):
+        numbers = digest(result, classes)
+        assert numbers["near_border"] == pytest.approx((pred == true)[chosen & near].mean(), abs=1e-5)
+        assert numbers["inside"] == pytest.approx((pred == true)[chosen & ~near].mean(), abs=1e-5)
+        counts = sum(count_regions(true == v, pred == v) for v in range(classes is not None, 3))
+        assert numbers["small_found"] == pytest.approx(counts[:2, 0].sum() / counts[:2, 1].sum(), abs=1e-5)
+        assert numbers["large_found"] == pytest.approx(counts[2:, 0].sum() / counts[2:, 1].sum(), abs=1e-5)
+        counts = sum(count_regions(pred == v, true == v) for v in range(classes is not None, 3))
+        assert numbers["small_right"] == pytest.approx(counts[:2, 0].sum() / counts[:2, 1].sum(), abs=1e-5)
+    assert digest(scores_of((pred * 0, pred * 0), exclude_background=True))["near_border"] is None
 
 
 # --- what is not scored

@@ -231,7 +231,7 @@ def test_inference_has_the_run_s_settings_and_patch_size(tmp_path):
     }
     own = {"segmenter_path": "mine.pt", "device": "cpu", "run": ["$1"], "network": "$2", "output_dir": "out"}
     RunFolder(tmp_path).open(config_with(**shared, **own, seed=1), tmp_path / "data")
-    write_inference_config(tmp_path, Classes.of(shared), (64, 96))
+    write_inference_config(tmp_path, Classes.of(shared), (64, 96), "train_segmenter")
     template = read_json(BUNDLE / "configs" / "inference.json")
     assert all(template[key] != value for key, value in shared.items())
     assert read_json(tmp_path / "configs" / "inference.json") == template | shared

@@ -22,6 +22,7 @@ class Stage(str, Enum):
     train_classifier = "train_classifier"
     generate_pseudo_masks = "generate_pseudo_masks"
     train_segmenter = "train_segmenter"
+    make_cam_network = "make_cam_network"
 
 
 class AdaptationStage(str, Enum):

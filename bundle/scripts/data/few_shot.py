@@ -11,6 +11,7 @@ from ignite import distributed
 from ..errors import BundleError, command_here
 from ..files.foreign_files import open_image, read_json
 from ..files.pictures import write_mask
+from ..runs.run_folder import NETWORK, RunFolder
 from .classes import Classes
 from .items import image_items, images_with_masks, is_scored, labelled_images, list_images, masks_in, match_key
 from .mask_folder import mask_paths, write_manifest
@@ -23,12 +24,17 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
     """The file ``name`` of the run to adapt, or to start a second round from.
 
     Raises:
-        BundleError: if no run is given.
+        BundleError: if no run is given, or its network is needed and no second stage trained it.
         FileNotFoundError: if the run has no such file.
     """
     if source_dir is None:
         raise BundleError(
             "`source_dir` must be the folder of the run to continue from, got null; pass `--source_dir RUN`."
+        )
+    if name == NETWORK and not RunFolder(source_dir).has_second_stage:
+        raise BundleError(
+            f"`source_dir` must be a run with a second stage, got {source_dir}, whose network are its CAMs; repeat its "
+            "training with --second_stage True first."
         )
     path = Path(source_dir) / name
     if not path.is_file():

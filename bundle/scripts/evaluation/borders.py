@@ -5,15 +5,17 @@ The image's own edge is no border of a tissue, and ignored pixels make none.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import distance_transform_edt, find_objects, maximum_filter
 from skimage.measure import label as label_regions
 
 DISTANCES_PX = (2, 5, 10, 20, 50)  # upper ends of the bands, by distance to the nearest true border; the last has none
 REGION_SIZES_PX = (500, 2000, 10000)  # lower ends of the groups of regions, by area; the first begins at 1
+NEAR_PX, SMALL_PX = 5, 2000  # what `digest` calls near a border, and a small region
+WORST_REGIONS = 6
 BORDER_SHARE = 0.02  # width of the border that boundary IoU compares, as a share of the image's diagonal
 
 
@@ -53,25 +55,31 @@ class BorderScores:
       image's diagonal, in prediction and truth.
     * A true region (8-connected) is found if at least half of it is predicted as its class; a predicted one is right if
       at least half of it truly is.
+    * The worst regions are the largest connected ones that are wrong, one from each image at most.
 
     Args:
         names: name of each mask value.
         exclude_background: leave out pixels whose ground truth is value 0, as the protocol ``published`` does. They
             still border on tissue.
+        mpp: micrometres per pixel; ``None`` if unknown.
         ignored: value of ground-truth pixels that are not scored.
     """
 
-    def __init__(self, names: Sequence[str], exclude_background: bool, ignored: int = 255) -> None:
+    def __init__(
+        self, names: Sequence[str], exclude_background: bool, mpp: float | None = None, ignored: int = 255
+    ) -> None:
         self.names = list(names)
         self.first = int(exclude_background)
+        self.mpp = mpp
         self.ignored = ignored
         count, bands, sizes = len(self.names), len(DISTANCES_PX) + 1, len(REGION_SIZES_PX) + 1
         self.border = np.zeros((count, 2), dtype=np.int64)  # intersection and union
         self.bands = np.zeros((count, bands, 2), dtype=np.int64)  # right pixels, pixels
         self.regions = np.zeros((2, count, sizes, 2), dtype=np.int64)  # true or predicted; found or right ones, all
+        self.worst: list[dict[str, Any]] = []
 
-    def add(self, pred: np.ndarray, true: np.ndarray) -> None:
-        """Count an image with masks ``pred`` and ``true``, (H, W) each, of values 0..V-1."""
+    def add(self, name: str, pred: np.ndarray, true: np.ndarray) -> None:
+        """Count the image ``name`` with masks ``pred`` and ``true``, (H, W) each, of values 0..V-1."""
         known = true != self.ignored
         scored = known & (true >= self.first)
         width = max(1, round(BORDER_SHARE * math.hypot(*true.shape)))
@@ -87,14 +95,30 @@ class BorderScores:
                 self.bands[value, :, column] += np.bincount(band[pixels], minlength=self.bands.shape[1])
             self.regions[0, value] += count_regions(is_true, is_pred)
             self.regions[1, value] += count_regions(is_pred & scored, is_true)
+        self.worst += [{"image": name} | region for region in self._largest_wrong(pred, true, scored)]
+        self.worst = sorted(self.worst, key=lambda region: -region["pixels"])[:WORST_REGIONS]
+
+    def _largest_wrong(self, pred: np.ndarray, true: np.ndarray, scored: np.ndarray) -> list[dict[str, Any]]:
+        """The largest connected region of an image that is wrong; none if nothing is."""
+        labels = label_regions(scored & (pred != true), connectivity=2)
+        if not labels.any():
+            return []
+        largest = 1 + np.bincount(labels.ravel())[1:].argmax()
+        inside, (rows, columns) = labels == largest, find_objects(labels)[largest - 1]
+        truth, prediction = (self.names[np.bincount(mask[inside]).argmax()] for mask in (true, pred))
+        box = {"rows": [rows.start, rows.stop], "columns": [columns.start, columns.stop]}
+        return [{"pixels": int(inside.sum()), "truth": truth, "prediction": prediction} | box]
 
     def summary(self) -> dict[str, Any]:
         """All scores, ready for JSON: shares in [0, 1], ``None`` where there is nothing to score.
 
         Returns:
-            ``boundary_iou``, the mean over classes; ``distances_px`` and ``region_sizes_px``; ``classes``, by name, and
-            ``all``, pooled over them, each with ``accuracy`` and ``pixels`` by distance, and ``recall``, ``precision``,
-            ``true_regions`` and ``predicted_regions`` by size; classes also with ``boundary_iou``.
+            ``boundary_iou``, the mean over classes; ``distances_px``, ``distances_um`` (``None`` if unknown) and
+            ``region_sizes_px``; ``classes``, by name, and ``all``, pooled over them, each with ``accuracy`` and
+            ``pixels`` by distance, and ``recall``, ``precision``, ``true_regions`` and ``predicted_regions`` by size;
+            classes also with ``boundary_iou``; and ``worst_regions``, the largest first: their ``image``, ``pixels``,
+            ``rows`` and ``columns`` from the first to before the last, and the commonest value of ``truth`` and
+            ``prediction`` in them.
         """
         values = range(self.first, len(self.names))
         classes = {
@@ -105,10 +129,44 @@ class BorderScores:
         return {
             "boundary_iou": round(sum(ious) / len(ious), 6) if ious else None,
             "distances_px": list(DISTANCES_PX),
+            "distances_um": None if self.mpp is None else [round(px * self.mpp, 3) for px in DISTANCES_PX],
             "region_sizes_px": list(REGION_SIZES_PX),
             "all": _by_place(self.bands.sum(axis=0), self.regions.sum(axis=1)),
             "classes": classes,
+            "worst_regions": self.worst,
         }
+
+
+def digest(borders: Mapping[str, Any], classes: Sequence[str] | None = None) -> dict[str, float | None]:
+    """A few numbers out of a ``summary``.
+
+    Args:
+        borders: the summary.
+        classes: names of the classes to pool; ``None`` for all.
+
+    Returns:
+        ``boundary_iou``, the classes' mean; the shares of pixels that are right ``near_border`` (within ``NEAR_PX``) and
+        ``inside``; the shares of true regions that are found, ``small_found`` (under ``SMALL_PX``) and ``large_found``;
+        and of predicted ones that are right, ``small_right`` and ``large_right``. ``None`` where there is nothing.
+    """
+    chosen = [borders["classes"][name] for name in classes or borders["classes"]]
+    ious = [scores["boundary_iou"] for scores in chosen if scores["boundary_iou"] is not None]
+    near = 1 + borders["distances_px"].index(NEAR_PX)
+    small = 1 + borders["region_sizes_px"].index(SMALL_PX)
+
+    def pooled(shares: str, counts: str, part: slice) -> float | None:
+        pairs = [pair for one in chosen for pair in zip(one[shares][part], one[counts][part], strict=True) if pair[1]]
+        return _share(sum(share * count for share, count in pairs), sum(count for _, count in pairs))
+
+    return {
+        "boundary_iou": sum(ious) / len(ious) if ious else None,
+        "near_border": pooled("accuracy", "pixels", slice(near)),
+        "inside": pooled("accuracy", "pixels", slice(near, None)),
+        "small_found": pooled("recall", "true_regions", slice(small)),
+        "large_found": pooled("recall", "true_regions", slice(small, None)),
+        "small_right": pooled("precision", "predicted_regions", slice(small)),
+        "large_right": pooled("precision", "predicted_regions", slice(small, None)),
+    }
 
 
 def count_regions(regions: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -139,5 +197,5 @@ def _by_place(bands: np.ndarray, regions: np.ndarray) -> dict[str, list]:
     }
 
 
-def _share(part: int, whole: int) -> float | None:
+def _share(part: float, whole: float) -> float | None:
     return round(part / whole, 6) if whole else None

@@ -35,8 +35,10 @@ from ..runs.devices import cpu_cores
 from ..runs.old_names import read_configs
 from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
+from .borders import NEAR_PX, SMALL_PX, digest
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
+SHOWN_BORDERS = ("boundary_iou", "near_border", "inside", "small_found", "large_found")
 VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
 
 
@@ -125,7 +127,7 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
         A message about what went wrong; ``None`` on success.
     """
     folder = run_folder(output_dir, name, seed)
-    if RunFolder(folder).is_complete("train_segmenter"):
+    if RunFolder(folder).network_stage:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     # idle threads leave the cores to the other runs
@@ -139,6 +141,13 @@ def run_variant(plan: Mapping[str, Any], name: str, seed: int, output_dir: Path,
         if code != 0:
             return f"{name}, seed {seed}: exit status {code}, see {folder / 'log.txt'}"
     return None
+
+
+def border_scores(folder: Path, split: str, classes: Sequence[str] | None) -> dict[str, float | None]:
+    """The ``digest`` of the segmentation network's border scores; empty if it was not scored."""
+    path = folder / "scores" / f"segmenter_{split}.json"
+    result = read_json(path)["protocols"]["published"] if path.exists() else {}
+    return digest(result["borders"], classes) if "borders" in result else {}
 
 
 def mean_iou(folder: Path, stage: str, split: str, classes: Sequence[str] | None) -> float | None:
@@ -172,14 +181,17 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
     split, classes = plan.get("split", "val"), plan.get("classes")
     lines = [
         f"Mean IoU of {', '.join(classes) if classes else 'all classes'} on {split}, protocol `published`: the mean "
-        "over seeds, with the lowest and highest in brackets.",
+        "over seeds, with the lowest and highest in brackets. Of the segmentation also: boundary IoU; the pixels that "
+        f"are right within {NEAR_PX} px of a true border, and inside; the regions under {SMALL_PX} px, and the larger "
+        "ones, that are found.",
         "",
-        "| variant | CAMs | segmentation | minutes | million parameters | seeds |",
-        "|---|---|---|---|---|---|",
+        "| variant | CAMs | segmentation | boundary IoU | near borders | inside | small regions | large regions "
+        "| minutes | million parameters | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in plan["variants"]:
         folders = [run_folder(output_dir, name, seed) for seed in seeds]
-        folders = [folder for folder in folders if RunFolder(folder).is_complete("train_segmenter")]
+        folders = [folder for folder in folders if RunFolder(folder).network_stage]
         if not folders:
             continue
         scores = [
@@ -187,7 +199,10 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
         ]
         minutes = [sum(s["minutes"] for s in read_record(folder)["stages"].values()) for folder in folders]
         size = million_parameters(folders[0] / "models" / "model.pt")
-        cells = [name, *(_cell(values, 3) for values in scores), _cell(minutes, 0), _cell([size], 1), str(len(folders))]
+        borders = [border_scores(folder, split, classes) for folder in folders]
+        cells = [name, *(_cell(values, 3) for values in scores)]
+        cells += [_cell([one.get(key) for one in borders], 3) for key in SHOWN_BORDERS]
+        cells += [_cell(minutes, 0), _cell([size], 1), str(len(folders))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

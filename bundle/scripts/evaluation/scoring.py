@@ -50,6 +50,7 @@ class ScoreHandler:
         picture_names: file names of the images shown on the picture sheet; ``None`` for the first ``num_pictures``.
         num_pictures: number of rows of the sheet.
         activation: maps ``scores`` to [0, 1] for the heat maps; ``None`` if they already are.
+        mpp: micrometres per pixel of the images; ``None`` if unknown.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ScoreHandler:
         picture_names: Sequence[str] | None = None,
         num_pictures: int = 6,
         activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        mpp: float | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.title = title
@@ -73,6 +75,7 @@ class ScoreHandler:
         self.picture_names = picture_names
         self.num_pictures = num_pictures if picture_names is None else len(picture_names)
         self.activation = activation
+        self.mpp = mpp
         self.result: dict[str, Any] = {}
         self._confusions: dict[str, dict[str, torch.Tensor]] = {}
         self._borders: dict[str, BorderScores] = {}
@@ -90,7 +93,7 @@ class ScoreHandler:
         """Discard an earlier run's results and remove its predictions."""
         self._confusions = {protocol: {} for protocol in self.protocols}
         self._borders = {
-            protocol: BorderScores(self.names, exclude) for protocol, (_, exclude) in self.protocols.items()
+            protocol: BorderScores(self.names, exclude, self.mpp) for protocol, (_, exclude) in self.protocols.items()
         }
         self._rows = []
         if self.prediction_dir.exists():
@@ -105,7 +108,7 @@ class ScoreHandler:
                 matrix = confusion_matrix(output[pred_key], output["label"], len(self.names))
                 self._confusions[protocol][name] = matrix
                 pred, true = output[pred_key][0].cpu().numpy(), output["label"][0].cpu().numpy()
-                self._borders[protocol].add(pred, true)
+                self._borders[protocol].add(name, pred, true)
             chosen = self.picture_names is None or name in self.picture_names
             if chosen and len(self._rows) < self.num_pictures:
                 self._rows.append(self._row(output))

@@ -67,9 +67,9 @@ def require_finished(run: str | Path) -> Path:
     folder = Path(run).resolve()
     if not folder.is_dir():
         raise BundleError(f"`run` must be the folder of a finished run, got {run}, which is no folder; check the path.")
-    if (folder / "run.json").is_file() and not RunFolder(folder).is_complete("train_segmenter"):
+    if (folder / "run.json").is_file() and RunFolder(folder).network_stage is None:
         raise BundleError(
-            f"`run` must be the folder of a finished run, got {run}, whose stage train_segmenter is not complete; "
+            f"`run` must be the folder of a finished run, got {run}, whose network is not trained yet; "
             "repeat the training command to resume it."
         )
     missing = [name for name in ("configs/inference.json", "models/model.pt") if not (folder / name).is_file()]

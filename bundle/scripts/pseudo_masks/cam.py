@@ -11,6 +11,8 @@ from ..errors import BundleError
 from ..runs.devices import to_device
 
 WINDOWS_AT_A_TIME = 16
+TIE = 1e-6  # by which scores are lowered that tie with another channel's
+SHARPNESS = 10.0  # logits per score: CAMs have no scale of probability, and this makes a score of 1 beat 0 clearly
 
 
 def combine_cams(
@@ -39,8 +41,8 @@ def scale_each(cam: torch.Tensor) -> torch.Tensor:
     """Scale each map of ``cam``, (B, K, H, W), to [0, 1]; a constant map becomes 0 (SSHR)."""
     low, high = cam.amin(dim=(2, 3), keepdim=True), cam.amax(dim=(2, 3), keepdim=True)
     span = high - low
-    scaled = (cam - low) / (span + 1e-8)
-    return scaled * (span > 1e-5 * high)  # upsampling a constant map rounds, and scaling would enlarge that
+    constant = span <= 1e-5 * high  # upsampling a constant map rounds, and scaling would enlarge that
+    return ((cam - low) / (span + 1e-8)).masked_fill(constant, 0)  # not a product: ONNX loses the 1e-8, and 0 / 0 stays
 
 
 def balance_classes(
@@ -82,7 +84,7 @@ def present_classes(prob: torch.Tensor, threshold: float, label: torch.Tensor | 
         present = torch.where(unknown, present, label > 0)
         undecided = undecided & unknown.all(dim=1, keepdim=True)
     most_probable = F.one_hot(prob.argmax(dim=1), prob.shape[1]).bool()
-    return torch.where(undecided, most_probable, present)
+    return present | undecided & most_probable
 
 
 def gate_and_normalize(cam: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
@@ -183,7 +185,7 @@ class CAMSegmenter(nn.Module):
         Returns:
             Scores (B, K, H, W) in [0, 1], -inf for classes that the gate excludes: all of them, if the label is all 0.
             So that ties go to the classifier's first channel in any channel order, scores tied with it are lowered by
-            the smallest representable step. For images larger than ``window``, scores are means over windows, each with
+            1e-6. For images larger than ``window``, scores are means over windows, each with
             its own gate, in which a class that is not predicted counts as -1, below every score.
         """
         if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
@@ -213,8 +215,28 @@ class CAMSegmenter(nn.Module):
         scores = gate_and_normalize(cam, present)
         if self.channel_order is None:
             return scores
-        winner = scores.max(dim=1, keepdim=True).indices
-        tied = (scores == scores.gather(1, winner)).scatter(1, winner, False)
-        lower = scores.nextafter(torch.full_like(scores, -torch.inf))
-        scores = torch.where(tied, lower, scores)
+        best, winner = scores.max(dim=1, keepdim=True)
+        channels = torch.arange(scores.shape[1], device=scores.device)[:, None, None]
+        scores = torch.where((scores == best) & (channels != winner), scores - TIE, scores)
         return torch.stack([scores[:, channel] for channel in self.channel_order], dim=1)
+
+
+class CAMLogits(nn.Module):
+    """The scores of a ``CAMSegmenter`` as logits: a network like any other, where there is no second stage.
+
+    Args:
+        cam_segmenter: maps images (B, 3, H, W) in [0, 1] to scores (B, K, H, W) in [0, 1] or -inf.
+    """
+
+    def __init__(self, cam_segmenter: nn.Module) -> None:
+        super().__init__()
+        self.cam_segmenter = cam_segmenter
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The logits (B, K, H, W) of ``image``, (B, 3, H, W) in [0, 1].
+
+        Returns:
+            Ten times the scores, and -10 for classes that the gate excludes: means over overlapping windows then rank
+            classes as the ``CAMSegmenter``'s own windows do.
+        """
+        return SHARPNESS * self.cam_segmenter(image).clamp(min=-1)

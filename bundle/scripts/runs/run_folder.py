@@ -33,6 +33,7 @@ OLD_STAGES = {"run": "train_segmenter"}  # their names in records of earlier ver
 NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard", LOCK)  # what a run folder has before any results
+NETWORK = "models/model.pt"
 LOG = "run.log"  # name of the handler that writes it
 DESCRIBING = ("train.json", "inference.json", "metadata.json")  # configs that a trained bundle has of its own
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
@@ -66,6 +67,17 @@ class RunFolder:
         """Whether a stage is recorded as complete and its result exists, even if the folder was moved."""
         record = self.stages.get(stage)
         return record is not None and (self.path / record["result"]).exists()
+
+    @property
+    def network_stage(self) -> str | None:
+        """The complete stage whose result is the run's network; ``None`` if the run is not finished."""
+        made = [stage for stage, facts in self.stages.items() if facts["result"] == NETWORK]
+        return next((stage for stage in reversed(made) if self.is_complete(stage)), None)
+
+    @property
+    def has_second_stage(self) -> bool:
+        """Whether the network is trained on masks; ``False`` if the classifier's CAMs are the network."""
+        return bool(self.saved_config().get("second_stage", True))
 
     def open(
         self,
@@ -186,6 +198,13 @@ class RunFolder:
             list(reversed(outputs))
         )  # derived ones first: if interrupted, no output remains without its source
         self.forget(stage)
+
+    def supersede(self, stage: str, outputs: Sequence[str | Path]) -> None:
+        """Like ``undo``, but later stages stay complete: another stage is about to write these outputs."""
+        self.set_aside(outputs)
+        record = read_record(self.path)
+        record["stages"].pop(stage, None)
+        write_json(self.path / "run.json", record)
 
     def forget(self, stage: str) -> None:
         """Remove a stage and those completed after it from the record, so that they run again."""

@@ -194,8 +194,13 @@ def _has_begun(folder: RunFolder, config: Mapping[str, Any], stage: str) -> bool
         return True
     if _continues(config, stage):
         return False
-    parser = stage_parser(config | {"bundle_root": str(folder.path)}, stage)
-    return any(Path(path).exists() for path in parser.get_parsed_content(f"stages#{stage}#outputs"))
+    config = config | {"bundle_root": str(folder.path)}
+    others = [path for other in folder.stages if other in config["stages"] for path in _outputs(config, other)]
+    return any(Path(path).exists() for path in _outputs(config, stage) if path not in others)
+
+
+def _outputs(config: Mapping[str, Any], stage: str) -> list[str]:
+    return stage_parser(config, stage).get_parsed_content(f"stages#{stage}#outputs")
 
 
 def stage_settings(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
 
     _work_through(parser, "initialize")
     _work_through(parser, f"stages#{stage}#checks")
-    outputs, feeding = [], stage
+    own, outputs, feeding = get(f"stages#{stage}#outputs"), [], stage
     while feeding is not None:
         outputs += get(f"stages#{feeding}#outputs")
         feeding = parser[f"stages#{feeding}"].get("feeds")
@@ -235,6 +240,9 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         else:
             if again:
                 folder.undo(stage, outputs)
+            for other in folder.stages:
+                if other != stage and other in config["stages"] and set(_outputs(config, other)) & set(own):
+                    folder.supersede(other, _outputs(config, other))
             # checked by run_stages
             folder.open(config, get("dataset_dir"), get("label_file"), new_settings=True, data=data)
     with folder.stage(stage) as record:
@@ -245,3 +253,8 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         record["scores"] = get(f"stages#{stage}#scores") if "scores" in parser[f"stages#{stage}"] else {}
         record["computed_on"] = description(get("device"), get("chosen_precision"), get("deterministic"))
     distributed.barrier()
+
+
+def score_again(config: Mapping[str, Any], stage: str) -> None:
+    """Score the network that ``stage`` made, as the stage does."""
+    stage_parser(config, stage).get_parsed_content(f"stages#{stage}#scores")

@@ -39,6 +39,7 @@ COPIED_DOCS = ("cards.json", "zoo_unit_test.txt")  # from which an exported bund
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 MONAI_NEEDS = ("jsonschema",)  # for verify_metadata
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+STRENGTHS = "class_strengths.json"  # measured with a classifier, beside which it is
 LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 
@@ -63,7 +64,7 @@ class Trained(NamedTuple):
 
 def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     """Find what to export in the folder of a complete run with the requested method and preset."""
-    if not RunFolder(run).is_complete("train_segmenter"):
+    if RunFolder(run).network_stage is None:
         raise BundleError(f"`weights` must be a weight file or the folder of a complete run, got {run}; finish it.")
     config = current_names(read_json(run / "configs" / "train.json"))
     if "stages" not in config:
@@ -124,7 +125,8 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     """
     configs = folder / "configs"
     write_json(configs / "train.json", train)
-    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"])
+    stage = ConfigParser(dict(train)).get_parsed_content("training_stages")[-1]
+    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"], stage)
     for path in (BUNDLE_ROOT / "configs").glob("dataset_*.json"):
         try:
             if not _holds_absolute(read_json(path)):
@@ -140,6 +142,9 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
     """Load weights strictly into the networks of the exported configs, and save them where the configs expect them."""
+    strengths = None if classifier is None else classifier.with_name(STRENGTHS)
+    if strengths is not None and strengths.is_file():
+        write_json(folder / "models" / "classifier" / STRENGTHS, read_json(strengths))
     for config, name, source, target in (
         ("inference.json", "network_def", weights, "model.pt"),
         ("train.json", "classifier_def", classifier, "classifier/model.pt"),
@@ -147,6 +152,7 @@ def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
         if source is not None:
             parser = ConfigParser()
             parser.read_config(str(folder / "configs" / config))
+            parser["bundle_root"] = str(folder)
             save_weights(load_weights(parser.get_parsed_content(name), source), folder / "models" / target)
 
 

@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from monai.bundle import ConfigParser
 
 from ..data.classes import Classes
 from ..files.foreign_files import read_json
@@ -24,6 +25,14 @@ OF_A_FILE = {
 }
 STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
 PROTOCOL = "published"
+TWO_STAGES = (
+    "A classifier (stage 1) is trained on H&E patches with image-level labels; its class activation maps become pseudo "
+    "masks, on which a segmentation network (stage 2) is trained."
+)
+ONE_STAGE = (
+    "A classifier is trained on H&E patches with image-level labels; its class activation maps are the masks, without "
+    "a second stage."
+)
 UNKNOWN_DATA = {
     "source": "A data set chosen by whoever trained these weights, who should describe it here.",
     "terms": "Whoever shares these weights should state the data set's terms here.",
@@ -113,7 +122,7 @@ def performance(facts: Facts) -> str:
         classes = ", ".join(f"{name} {_number(value['iou'])}" for name, value in score["classes"].items())
         means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"
         lines.append(f"| {STAGES[stage]} | {split} | {score['images']} | {means} | {classes} |")
-    run = facts.record.get("stages", {}).get("train_segmenter", {})
+    run = next(reversed(facts.record.get("stages", {}).values()), {})
     made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "seed not recorded"
     return (
         f"Protocol `{PROTOCOL}`: pixels of all images in one confusion matrix; pixels whose ground truth is background "
@@ -129,12 +138,14 @@ def text_card(facts: Facts) -> str:
     """``docs/README.md``, with the Model Zoo's sections."""
     config = facts.config
     mpp = config.get("model_mpp")
-    classifier, segmenter = (stage_parser(config, stage) for stage in ("train_classifier", "train_segmenter"))
+    two_stages = config.get("second_stage", True)
+    trainings = {"classifier": "train_classifier"} | ({"segmentation network": "train_segmenter"} if two_stages else {})
     template = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
     return template.substitute(
         title=f"Tissue segmentation from image-level labels ({facts.method['title']})",
         first_line=facts.first_line,
         method=facts.method["title"],
+        stages=TWO_STAGES if two_stages else ONE_STAGE,
         summary=facts.method["summary"],
         networks=facts.cards["presets"].get(config["preset"], f"the preset `{config['preset']}`"),
         data_set=facts.data["title"],
@@ -146,15 +157,17 @@ def text_card(facts: Facts) -> str:
         num_classes=len(config["class_names"]),
         patch=" x ".join(str(side) for side in config["patch_size"]["default"]),
         resolution="unknown micrometres" if mpp is None else f"{mpp} micrometres",
-        epochs_1=classifier.get_parsed_content("train#epochs"),
-        batch_1=classifier.get_parsed_content("train#batch_size"),
-        epochs_2=segmenter.get_parsed_content("train#epochs"),
-        batch_2=segmenter.get_parsed_content("train#batch_size"),
+        trainings="; ".join(_training(name, stage_parser(config, stage)) for name, stage in trainings.items()),
         performance=performance(facts),
         stage_1="`models/classifier/model.pt`" if facts.has_classifier else "not part of this bundle",
         **(OF_A_RUN if facts.record else OF_A_FILE),
         references="\n".join(f"* {reference}" for reference in facts.method["references"]),
     )
+
+
+def _training(name: str, parser: ConfigParser) -> str:
+    epochs, batch_size = (parser.get_parsed_content(f"train#{key}") for key in ("epochs", "batch_size"))
+    return f"{name}: {epochs} epochs, batch size {batch_size}"
 
 
 def hub_card(facts: Facts) -> str:

@@ -3,12 +3,14 @@
 Wherever weights are read or written, the suffix ``.safetensors`` selects that format, and any other suffix torch's.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from ignite import distributed
 from torch import nn
 
 from ..errors import BundleError
@@ -39,8 +41,14 @@ def read_checkpoint(path: str | Path) -> StateDict:
     return _require_state_dict(content, path)
 
 
-def without_prefixes(state: StateDict, expected: StateDict) -> StateDict:
-    """``state`` without the prefixes (``PREFIXES``) that all its names have, as far as ``expected`` lacks them."""
+def with_right_prefix(state: StateDict, expected: StateDict) -> StateDict:
+    """``state`` without the prefixes (``PREFIXES``) that all its names have, as far as ``expected`` lacks them.
+
+    If ``expected`` has one part only, ``state`` may be that part's, with names that begin inside it.
+    """
+    inside = os.path.commonprefix(list(expected)).rpartition(".")[0]
+    if inside and {f"{inside}.{name}" for name in state} == expected.keys():
+        return {f"{inside}.{name}": tensor for name, tensor in state.items()}
     while state and not expected.keys() <= state.keys():
         prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in state)), None)
         if prefix is None:
@@ -83,7 +91,7 @@ def load_weights(network: nn.Module, path: str | Path, new_parts: Sequence[str] 
         _part(network, part)
     new = tuple(f"{part}." for part in new_parts)
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(new)}
-    state = without_prefixes(read_checkpoint(path), network.state_dict())
+    state = with_right_prefix(read_checkpoint(path), network.state_dict())
     state = {name: tensor for name, tensor in state.items() if not name.startswith(new)}
     _require_match(expected, state, str(path), unexpected=sorted(state.keys() - expected.keys()))
     network.load_state_dict(state, strict=False)
@@ -115,7 +123,7 @@ def load_backbone(network: nn.Module, part: str, weights: StateDict | str | Path
                 "(see models/README.md), name another file, train the small networks of configs/lite.json (--preset "
                 "lite), which need none, or set the key to null ('$None' on the command line) for random weights."
             )
-        state, source = without_prefixes(read_checkpoint(weights), target.state_dict()), str(weights)
+        state, source = with_right_prefix(read_checkpoint(weights), target.state_dict()), str(weights)
     _require_match(target.state_dict(), state, source)
     target.load_state_dict({name: state[name] for name in target.state_dict()})
     return network
@@ -155,6 +163,7 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
+@distributed.one_rank_only()
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write a network's weights as a bare state dict."""
     write_state_dict(path, network.state_dict())

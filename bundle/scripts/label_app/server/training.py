@@ -16,7 +16,7 @@ from ...errors import BundleError
 from ...files.foreign_files import read_json
 from ...files.pictures import IGNORED
 from ...runs.devices import require_device
-from ...runs.run_folder import BUNDLE_ROOT, read_record
+from ...runs.run_folder import BUNDLE_ROOT, RunFolder
 from .datastore import TissueDatastore
 from .model import ModelStore
 from .settings import BundleSettings
@@ -52,7 +52,8 @@ class TissueTrainTask(TrainTask):
         names = self.store.versions.names()
         if not names:
             return {}
-        scores = read_record(self.store.versions.run_folder())["stages"].get("train_segmenter", {}).get("scores", {})
+        run = RunFolder(self.store.versions.run_folder())
+        scores = run.stages.get(run.network_stage, {}).get("scores", {})
         mean_iou = {split: score["protocols"]["published"]["mean_iou"] for split, score in scores.items()}
         return {"version": names[-1], "mean_iou": mean_iou}
 
@@ -117,9 +118,10 @@ class TissueTrainTask(TrainTask):
         return {"version": output_dir.name, "patches": settings["num_images"], "epochs": epochs}
 
     def _start(self, pretrained: bool) -> dict[str, Any]:
-        """Settings for the initial weights: the newest version's, or those of a new training."""
-        if pretrained and self.store.versions.names():
-            return {"source_dir": str(self.store.versions.run_folder())}
+        """Settings for the initial weights: the newest version's, if masks trained it, or those of a new training."""
+        newest = self.store.versions.run_folder() if pretrained and self.store.versions.names() else None
+        if newest is not None and RunFolder(newest).has_second_stage:
+            return {"source_dir": str(newest)}
         train = read_json(self.store.options.bundle / "configs" / "train.json")
         return {"train#pretrained": train["train"]["pretrained"]}
 

@@ -24,7 +24,7 @@ class Versions:
     def names(self) -> list[str]:
         """``"base"`` if the bundle has a network, and the numbers of finished versions, oldest first."""
         base = [BASE] if (self.bundle / "models" / "model.pt").is_file() else []
-        return base + [path.name for path in self._numbered() if RunFolder(path).is_complete("train_segmenter")]
+        return base + [path.name for path in self._numbered() if RunFolder(path).network_stage]
 
     def run_folder(self, name: str = NEWEST) -> Path:
         """The folder of a version, whose network is in ``models/model.pt``.

@@ -13,7 +13,7 @@ from ...errors import BundleError
 
 
 @torch.no_grad()
-def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module:
+def fuse_batch_norms(network: nn.Module, image_size: Sequence[int], part: str = "") -> nn.Module:
     """Copy a network for inference only, with batch norms fused into the preceding convolutions.
 
     Layers that are not fused share the network's parameters. A forward pass with a random image finds the batch norms
@@ -22,12 +22,16 @@ def fuse_batch_norms(network: nn.Module, image_size: Sequence[int]) -> nn.Module
     Args:
         network: maps images (B, 3, H, W) in [0, 1] to a tensor, or a tuple of them, in evaluation mode.
         image_size: height and width in pixels of a valid input image.
+        part: name of the only part to fuse, which maps images likewise; by default the whole network.
 
     Raises:
         BundleError: if the copy's output differs, because a convolution's output is also used elsewhere.
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     fast = copy.deepcopy(network, shared).eval()
+    if part:
+        fast.set_submodule(part, fuse_batch_norms(network.get_submodule(part), image_size))
+        return fast
     convolutions, pairs = [], []
 
     def note(convolution: nn.Module, inputs: tuple, output: torch.Tensor) -> None:

@@ -1,0 +1,143 @@
+"""A run without a second stage: its CAMs are its network, for everything that a network is for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, TINY, method_configs
+from PIL import Image
+from synthetic_slide import write_slide
+
+from scripts.errors import BundleError
+from scripts.inference.segmenter import load
+from scripts.runs.plain_errors import plain_cause
+from scripts.runs.run_folder import RunFolder
+from scripts.sharing.deploy import deploy
+from scripts.sharing.export import export
+
+SSHR = method_configs("sshr")
+STRENGTHS = {"cam_segmenter#scaled_levels": False, "cam_segmenter#class_strengths": "@class_strengths"}
+
+
+@pytest.fixture(scope="module")
+def cam_run(tmp_path_factory, run_bundle):
+    folder = tmp_path_factory.mktemp("runs") / "sshr"
+    run_bundle("training", folder, config_file=SSHR, **TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, cam_run):
+    return export("sshr", str(cam_run), str(tmp_path_factory.mktemp("dist")), preset="lite")
+
+
+def masks_of(folder):
+    return {path.name: np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))}
+
+
+def stages_of(folder):
+    return list(RunFolder(folder).stages)
+
+
+def test_the_network_gives_the_masks_of_the_classifier(cam_run, exported, demo_dir):
+    assert stages_of(cam_run) == ["train_classifier", "make_cam_network"]
+    expected = masks_of(cam_run / "predictions" / "classifier_val")
+    assert len(np.unique(np.stack(list(expected.values())))) > 1
+    for folder in (cam_run, exported):
+        for prediction in load(folder).predict(demo_dir / "val" / "img"):
+            assert np.array_equal(prediction.mask, expected[prediction.path.name])
+            assert np.isfinite(prediction.probabilities).all()
+            winners = 1 + prediction.probabilities.argmax(axis=0)
+            assert (winners == prediction.mask)[prediction.mask > 0].all()
+    scores = [json.loads((cam_run / "scores" / f"{name}_val.json").read_text()) for name in ("classifier", "segmenter")]
+    assert scores[0]["protocols"] == scores[1]["protocols"]
+
+
+def test_images_larger_than_a_patch_are_scored_in_the_same_windows(cam_run, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (150, 100, 3), dtype=np.uint8)
+    segmenter = load(cam_run)
+    parser = segmenter._parser
+    whole = parser.get_parsed_content("network").cam_segmenter
+    whole.window = (64, 64)
+    scores = whole(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
+    whole.window = None
+    best = scores.topk(2, dim=0).values
+    sure = (best[0] - best[1] > 1e-5).numpy()
+    assert sure.mean() > 0.9
+    mask = segmenter.predict(image).mask
+    same = mask == 1 + scores.argmax(dim=0).numpy()
+    assert same[sure & (mask > 0)].all()
+
+
+def test_it_segments_a_slide(cam_run, tmp_path, demo_dir):
+    tiles = [np.array(Image.open(path)) for path in sorted((demo_dir / "val" / "img").glob("*.png"))]
+    image = np.tile(np.concatenate(tiles, axis=1), (3, 1, 1))
+    prediction = load(cam_run).predict(write_slide(tmp_path / "slide.tiff", image))
+    assert prediction.mask.shape == image.shape[:2] and len(np.unique(prediction.mask)) > 1
+
+
+@pytest.mark.e2e
+def test_its_networks_are_deployed(exported, tmp_path):
+    differences = deploy(str(exported), str(tmp_path))
+    assert len(differences) == 6 and max(differences.values()) < 1e-4
+
+
+def test_the_card_says_that_there_is_no_second_stage(exported):
+    card = (exported / "docs" / "README.md").read_text("utf-8")
+    assert "without a second stage" in card and "segmentation network: 2 epochs" not in card
+
+
+def test_class_strengths_go_with_the_network(run_bundle, tmp_path, demo_dir):
+    run_bundle("training", tmp_path / "run", config_file=SSHR, **TINY, **STRENGTHS)
+    strengths = json.loads((tmp_path / "run" / "models" / "classifier" / "class_strengths.json").read_text())
+    bundle = export("sshr", str(tmp_path / "run"), str(tmp_path / "dist"), preset="lite")
+    shutil.rmtree(tmp_path / "run" / "configs")
+    segmenter = load(bundle)
+    network = segmenter._parser.get_parsed_content("network")
+    assert network.cam_segmenter.class_strengths == strengths["class_strengths"]
+    expected = masks_of(tmp_path / "run" / "predictions" / "classifier_val")
+    for prediction in segmenter.predict(demo_dir / "val" / "img"):
+        assert np.array_equal(prediction.mask, expected[prediction.path.name])
+
+
+def test_a_classifier_s_file_is_a_file_of_the_network(cam_run, demo_dir, tmp_path):
+    shutil.copytree(cam_run, tmp_path / "run")
+    shutil.copy(cam_run / "models" / "classifier" / "model.pt", tmp_path / "run" / "models" / "model.pt")
+    mine, theirs = (list(load(run).predict(demo_dir / "val" / "img")) for run in (tmp_path / "run", cam_run))
+    assert all(np.array_equal(one.mask, other.mask) for one, other in zip(mine, theirs, strict=True))
+
+
+def test_a_second_stage_takes_its_place_and_back(cam_run, run_bundle, tmp_path, demo_dir):
+    run = tmp_path / "run"
+    shutil.copytree(cam_run, run)
+    with pytest.raises(Exception) as error:  # MONAI wraps the error
+        files = [*SSHR, "configs/adapt.json"]
+        run_bundle("adapt", tmp_path / "adapted", config_file=files, source_dir=str(run), num_images=2)
+    assert "must be a run with a second stage" in str(plain_cause(error.value))
+    run_bundle("training", run, config_file=SSHR, second_stage=True, **{**TINY, "epochs": 1})  # epochs may change
+    assert stages_of(run) == ["train_classifier", "generate_pseudo_masks", "train_segmenter"]
+    assert load(run)._parser["network_def"] == "@segmenter_def"
+    trained = torch.load(run / "models" / "model.pt", weights_only=True)
+    run_bundle("training", run, config_file=SSHR, **{**TINY, "epochs": 1})
+    assert stages_of(run) == ["train_classifier", "generate_pseudo_masks", "make_cam_network"]
+    assert load(run)._parser["network_def"] == "@cam_network"
+    kept = [torch.load(path, weights_only=True) for path in sorted(run.glob("previous/*/models/model.pt"))]
+    assert any(weights.keys() == trained.keys() for weights in kept)
+
+
+def test_a_training_that_stopped_after_the_classifier_goes_on(cam_run, run_bundle, tmp_path):
+    run_bundle("train_classifier", tmp_path / "run", config_file=SSHR, **TINY)
+    with pytest.raises(BundleError, match="whose network is not trained yet"):
+        load(tmp_path / "run")
+    run_bundle("training", tmp_path / "run", config_file=SSHR, **TINY)
+    ours, theirs = (torch.load(run / "models" / "model.pt", weights_only=True) for run in (tmp_path / "run", cam_run))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_command_s_stages_are_those_of_the_config():
+    from scripts.commands.training import Stage
+
+    stages = json.loads((BUNDLE / "configs" / "train.json").read_text())["stages"]
+    assert {stage.value for stage in Stage} == stages.keys() - {"train_on_annotations"}
