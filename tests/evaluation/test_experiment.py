@@ -3,12 +3,14 @@ import json
 import os
 from ast import literal_eval
 
+import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE, LITE, TINY
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
+from scripts.evaluation.borders import BorderScores, digest
 from scripts.evaluation.experiment import commands, experiment, mean_iou, read_plan, run_folder, table
 from scripts.runs.run_folder import read_record
 
@@ -18,14 +20,19 @@ def write_plan(path, **content):
     return str(path)
 
 
-def fake_run(folder, ious, minutes):
+def fake_run(folder, ious, minutes, **more):
     """A complete run in which class a and b have these IoUs, c has 0.9 and d was never there."""
     scores = {name: {"iou": iou} for name, iou in {**ious, "c": 0.9, "d": None}.items()}
     (folder / "scores").mkdir(parents=True)
     (folder / "models").mkdir()
-    (folder / "scores" / "segmenter_val.json").write_text(json.dumps({"protocols": {"published": {"classes": scores}}}))
+    (folder / "scores" / "segmenter_val.json").write_text(
+        json.dumps({"protocols": {"published": {"classes": scores, **more}}})
+    )
     torch.save({"weight": torch.zeros(1000, 1500), "bias": torch.zeros(2)}, folder / "models" / "model.pt")
-    stages = {"train_classifier": {"minutes": 1.5}, "run": {"minutes": minutes, "result": "models/model.pt"}}
+    stages = {
+        "train_classifier": {"minutes": 1.5, "result": "x"},
+        "run": {"minutes": minutes, "result": "models/model.pt"},
+    }
     (folder / "run.json").write_text(json.dumps({"stages": stages}))
 
 
@@ -36,10 +43,26 @@ def test_table_has_means_and_ranges_of_what_is_complete(tmp_path):
     fake_run(run_folder(tmp_path, "two", 1), {"a": 0.1, "b": 0.3}, 2)
     lines = table(plan, [0, 1], tmp_path).splitlines()
     assert lines[4:] == [
-        "| one | – | 0.650 (0.600–0.700) | 12 (12–14) | 1.5 | 2 |",
-        "| two | – | 0.200 | 4 | 1.5 | 1 |",
+        "| one | – | 0.650 (0.600–0.700) | – | – | – | – | – | 12 (12–14) | 1.5 | 2 |",
+        "| two | – | 0.200 | – | – | – | – | – | 4 | 1.5 | 1 |",
     ]
     assert mean_iou(run_folder(tmp_path, "one", 0), "segmenter", "val", None) == pytest.approx((0.5 + 0.7 + 0.9) / 3)
+
+
+def test_table_has_the_border_scores_of_the_chosen_classes(tmp_path):
+    true = np.zeros((100, 200), dtype=np.uint8)
+    true[:, :100], true[:, 100:], true[90:, 190:] = 1, 2, 3
+    pred = np.roll(true, 2, axis=1)
+    scores = BorderScores(["background", "a", "b", "c"], exclude_background=True)
+    scores.add("0.png", pred, true)
+    folder = run_folder(tmp_path, "one", 0)
+    fake_run(folder, {"a": 0.5, "b": 0.7}, 10, borders=scores.summary())
+    plan = {"classes": ["a", "b"], "variants": {"one": {}}}
+    expected = digest(scores.summary(), ["a", "b"])
+    assert expected["near_border"] < expected["inside"] and expected["small_found"] is None
+    shown = [expected[name] for name in ("boundary_iou", "near_border", "inside")]
+    cells = table(plan, [0], tmp_path).splitlines()[4].split(" | ")
+    assert cells[3:8] == [*(f"{value:.3f}" for value in shown), "–", "1.000"]
 
 
 def test_a_variant_s_settings_come_after_those_of_all(tmp_path):

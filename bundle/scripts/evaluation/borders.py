@@ -145,7 +145,7 @@ def digest(borders: Mapping[str, Any], classes: Sequence[str] | None = None) -> 
         classes: names of the classes to pool; ``None`` for all.
 
     Returns:
-        ``boundary_iou``, the classes' mean; the shares of pixels that are right ``near_border`` (within ``NEAR_PX``) and
+        ``boundary_iou``, the classes' mean; the shares of pixels that are right ``near_border`` (to ``NEAR_PX``) and
         ``inside``; the shares of true regions that are found, ``small_found`` (under ``SMALL_PX``) and ``large_found``;
         and of predicted ones that are right, ``small_right`` and ``large_right``. ``None`` where there is nothing.
     """
