@@ -15,6 +15,8 @@ from PIL import Image
 from some_classes import some_classes
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.evaluation.borders import BorderScores
+from scripts.evaluation.report.border_scores import border_scores, chart_by_distance
 from scripts.evaluation.report.report import _clock, read_scores, report, write_report
 from scripts.files.atomic import write_csv, write_json
 from scripts.files.pictures import write_mask
@@ -342,10 +344,12 @@ def test_a_training_ends_with_a_report(finished_run):
     assert found == [expected_classes(result) for protocols in files for result in protocols.values()]
     pictures = page.texts_of_pictures()
     heat_maps = [text for text in pictures if text.startswith("heat map of ")]
-    assert len(pictures) == 3 * 4 + len(heat_maps) == len(set(pictures))  # three images of val, each once
+    worst = [text for text in pictures if "wrong region of" in text]
+    # three images of val, each once, and of each its largest wrong region
+    assert len(pictures) == 3 * 4 + len(heat_maps) + len(worst) == len(set(pictures)) and len(worst) == 3 * 3
     assert len(heat_maps) >= 3 and any("Heat maps show" in text for text in page.texts)
     curves = [a["aria-label"].split()[0] for tag, a in page.elements if tag == "svg"]
-    assert curves == ["classifier_loss", "segmenter_loss", "val_mean_iou"]
+    assert curves == ["right", "right", "classifier_loss", "segmenter_loss", "val_mean_iou"]
 
 
 CHROMIUM = shutil.which("chromium")
@@ -384,3 +388,53 @@ def test_a_browser_shows_every_picture_without_an_error(finished_run, tmp_path):
     for name, tag in (("load", '<img src="http://localhost:9/a.png">'), ("run", "<script>1</script>")):
         _, errors = look_at(content.replace("</body>", tag + "</body>"), tmp_path / name)
         assert len(errors) == 1 and "Content Security Policy" in errors[0]
+
+
+def border_run(run_folder, same):
+    """Real border scores of both networks on val, whose predictions are the ``same`` or not."""
+    true = np.ones((6, 8), dtype=np.uint8)
+    true[:, 5:] = 2
+    for stage, width in (("classifier", 4), ("segmenter", 4 if same else 5)):
+        pred = np.where(np.arange(8) < width, 1, 2)[None].repeat(6, axis=0)
+        borders = BorderScores(NAMES, exclude_background=True, mpp=0.5)
+        borders.add("a.png", pred, true)
+        result = scores("x")
+        result["protocols"]["published"]["borders"] = borders.summary()
+        write_json(run_folder / "scores" / f"{stage}_val.json", result)
+        write_mask(run_folder / "predictions" / f"{stage}_val" / "a.png", pred.astype(np.uint8), PALETTE)
+
+
+def test_where_masks_are_wrong_is_told_by_distance_and_by_size(run_folder, dataset_dir):
+    border_run(run_folder, same=False)
+    (item,) = border_scores(read_scores(run_folder / "scores"))
+    assert item["split"] == "val" and item["stage"] == "segmentation network" and item["mpp"] == 0.5
+    assert item["kinds"] == {"classifier": "second", "segmentation network": "line"}
+    assert item["bands"] == ["0–2", "2–5", "5–10", "10–20", "20–50", "over 50"]
+    assert item["classes"][-1][2][:2] == [1, 1] and item["regions"][0] == ("0–500", 1, 2, 1, 2) and item["worst"] == []
+    page = write_report(run_folder, dataset_dir).read_text("utf-8")
+    assert "Where the masks are wrong" in page and "1 px is 0.5 µm" in page
+    assert "The largest wrong regions" not in page
+
+
+def test_networks_with_the_same_scores_are_shown_once_with_their_worst_regions(run_folder, dataset_dir):
+    for path in (run_folder / "scores").glob("*_test.json"):
+        path.unlink()
+    border_run(run_folder, same=True)
+    (item,) = read_scores(run_folder / "scores")
+    assert item["stage"] == "CAMs of the classifier"
+    (item,) = border_scores([item])
+    assert item["classes"][-1][2][0] == pytest.approx(3 / 4)  # of the four columns beside the border, one is wrong
+    page = write_report(run_folder, dataset_dir).read_text("utf-8")
+    assert f"6 px of {escape(NASTY)} taken for stroma" in page and "segmentation network on" not in page
+
+
+def test_the_curve_has_a_point_for_each_band_that_has_pixels():
+    bands = ["0–2", "2–5", "over 5"]
+    drawing = chart_by_distance({"line": [0.5, None, 1.0], "second": [0.0, 0.25, 0.5]}, bands)
+    lines = dict(re.findall(r'<polyline class="(\w+)" points="([^"]*)"', drawing))
+    places = {kind: [tuple(map(float, p.split(","))) for p in text.split()] for kind, text in lines.items()}
+    assert len(places["line"]) == 2 and len(places["second"]) == 3
+    (x0, half), (x2, full) = places["line"]
+    assert (x0, x2) == (places["second"][0][0], places["second"][2][0])
+    assert half == places["second"][2][1] and full < half < places["second"][1][1] < places["second"][0][1]
+    assert all(band in drawing for band in bands) and "50% at 0–2 px, 100% at over 5 px" in drawing

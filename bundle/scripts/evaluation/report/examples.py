@@ -17,6 +17,7 @@ from ...files.foreign_files import open_image
 from ...files.pictures import heat_map, overlay
 
 LONGEST_SIDE_PX = 640
+MARGIN_PX, LEAST_SIDE_PX = 24, 96  # of what is shown of a region
 PREDICTIONS = {  # caption by folder of ``predictions``
     "classifier_val": "pseudo mask",
     "source_val": "before the adaptation",
@@ -69,6 +70,15 @@ class ValExamples:
         Raises:
             OSError, BundleError: if the image or one of its masks is missing, damaged or of the wrong size.
         """
+        image, masks = self._pixels(name)
+        return (
+            {"image": Image.fromarray(image)}
+            | self._heat_maps(image, np.unique([*masks.values()]))
+            | {text: overlay(image, mask, self.palette) for text, mask in masks.items()}
+        )
+
+    def _pixels(self, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """An image, (H, W, 3) uint8, and its masks, (H, W), by caption."""
         if name not in self.items:
             raise FileNotFoundError(f"{name} is no longer among the val images.")
         with open_image(self.items[name]["image"]) as picture:
@@ -79,11 +89,19 @@ class ValExamples:
             if (path := self.prediction_dir / folder / mask_name(name)).is_file()
         }
         masks["truth"] = load_mask(self.items[name]["label"], self.table, image.shape[:2])
-        return (
-            {"image": Image.fromarray(image)}
-            | self._heat_maps(image, np.unique([*masks.values()]))
-            | {text: overlay(image, mask, self.palette) for text, mask in masks.items()}
+        return image, masks
+
+    def region(self, region: Mapping[str, Any]) -> dict[str, Image.Image]:
+        """A wrong region of ``BorderScores`` with some surroundings, by caption; raises as ``row`` does."""
+        image, masks = self._pixels(region["image"])
+        place = tuple(
+            _surroundings(*region[side], length)
+            for side, length in zip(("rows", "columns"), image.shape[:2], strict=True)
         )
+        image = np.ascontiguousarray(image[place])
+        return {"image": Image.fromarray(image)} | {
+            text: overlay(image, masks[text][place], self.palette) for text in ("prediction", "truth") if text in masks
+        }
 
     @torch.inference_mode()
     def _heat_maps(self, image: np.ndarray, values: np.ndarray) -> dict[str, Image.Image]:
@@ -93,6 +111,13 @@ class ValExamples:
         cams = self.cam_segmenter(torch.tensor(image).permute(2, 0, 1)[None] / 255)[0].float().numpy()
         channels = zip(self.classes.segmenter_values, self.classes.channel_names, cams, strict=True)
         return {f"heat map of {name}": heat_map(image, cam) for value, name, cam in channels if value in values}
+
+
+def _surroundings(start: int, stop: int, length: int) -> slice:
+    """A range with ``MARGIN_PX`` on both sides, at least ``LEAST_SIDE_PX`` long, as far as ``length`` allows."""
+    more = max(2 * MARGIN_PX, LEAST_SIDE_PX - (stop - start))
+    begin = max(0, min(start - more // 2, length - (stop - start + more)))
+    return slice(begin, min(length, begin + stop - start + more))
 
 
 def embedded(picture: Image.Image) -> dict[str, Any]:

@@ -6,13 +6,14 @@ python -m scripts report RUN --dataset-dir WHERE_THE_DATA_ARE_NOW
 import csv
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite import distributed
 from monai.bundle import ConfigParser
+from PIL import Image
 
 from ...data.classes import KEYS, Classes
 from ...errors import BundleError
@@ -22,6 +23,7 @@ from ...files.pictures import heat_legend, panels, write_png
 from ...runs.old_names import read_configs
 from ...runs.run_folder import read_record
 from ...runs.stages import stage_parser
+from .border_scores import border_scores
 from .curves import chart, read_curves
 from .examples import ValExamples, best_median_worst, embedded
 from .labels import label_counts
@@ -87,6 +89,8 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     keys = [key for key in (*KEYS, "ignore_value") if key in parser]
     classes = Classes(**{key: parser.get_parsed_content(key) for key in keys})
     adapted = "num_images" in parser
+    scores = read_scores(output_dir / "scores")
+    borders = border_scores(scores)
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     page = render(
         "report.jinja",
@@ -94,11 +98,12 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         title=title + (" · adapted" if adapted else ""),
         stages=record,
         clock=_clock,
-        examples=_examples(output_dir, Path(dataset_dir), classes, parser),
+        **_examples(output_dir, Path(dataset_dir), classes, parser, borders),
+        borders=borders,
         heat_legend=heat_legend(5),
         labels=label_counts(dataset_dir, classes, parser.get_parsed_content("label_file", default=None)),
         adapted=adapted,
-        scores=read_scores(output_dir / "scores"),
+        scores=scores,
         measures=MEASURES,
         protocols=PROTOCOLS,
         class_rows=_class_rows,
@@ -129,7 +134,10 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """The scores of a run, with ``stage`` and ``split``: val first, stages in the order in which they run."""
+    """The scores of a run, with ``stage`` and ``split``: val first, stages in the order in which they run.
+
+    Where the CAMs are the network, whose scores are then the classifier's, they are there once.
+    """
     found = []
     for split in ("val", "test"):  # other files, such as cam_fit.json, are not scores
         for path in folder.glob(f"*_{split}.json"):
@@ -138,6 +146,11 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     found.sort(key=lambda item: (item["split"] != "val", item["split"], order.index(item["stage"])))
     adapted = any(item["stage"] == "source" for item in found)
     names = STAGES | ({"segmenter": "after the adaptation"} if adapted else {})
+    of = {(item["stage"], item["split"]): item["protocols"] for item in found}
+    pairs = [(of.get(("classifier", split)), of.get(("segmenter", split))) for split in ("val", "test")]
+    if any(map(any, pairs)) and all(one == other for one, other in pairs):
+        found = [item for item in found if item["stage"] != "segmenter"]
+        names = STAGES | {"classifier": "CAMs of the classifier"}
     return [item | {"stage": names.get(item["stage"], item["stage"])} for item in found]
 
 
@@ -194,41 +207,53 @@ def _shade(share: float, right: bool) -> str:
     return f"rgb({','.join(str(round(255 - share * (255 - channel))) for channel in full)})"
 
 
-def _examples(output_dir: Path, dataset_dir: Path, classes: Classes, parser: ConfigParser) -> dict[str, Any]:
-    """Three val images, chosen by the segmentation network's score; also written to ``pictures/examples.png``."""
+def _examples(
+    output_dir: Path, dataset_dir: Path, classes: Classes, parser: ConfigParser, borders: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Pictures of val images: ``examples``, three of them chosen by score, and ``worst``, the largest wrong regions.
+
+    The examples are also written to ``pictures/examples.png``.
+    """
     table = output_dir / "scores" / "segmenter_val_images.csv"
     if not table.is_file():
         sentence = "The segmentation network was not scored on val, so there are no images to choose from."
-        return {"legend": [], "heat_maps": False, "figures": [], "sentences": [sentence]}
+        return {"examples": {"legend": [], "heat_maps": False, "figures": [], "sentences": [sentence]}, "worst": []}
     with open(table, newline="", encoding="utf-8-sig", errors=NAMES) as file:
         cells = {row["image"]: row["mean_iou_published"] for row in csv.DictReader(file)}
     scores = {name: float(cell) for name, cell in cells.items() if cell}
     chosen = best_median_worst(scores)
-    figures, rows, sentences = [], [], []
+    figures, worst, rows, sentences = [], [], [], []
     trained = (output_dir / "models" / "classifier" / "model.pt").is_file()
     try:
         cams = parser.get_parsed_content("cam_segmenter").eval() if trained and chosen else None
         examples = ValExamples(output_dir, dataset_dir, classes, cams)
         for place, name in chosen.items():
             rows.append(examples.row(name))
-            pictures = {text: embedded(picture) for text, picture in rows[-1].items()}
-            figures.append({"place": place, "name": name, "score": scores[name], "pictures": pictures})
+            figures.append({"place": place, "name": name, "score": scores[name], "pictures": _embedded(rows[-1])})
         if rows:
             common = [text for text in rows[0] if all(text in row for row in rows)]
             sheet = panels([[row[text] for text in common] for row in rows], common, classes.legend)
             write_png(output_dir / "pictures" / "examples.png", sheet)
+        for region in (region for item in borders if item["split"] == "val" for region in item["worst"]):
+            worst.append({"name": region["image"], "pictures": _embedded(examples.region(region)), **region})
     except (OSError, ValueError) as error:  # the data were moved or changed since
         sentences.append(f"No pictures: {error}")
     if not chosen and not sentences:
         sentences.append("No val image has a score.")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
         sentences.append("The folder `predictions` is missing; score the network again to create it.")
-    return {"legend": classes.legend, "heat_maps": trained, "figures": figures, "sentences": sentences}
+    found = {"legend": classes.legend, "heat_maps": trained, "figures": figures, "sentences": sentences}
+    return {"examples": found, "worst": worst}
+
+
+def _embedded(pictures: Mapping[str, Image.Image]) -> dict[str, dict[str, Any]]:
+    return {text: embedded(picture) for text, picture in pictures.items()}
 
 
 def _settings(parser: ConfigParser, others: Mapping[str, str]) -> dict[str, Any]:
     """The most important settings: those of the trainings, and ``others``, names by key."""
-    trainings = ["classifier", "segmenter"] if "source_dir" not in parser else ["segmenter"]
+    trainings = ["classifier"] if "source_dir" not in parser else []
+    trainings += ["segmenter"] if parser.get("second_stage", True) else []
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
     columns = [_training_settings(stage_parser(parser.get(), f"train_{network}"), network) for network in trainings]
     values = [(name, parser.get_parsed_content(key, default=None)) for key, name in others.items()]
