@@ -225,7 +225,7 @@ def test_folders_that_are_no_finished_runs_are_refused(finished_run, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     del record["stages"]["train_segmenter"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="whose stage train_segmenter is not complete; repeat the training"):
+    with pytest.raises(BundleError, match="whose network is not trained yet; repeat the training"):
         load(tmp_path / "run")
 
 

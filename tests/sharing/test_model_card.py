@@ -72,7 +72,7 @@ def test_a_file_of_weights_has_no_performance_and_an_unknown_origin():
     text = text_card(facts(record={}, scores={}, has_classifier=False))
     assert "No performance was measured" in text and "| segmentation network" not in text
     assert "None of the authors' weights" not in text and "whose origin and terms" in text
-    assert "of stage 1: not part of this bundle" in text
+    assert "of the classifier: not part of this bundle" in text
     assert "model-index" not in hub_card(facts(record={}, scores={}))
 
 
@@ -105,10 +105,10 @@ def test_scores_are_read_by_stage_and_split(tmp_path):
     assert scores_of(None) == {}
 
 
-def test_the_citation_file_is_yaml_that_names_both_papers():
+def test_the_citation_file_is_yaml_that_names_the_papers():
     content = yaml.safe_load((BUNDLE.parent / "CITATION.cff").read_text())
     assert content["cff-version"] == "1.2.0" and content["license"] == "Apache-2.0"
-    assert [reference["abbreviation"] for reference in content["references"]] == ["ESFAN", "IBDR"]
+    assert [reference["abbreviation"] for reference in content["references"]] == ["ESFAN", "IBDR", "SSHR"]
     assert all("Weakly Supervised" in reference["title"] for reference in content["references"])
     assert all(reference["authors"] and reference["type"] for reference in content["references"])
     assert "independent implementation" in content["message"] and "no authors' weights" in content["message"]

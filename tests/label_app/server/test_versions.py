@@ -8,7 +8,11 @@ from scripts.label_app.server.versions import Versions
 def make_version(folder, complete=True):
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "model.pt").write_bytes(b"weights")
-    stages = {"run": {"result": "models/model.pt"}} if complete else {"copy_pixel_masks": {"result": "models/model.pt"}}
+    stages = (
+        {"run": {"result": "models/model.pt"}}
+        if complete
+        else {"copy_pixel_masks": {"result": "pseudo_masks/manifest.json"}}
+    )
     (folder / "run.json").write_text(json.dumps({"stages": stages}))
 
 
