@@ -2,6 +2,7 @@ import ast
 import json
 import os
 from ast import literal_eval
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from scripts.evaluation.borders import BorderScores, digest
-from scripts.evaluation.experiment import commands, experiment, mean_iou, read_plan, run_folder, table
+from scripts.evaluation.experiment import charts, commands, experiment, mean_iou, read_plan, run_folder, table
 from scripts.runs.run_folder import read_record
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def write_plan(path, **content):
@@ -63,6 +66,43 @@ def test_table_has_the_border_scores_of_the_chosen_classes(tmp_path):
     shown = [expected[name] for name in ("boundary_iou", "near_border", "inside")]
     cells = table(plan, [0], tmp_path).splitlines()[4].split(" | ")
     assert cells[3:8] == [*(f"{value:.3f}" for value in shown), "–", "1.000"]
+
+
+def test_charts_show_mean_iou_by_what_the_variants_differ_in(tmp_path):
+    points = {"10 %": "few", "50 %": "half", "all": "whole"}
+    one = {"x_name": "patches", "points": points, "level": "top"}
+    variants = {name: {} for name in [*points.values(), "top"]}
+    path = write_plan(tmp_path / "plan.json", variants=variants, charts={"patches": one, "empty": one | {"points": {}}})
+    plan = read_plan(path) | {"classes": ["a", "b"]}
+    runs = {"few": {"a": 0.0, "b": 0.5}, "whole": {"a": 0.5, "b": 0.5}, "top": {"a": 1.0, "b": 0.5}}
+    for name, ious in runs.items():
+        fake_run(run_folder(tmp_path, name, 0), ious, 1)
+    found = charts(plan, [0], tmp_path)
+    assert list(found) == ["patches"]  # nothing of the other has run
+    drawing = ElementTree.fromstring(found["patches"])
+    assert drawing.get("aria-label") == "mean IoU by patches: 0.250 at 10 %, 0.500 at all"
+    lines = [[line.get("class"), line.get("points").split()] for line in drawing.iter(f"{SVG}polyline")]
+    (line,), (level,) = ([places for kind, places in lines if kind == wanted][:1] for wanted in ("line", "third"))
+    heights = [float(place.split(",")[1]) for place in [*line, *level]]
+    low, middle, *tops = heights
+    assert len(line) == 2 and len(level) == 3 and set(tops) == {tops[0]}
+    assert low - middle == pytest.approx(middle - tops[0], abs=0.11) and middle < low  # 0.25, 0.5, 0.75
+    said = [text.text for text in drawing.iter(f"{SVG}text")]
+    assert {"10 %", "50 %", "all", "patches", "segmentation", "CAMs", "top"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    "one, message",
+    [
+        ({"x_name": "x", "points": {"1": "nobody"}}, "must name variants, got .'nobody'"),
+        ({"x_name": "x", "points": {"1": "a"}, "level": "b"}, "must name variants, got .'b'"),
+        ({"points": {"1": "a"}}, "must have .*x_name"),
+        ({"x_name": "x", "points": {}, "colour": 1}, "must have .*got .*colour"),
+    ],
+)
+def test_a_chart_of_what_is_not_there_is_refused(tmp_path, one, message):
+    with pytest.raises(ValueError, match=message):
+        read_plan(write_plan(tmp_path / "plan.json", variants={"a": {}}, charts={"one": one}))
 
 
 def test_a_variant_s_settings_come_after_those_of_all(tmp_path):

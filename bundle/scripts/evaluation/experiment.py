@@ -11,9 +11,12 @@ by name, each with
 * ``classifier_of``: another variant whose trained classifier it uses instead of training one;
 * ``second_round_of``: another variant whose run it starts from (see ``configs/second_round.json``).
 
+``charts``, by the name of their file, draw mean IoU against what the variants differ in: ``x_name``; ``points``, a
+variant for each category; and ``level``, a variant to compare all others with.
+
 ``{dataset}`` in a plan's strings is replaced by ``--dataset``. Each variant and seed has its own run folder,
 ``DIR/NAME/SEED``. Complete runs are skipped and interrupted ones resumed, so the command can be repeated at any time.
-The table, in Markdown, is written to ``DIR/table.md``.
+The table, in Markdown, is written to ``DIR/table.md``, and the charts to ``DIR/NAME.svg``.
 """
 
 import json
@@ -36,8 +39,11 @@ from ..runs.old_names import read_configs
 from ..runs.progress import Progress
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, read_record
 from .borders import NEAR_PX, SMALL_PX, digest
+from .report.curves import share_chart
 
-PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants"}
+PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants", "charts"}
+CHART_KEYS = {"x_name", "points", "level"}
+LINES = {"line": "segmentation", "second": "CAMs"}
 SHOWN_BORDERS = ("boundary_iou", "near_border", "inside", "small_found", "large_found")
 VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
 
@@ -63,6 +69,12 @@ def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
         for key in ("like", "classifier_of", "second_round_of"):
             if variant.get(key) is not None and variant[key] not in plan["variants"]:
                 raise BundleError(f"{path}: `{key}` of {name!r} must name a variant, got {variant[key]!r}.")
+    for name, one in plan.get("charts", {}).items():
+        if set(one) - CHART_KEYS or not {"x_name", "points"} <= set(one):
+            raise BundleError(f"{path}: chart {name!r} must have {sorted(CHART_KEYS)}, got {sorted(one)}.")
+        unknown = {*one["points"].values(), one.get("level", next(iter(plan["variants"])))} - set(plan["variants"])
+        if unknown:
+            raise BundleError(f"{path}: chart {name!r} must name variants, got {sorted(unknown)}.")
     plan["variants"] = {name: _whole_variant(plan["variants"], name, path) for name in plan["variants"]}
     plan["classes"] = plan.get("classes", {}).get(dataset)
     return plan
@@ -207,6 +219,30 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
     return "\n".join(lines) + "\n"
 
 
+def charts(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> dict[str, str]:
+    """The plan's charts as SVG, by name, without those of which no variant has a complete run."""
+    split, classes, drawings = plan.get("split", "val"), plan.get("classes"), {}
+
+    def mean(variant: str, stage: str) -> float | None:
+        scores = [mean_iou(run_folder(output_dir, variant, seed), stage, split, classes) for seed in seeds]
+        scores = [score for score in scores if score is not None]
+        return statistics.mean(scores) if scores else None
+
+    for name, one in plan.get("charts", {}).items():
+        stages = {"line": "segmenter", "second": "classifier"}
+        curves = {kind: [mean(v, stage) for v in one["points"].values()] for kind, stage in stages.items()}
+        legend = dict(LINES)
+        if "level" in one:
+            curves["third"] = [mean(one["level"], "segmenter")] * len(one["points"])
+            legend["third"] = one["level"]
+        if any(value is not None for value in curves["line"]):
+            pairs = zip(one["points"], curves["line"], strict=True)
+            said = ", ".join(f"{value:.3f} at {x}" for x, value in pairs if value is not None)
+            label = f"mean IoU by {one['x_name']}: {said}"
+            drawings[name] = share_chart(label, curves, list(one["points"]), one["x_name"], legend)
+    return drawings
+
+
 def experiment(
     plan: str,
     output_dir: str,
@@ -253,4 +289,6 @@ def experiment(
                 bar.update()
     text = table(content, seeds, folder)
     write_text(folder / "table.md", text)
+    for name, drawing in charts(content, seeds, folder).items():
+        write_text(folder / f"{name}.svg", drawing)
     return "\n".join([text, *failures])

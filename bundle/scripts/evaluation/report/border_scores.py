@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from .templates import render
+from .curves import share_chart
 
 PROTOCOL = "published"
 
@@ -71,31 +70,10 @@ def chart_by_distance(curves: Mapping[str, Sequence[float | None]], bands: Seque
         curves: the share of right pixels in each band, ``None`` where there are none, by the kind of line.
         bands: names of the bands.
     """
-
-    def across(index: int) -> float:
-        return LEFT + (index + 0.5) * (WIDTH - LEFT - RIGHT) / len(bands)
-
-    def up(share: float) -> float:
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-    points = {
-        kind: [(across(index), up(share)) for index, share in enumerate(shares) if share is not None]
-        for kind, shares in curves.items()
-    }
     said = ", ".join(
         f"{share:.0%} at {band} px"
         for band, share in zip(bands, curves.get("line", ()), strict=False)
         if share is not None
     )
-    return render(
-        "chart.jinja",
-        label=f"right pixels by distance to the nearest true outline: {said}",
-        size=(WIDTH, HEIGHT),
-        axes={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
-        rows=[(up(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
-        columns=[(across(index), band) for index, band in enumerate(bands)],
-        x_name="px to the nearest true outline",
-        curves={kind: " ".join(f"{x:.1f},{y:.1f}" for x, y in places) for kind, places in points.items()},
-        highest=None,
-        circles=points.get("line", []),
-    )
+    label = f"right pixels by distance to the nearest true outline: {said}"
+    return share_chart(label, curves, bands, "px to the nearest true outline")

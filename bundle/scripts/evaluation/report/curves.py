@@ -1,7 +1,7 @@
 """Learning curves: read from TensorBoard's event files, drawn as SVG."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,4 +94,48 @@ def chart(name: str, points: Sequence[Point], x_name: str, smoothed: bool = Fals
         curves={kind: corners(values) for kind, values in drawn.items()},
         highest=y.max() if y.max() > y_ticks[-1] else None,
         circles=[(across(a), up(b)) for a, b in zip(x, line, strict=True)] if len(x) <= FEW else [],
+        legend={},
+    )
+
+
+def share_chart(
+    label: str,
+    curves: Mapping[str, Sequence[float | None]],
+    categories: Sequence[str],
+    x_name: str,
+    legend: Mapping[str, str] | None = None,
+) -> str:
+    """Shares against categories, such as ranges of distances, as an SVG element.
+
+    Args:
+        label: what the chart shows, for those who do not see it.
+        curves: for each kind of line, ``line``, ``second`` or ``third``, a share in [0, 1] for each category, or
+            ``None`` where there is none.
+        categories: their names, in order.
+        x_name: name of the horizontal axis.
+        legend: names of the lines, by kind, for a chart that is a file of its own.
+    """
+
+    def across(index: int) -> float:
+        return LEFT + (index + 0.5) * (WIDTH - LEFT - RIGHT) / len(categories)
+
+    def up(share: float) -> float:
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    places = {
+        kind: [(across(index), up(share)) for index, share in enumerate(shares) if share is not None]
+        for kind, shares in curves.items()
+    }
+    return render(
+        "chart.jinja",
+        label=label,
+        size=(WIDTH, HEIGHT),
+        axes={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        rows=[(up(share), f"{share:g}" if legend else f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        columns=[(across(index), name) for index, name in enumerate(categories)],
+        x_name=x_name,
+        curves={kind: " ".join(f"{x:.1f},{y:.1f}" for x, y in points) for kind, points in places.items()},
+        highest=None,
+        circles=places.get("line", []),
+        legend=legend or {},
     )
