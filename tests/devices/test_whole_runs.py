@@ -122,7 +122,7 @@ def test_second_round(device_process, device_runs, demo_dir, tmp_path):
     settings = {"epochs": 1, "batch_size": 4, "source_dir": device_runs("ibdr"), "output_dir": tmp_path}
     configs = method_configs("ibdr", "configs/second_round.json")
     device_process.run_bundle("segmentation", configs, dataset_dir=demo_dir, **settings)
-    assert list(read_json(tmp_path / "run.json")["stages"]) == STAGES[1:]
+    assert list(read_json(tmp_path / "run.json")["stages"]) == TWO[1:]
 
 
 def test_fitted_cams_are_the_cpus(device_process, device_runs, run_bundle, demo_dir, tmp_path):
