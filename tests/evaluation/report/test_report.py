@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scripts.evaluation.borders import BorderScores
 from scripts.evaluation.report.border_scores import border_scores, chart_by_distance
-from scripts.evaluation.report.report import _clock, read_scores, report, write_report
+from scripts.evaluation.report.report import read_scores, report, write_report
 from scripts.files.atomic import write_csv, write_json
 from scripts.files.pictures import write_mask
 
@@ -163,14 +163,6 @@ def test_every_measure_is_explained(run_folder, dataset_dir):
     page = written(run_folder, dataset_dir)
     titles = [a["title"] for tag, a in page.elements if tag == "th" and "title" in a][:4]
     assert len(set(titles)) == 4 and set(titles) <= set(page.texts) and set(HEAD[1:5]) <= set(page.texts)
-
-
-@pytest.mark.parametrize(
-    ("minutes", "text"),
-    [(0.53, "0:32 min"), (6.42, "6:25 min"), (59.999, "1:00 h"), (0, "0:00 min"), (125.5, "2:05 h")],
-)
-def test_durations_have_seconds_or_hours(minutes, text):
-    assert _clock(minutes) == text
 
 
 def test_confusions_are_shares_of_the_true_pixels(run_folder, dataset_dir):

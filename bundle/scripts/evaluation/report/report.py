@@ -21,6 +21,7 @@ from ...files.atomic import NAMES, write_text
 from ...files.foreign_files import read_json
 from ...files.pictures import heat_legend, panels, write_png
 from ...runs.old_names import read_configs
+from ...runs.progress import duration
 from ...runs.run_folder import read_record
 from ...runs.stages import stage_parser
 from .border_scores import border_scores
@@ -97,7 +98,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         style="report.css",
         title=title + (" · adapted" if adapted else ""),
         stages=record,
-        clock=_clock,
+        clock=lambda minutes: duration(60 * minutes),
         **_examples(output_dir, Path(dataset_dir), classes, parser, borders),
         borders=borders,
         heat_legend=heat_legend(5),
@@ -163,14 +164,6 @@ def _curves(folder: Path) -> list[dict[str, str]]:
         drawing = chart(name, points, "step" if loss else "epoch", smoothed=loss)
         curves.append({"name": name, "end": end, "drawing": drawing})
     return curves
-
-
-def _clock(minutes: float) -> str:
-    """A duration as minutes and seconds, or from an hour on as hours and minutes."""
-    seconds = round(60 * minutes)
-    if seconds < 3600:
-        return f"{seconds // 60}:{seconds % 60:02} min"
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02} h"
 
 
 def _class_rows(result: Mapping[str, Any]) -> list[tuple[str, list[float | None], float]]:

@@ -88,7 +88,8 @@ def segment_slides(
         failures |= others
     if failures:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(failures.items()))
-        raise BundleError(f"{len(failures)} of {len(files)} slides failed, the others are complete:\n{reasons}")
+        rest = ", the others are complete" if len(failures) < len(files) else ""
+        raise BundleError(f"{len(failures)} of {len(files)} slides failed{rest}:\n{reasons}")
 
 
 def _attempt(step: Callable[[], None]) -> str | None:
