@@ -191,10 +191,14 @@ def test_refuses_unknown_variants(tmp_path):
         experiment(write_plan(tmp_path / "plan.json", variants={"a": {}}), str(tmp_path), only="b")
 
 
+PLANS = [path.name for path in sorted((BUNDLE / "docs").glob("*.json")) if "variants" in json.loads(path.read_text())]
+
+
 @pytest.mark.parametrize("dataset", ["glas", "luad_tissue"])
-def test_the_plan_in_docs_says_what_can_be_built(dataset, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_in_docs_says_what_can_be_built(name, dataset, monkeypatch, tmp_path):
     monkeypatch.chdir(BUNDLE)
-    plan = read_plan("docs/experiments.json", dataset)
+    plan = read_plan(f"docs/{name}", dataset)
     seen = set()
     for name in plan["variants"]:
         command = commands(plan, name, 0, tmp_path)[-1]

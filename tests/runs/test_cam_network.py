@@ -12,6 +12,8 @@ from synthetic_slide import write_slide
 
 from scripts.errors import BundleError
 from scripts.inference.segmenter import load
+from scripts.label_app.server.model import ModelStore
+from scripts.label_app.server.options import Options
 from scripts.runs.plain_errors import plain_cause
 from scripts.runs.run_folder import RunFolder
 from scripts.sharing.deploy import deploy
@@ -141,3 +143,9 @@ def test_every_command_s_stages_are_those_of_the_config():
 
     stages = json.loads((BUNDLE / "configs" / "train.json").read_text())["stages"]
     assert {stage.value for stage in Stage} == stages.keys() - {"train_on_annotations"}
+
+
+def test_the_label_app_answers_with_the_cams(cam_run, demo_dir):
+    image = min((demo_dir / "val" / "img").iterdir())
+    answer = ModelStore(Options(bundle=cam_run, device="cpu")).get().predict(image)
+    assert np.array_equal(answer.mask, masks_of(cam_run / "predictions" / "classifier_val")[image.name])
