@@ -16,7 +16,7 @@ from scripts.label_app.server.model import ModelStore
 from scripts.label_app.server.options import Options
 from scripts.runs.plain_errors import plain_cause
 from scripts.runs.run_folder import RunFolder
-from scripts.sharing.deploy import deploy
+from scripts.sharing.deploy import deploy, networks
 from scripts.sharing.export import export
 
 SSHR = method_configs("sshr")
@@ -93,7 +93,9 @@ def test_the_card_says_that_there_is_no_second_stage(exported):
 
 def test_class_strengths_go_with_the_network(run_bundle, tmp_path, demo_dir):
     run_bundle("training", tmp_path / "run", config_file=SSHR, **TINY, **STRENGTHS)
-    strengths = json.loads((tmp_path / "run" / "models" / "classifier" / "class_strengths.json").read_text())
+    path = tmp_path / "run" / "models" / "classifier" / "class_strengths.json"
+    strengths = json.loads(path.read_text())
+    path.unlink()
     bundle = export("sshr", str(tmp_path / "run"), str(tmp_path / "dist"), preset="lite")
     shutil.rmtree(tmp_path / "run" / "configs")
     segmenter = load(bundle)
@@ -102,6 +104,23 @@ def test_class_strengths_go_with_the_network(run_bundle, tmp_path, demo_dir):
     expected = masks_of(tmp_path / "run" / "predictions" / "classifier_val")
     for prediction in segmenter.predict(demo_dir / "val" / "img"):
         assert np.array_equal(prediction.mask, expected[prediction.path.name])
+
+
+def test_a_network_for_deployment_computes_in_float32(cam_run, tmp_path):
+    shutil.copytree(cam_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "configs" / "inference.json").read_text())
+    (tmp_path / "run" / "configs" / "inference.json").write_text(json.dumps(config | {"precision": "bfloat16"}))
+    assert networks(tmp_path / "run")["segmenter"].cam_segmenter.dtype is torch.float32
+
+
+def test_the_stock_app_is_told_that_cams_are_not_trained_on_masks(exported, run_bundle, tmp_path):
+    shutil.copytree(exported, tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "models" / "model.pt").read_bytes()
+    with pytest.raises(Exception) as error:  # MONAI wraps the error
+        data = {"train#dataset#data": [{"image": "x", "label": "y"}]}
+        run_bundle("run", tmp_path / "bundle", config_file=SSHR, **data)
+    assert "must be a run with a second stage" in str(plain_cause(error.value))
+    assert (tmp_path / "bundle" / "models" / "model.pt").read_bytes() == before
 
 
 def test_a_classifier_s_file_is_a_file_of_the_network(cam_run, demo_dir, tmp_path):
@@ -127,6 +146,35 @@ def test_a_second_stage_takes_its_place_and_back(cam_run, run_bundle, tmp_path, 
     assert load(run)._parser["network_def"] == "@cam_network"
     kept = [torch.load(path, weights_only=True) for path in sorted(run.glob("previous/*/models/model.pt"))]
     assert any(weights.keys() == trained.keys() for weights in kept)
+
+
+def test_what_an_interrupted_second_stage_left_is_set_aside(cam_run, run_bundle, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(cam_run, run)
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "checkpoints" / "segmenter.pt").write_bytes(b"of epoch 1")
+    (run / "models" / "model.pt").write_bytes(b"best of epoch 1")
+    RunFolder(run).forget("make_cam_network")
+    run_bundle("training", run, config_file=SSHR, **TINY)
+    assert stages_of(run)[-1] == "make_cam_network" and not (run / "checkpoints" / "segmenter.pt").exists()
+    kept = [
+        path.read_bytes()
+        for name in ("checkpoints/segmenter.pt", "models/model.pt")
+        for path in run.glob(f"previous/*/{name}")
+    ]
+    assert kept == [b"of epoch 1", b"best of epoch 1"]
+
+
+def test_a_stopped_second_stage_leaves_a_run_whose_network_is_its_cams(cam_run, run_bundle, tmp_path, demo_dir):
+    run = tmp_path / "run"
+    shutil.copytree(cam_run, run)
+    train = json.loads((run / "configs" / "train.json").read_text())
+    (run / "configs" / "train.json").write_text(json.dumps(train | {"second_stage": True}))
+    assert not RunFolder(run).has_second_stage
+    bundle = export("sshr", str(run), str(tmp_path / "dist"), preset="lite")
+    image = min((demo_dir / "val" / "img").iterdir())
+    assert np.array_equal(load(bundle).predict(image).mask, load(cam_run).predict(image).mask)
+    run_bundle("run", run, config_file=[*SSHR, "configs/evaluate.json"], second_stage=True, eval_batch_size=3)
 
 
 def test_a_training_that_stopped_after_the_classifier_goes_on(cam_run, run_bundle, tmp_path):

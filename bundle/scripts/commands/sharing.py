@@ -47,7 +47,7 @@ def export(
     output: Annotated[Path, Option(help="Where to write the bundle's folder and zip.")] = Path("dist"),
     weights: Annotated[Path | None, Option(help="Without a run: the segmentation network's weight file.")] = None,
     classifier: Annotated[Path | None, Option(help="With --weights: the classifier's weight file.")] = None,
-    method: Annotated[str | None, Option(help="With --weights: esfan, ibdr or your own.")] = None,
+    method: Annotated[str | None, Option(help="With --weights: esfan, ibdr, sshr or your own.")] = None,
     preset: Annotated[Preset | None, Option(help="With --weights: the networks.", show_default="paper")] = None,
     dataset: Annotated[
         str | None, Option(help="With --weights: the data set they were trained on.", show_default="luad")

@@ -52,7 +52,7 @@ DatasetDir = Annotated[
 ]
 LabelFile = Annotated[Path | None, Option(help="Training labels (CSV or MONAI datalist), if file names have none.")]
 Method = Annotated[
-    str | None, Option(help="esfan, ibdr, or your own in configs/method_NAME.json.", show_default="esfan")
+    str | None, Option(help="esfan, ibdr, sshr, or your own in configs/method_NAME.json.", show_default="esfan")
 ]
 Networks = Annotated[
     Preset | None,

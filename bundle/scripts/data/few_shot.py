@@ -33,7 +33,7 @@ def source_file(source_dir: str | Path | None, name: str) -> Path:
         )
     if name == NETWORK and not RunFolder(source_dir).has_second_stage:
         raise BundleError(
-            f"`source_dir` must be a run with a second stage, got {source_dir}, whose network are its CAMs; repeat its "
+            f"`source_dir` must be a run with a second stage, got {source_dir}, whose network is its CAMs; repeat its "
             "training with --second_stage True first."
         )
     path = Path(source_dir) / name

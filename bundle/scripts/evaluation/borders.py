@@ -113,9 +113,9 @@ class BorderScores:
         """All scores, ready for JSON: shares in [0, 1], ``None`` where there is nothing to score.
 
         Returns:
-            ``boundary_iou``, the mean over classes; ``distances_px``, ``distances_um`` (``None`` if unknown) and
-            ``region_sizes_px``; ``classes``, by name, and ``all``, pooled over them, each with ``accuracy`` and
-            ``pixels`` by distance, and ``recall``, ``precision``, ``true_regions`` and ``predicted_regions`` by size;
+            ``boundary_iou``, the mean over classes; ``distances_px``, and ``mpp`` and ``distances_um``, ``None`` if
+            unknown; ``region_sizes_px``; ``classes``, by name, and ``all``, pooled over them, each with ``accuracy``
+            and ``pixels`` by distance, ``recall``, ``precision``, ``true_regions`` and ``predicted_regions`` by size;
             classes also with ``boundary_iou``; and ``worst_regions``, the largest first: their ``image``, ``pixels``,
             ``rows`` and ``columns`` from the first to before the last, and the commonest value of ``truth`` and
             ``prediction`` in them.
@@ -129,6 +129,7 @@ class BorderScores:
         return {
             "boundary_iou": round(sum(ious) / len(ious), 6) if ious else None,
             "distances_px": list(DISTANCES_PX),
+            "mpp": self.mpp,
             "distances_um": None if self.mpp is None else [round(px * self.mpp, 3) for px in DISTANCES_PX],
             "region_sizes_px": list(REGION_SIZES_PX),
             "all": _by_place(self.bands.sum(axis=0), self.regions.sum(axis=1)),

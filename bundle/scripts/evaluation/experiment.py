@@ -71,7 +71,9 @@ def read_plan(path: str | Path, dataset: str | None = None) -> dict[str, Any]:
                 raise BundleError(f"{path}: `{key}` of {name!r} must name a variant, got {variant[key]!r}.")
     for name, one in plan.get("charts", {}).items():
         if set(one) - CHART_KEYS or not {"x_name", "points"} <= set(one):
-            raise BundleError(f"{path}: chart {name!r} must have {sorted(CHART_KEYS)}, got {sorted(one)}.")
+            raise BundleError(
+                f"{path}: chart {name!r} must have x_name and points, and may have level, got {sorted(one)}."
+            )
         unknown = {*one["points"].values(), one.get("level", next(iter(plan["variants"])))} - set(plan["variants"])
         if unknown:
             raise BundleError(f"{path}: chart {name!r} must name variants, got {sorted(unknown)}.")
@@ -188,6 +190,12 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
+def complete_runs(output_dir: Path, name: str, seeds: Sequence[int]) -> list[Path]:
+    """The folders of a variant's complete runs."""
+    folders = [run_folder(output_dir, name, seed) for seed in seeds]
+    return [folder for folder in folders if RunFolder(folder).network_stage]
+
+
 def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> str:
     """The Markdown table of all variants that have a complete run."""
     split, classes = plan.get("split", "val"), plan.get("classes")
@@ -202,8 +210,7 @@ def table(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> st
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in plan["variants"]:
-        folders = [run_folder(output_dir, name, seed) for seed in seeds]
-        folders = [folder for folder in folders if RunFolder(folder).network_stage]
+        folders = complete_runs(output_dir, name, seeds)
         if not folders:
             continue
         scores = [
@@ -224,7 +231,8 @@ def charts(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> d
     split, classes, drawings = plan.get("split", "val"), plan.get("classes"), {}
 
     def mean(variant: str, stage: str) -> float | None:
-        scores = [mean_iou(run_folder(output_dir, variant, seed), stage, split, classes) for seed in seeds]
+        folders = complete_runs(output_dir, variant, seeds)
+        scores = [mean_iou(folder, stage, split, classes) for folder in folders]
         scores = [score for score in scores if score is not None]
         return statistics.mean(scores) if scores else None
 
@@ -235,11 +243,13 @@ def charts(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> d
         if "level" in one:
             curves["third"] = [mean(one["level"], "segmenter")] * len(one["points"])
             legend["third"] = one["level"]
-        if any(value is not None for value in curves["line"]):
+        legend = {kind: text for kind, text in legend.items() if any(value is not None for value in curves[kind])}
+        if "line" in legend:
             pairs = zip(one["points"], curves["line"], strict=True)
             said = ", ".join(f"{value:.3f} at {x}" for x, value in pairs if value is not None)
             label = f"mean IoU by {one['x_name']}: {said}"
-            drawings[name] = share_chart(label, curves, list(one["points"]), one["x_name"], legend)
+            x_name = f"mean IoU by {one['x_name']}"
+            drawings[name] = share_chart(label, curves, list(one["points"]), x_name, legend)
     return drawings
 
 

@@ -13,25 +13,36 @@ from ..runs.run_folder import untrained
 from ..runs.settings import references, settings_used
 from ..runs.stages import stage_config
 
+STRENGTHS = "cam_segmenter#class_strengths"  # a setting that training patches are measured for
+
 
 @distributed.one_rank_only()
-def write_inference_config(output_dir: str | Path, classes: Classes, patch_size: Sequence[int], stage: str) -> None:
+def write_inference_config(
+    output_dir: str | Path,
+    classes: Classes,
+    patch_size: Sequence[int],
+    stage: str,
+    class_strengths: Sequence[Sequence[float]] | None = None,
+) -> None:
     """Write the ``inference.json`` and ``metadata.json`` of a run's network.
 
     Args:
-        output_dir: the run folder. Keys listed in ``of_the_training`` of ``inference.json``, and all others to which
-            the network's definition refers, are taken from its ``train.json``.
+        output_dir: the run folder. Keys listed in ``of_the_training`` of ``inference.json``, and all to which these
+            refer, are taken from its ``train.json``.
         classes: names and values; one class per output channel of the network.
         patch_size: height and width of the training patches in pixels.
         stage: the stage that made the network.
+        class_strengths: those of the CAMs, (levels, K), where these are the network.
     """
     configs = Path(output_dir) / "configs"
-    train = stage_config(read_json(configs / "train.json"), stage)
+    train = ConfigParser(stage_config(read_json(configs / "train.json"), stage))
+    train[STRENGTHS] = class_strengths
     inference = read_json(untrained("inference.json"))
-    inference |= {key: train[key] for key in inference["of_the_training"] if key in train}
-    inference["patch_size"] = list(patch_size)
-    parser, known = ConfigParser(inference), {key for key, value in inference.items() if value}
-    for key, value in settings_used(train, references(train["network_def"]), known).items():
+    own = {key: train[key] for key in inference["of_the_training"] if key in train}
+    inference |= own | {"patch_size": list(patch_size)}
+    known = {key for key, value in inference.items() if value}
+    parser = ConfigParser(inference)
+    for key, value in settings_used(train.get(), references(own), known).items():
         parser[key] = value
     write_json(configs / "inference.json", parser.get())
     metadata = read_json(untrained("metadata.json"))

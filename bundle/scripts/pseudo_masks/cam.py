@@ -184,8 +184,8 @@ class CAMSegmenter(nn.Module):
 
         Returns:
             Scores (B, K, H, W) in [0, 1], -inf for classes that the gate excludes: all of them, if the label is all 0.
-            So that ties go to the classifier's first channel in any channel order, scores tied with it are lowered by
-            1e-6. For images larger than ``window``, scores are means over windows, each with
+            Scores tied with those of an earlier channel of the classifier are lowered by 1e-6, so that ties go to that
+            one in any channel order. For images larger than ``window``, scores are means over windows, each with
             its own gate, in which a class that is not predicted counts as -1, below every score.
         """
         if self.window is None or all(side <= limit for side, limit in zip(image.shape[2:], self.window, strict=True)):
@@ -236,7 +236,7 @@ class CAMLogits(nn.Module):
         """The logits (B, K, H, W) of ``image``, (B, 3, H, W) in [0, 1].
 
         Returns:
-            Ten times the scores, and -10 for classes that the gate excludes: means over overlapping windows then rank
-            classes as the ``CAMSegmenter``'s own windows do.
+            Ten times the scores, and -10 for classes that the gate excludes. Means over the overlapping windows of an
+            image then rank classes as the ``CAMSegmenter``'s own windows do; slides average probabilities.
         """
         return SHARPNESS * self.cam_segmenter(image).clamp(min=-1)

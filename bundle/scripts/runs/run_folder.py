@@ -34,6 +34,7 @@ NOTHING = object()  # the value of a missing key
 SHOWN_DIFFERENCES = 5
 BEGUN = ("configs", "scripts", "run.json", "run.log", "tensorboard", LOCK)  # what a run folder has before any results
 NETWORK = "models/model.pt"
+CAM_STAGE = "make_cam_network"  # the stage that makes the CAMs the network
 LOG = "run.log"  # name of the handler that writes it
 DESCRIBING = ("train.json", "inference.json", "metadata.json")  # configs that a trained bundle has of its own
 SERVER_FOLDERS = ("bin", "lib", "logs", "model")  # created by MONAI Label's server in scripts/label_app
@@ -76,8 +77,9 @@ class RunFolder:
 
     @property
     def has_second_stage(self) -> bool:
-        """Whether the network is trained on masks; ``False`` if the classifier's CAMs are the network."""
-        return bool(self.saved_config().get("second_stage", True))
+        """Whether the network is trained on masks; ``False`` if the classifier's CAMs are the network, or will be."""
+        made = self.network_stage
+        return made != CAM_STAGE if made else bool(self.saved_config().get("second_stage", True))
 
     def open(
         self,

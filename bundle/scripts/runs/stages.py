@@ -125,7 +125,8 @@ def run_stages(
             ``overlay`` for the config, ``early_checks`` to run before the first of them begins, ``checks`` to run
             before anything of its own is written, ``steps``, the ``outputs`` they produce, the stage that it ``feeds``
             with them, the ``result`` without which it is not complete, and ``scores``. A stage that ``continues``
-            resumes from its own last outputs whenever it is requested, and its settings may change.
+            resumes from its own last outputs whenever it is requested, and its settings may change; one that begins
+            ``from_scratch`` resumes from nothing, and what is in the place of its outputs is set aside.
         config: the merged config.
         output_dir: the run folder.
         redo: rerun this stage and all later ones from the start.
@@ -192,7 +193,7 @@ def _has_begun(folder: RunFolder, config: Mapping[str, Any], stage: str) -> bool
     """Whether a run, whose saved config is ``config``, has completed a stage or any of its outputs exists."""
     if stage in folder.stages:
         return True
-    if _continues(config, stage):
+    if _continues(config, stage) or config["stages"][stage].get("from_scratch"):
         return False
     config = config | {"bundle_root": str(folder.path)}
     others = [path for other in folder.stages if other in config["stages"] for path in _outputs(config, other)]
@@ -240,6 +241,8 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
         else:
             if again:
                 folder.undo(stage, outputs)
+            elif parser[f"stages#{stage}"].get("from_scratch"):
+                folder.set_aside(own)
             for other in folder.stages:
                 if other != stage and other in config["stages"] and set(_outputs(config, other)) & set(own):
                     folder.supersede(other, _outputs(config, other))
@@ -255,6 +258,14 @@ def _run_stage(stage: str, config: Mapping[str, Any], folder: RunFolder, again: 
     distributed.barrier()
 
 
-def score_again(config: Mapping[str, Any], stage: str) -> None:
-    """Score the network that ``stage`` made, as the stage does."""
+def score_again(config: Mapping[str, Any], segmenter_path: str | Path, stage: str) -> None:
+    """Score a network as the stage does that made it.
+
+    Args:
+        config: the merged config.
+        segmenter_path: the network's file.
+        stage: the stage that made it, if it is not in a run's folder.
+    """
+    made = RunFolder(Path(segmenter_path).resolve().parents[1]).network_stage
+    stage = made if made in config["stages"] else stage
     stage_parser(config, stage).get_parsed_content(f"stages#{stage}#scores")

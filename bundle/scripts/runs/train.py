@@ -34,7 +34,7 @@ def train(
     Args:
         dataset: name of a data set, whose overlay is ``configs/dataset_NAME.json`` in the working directory or in the
             bundle, or the path of its overlay.
-        method: ``esfan``, ``ibdr``, or a method of your own, found in the same way.
+        method: ``esfan``, ``ibdr``, ``sshr``, or a method of your own, found in the same way.
         preset: ``lite`` or ``paper``: the networks.
         output_dir: the run's folder; default: ``output/DATASET_METHOD_PRESET``.
         config: an additional overlay, or several.

@@ -2,11 +2,11 @@
 
     python -m scripts deploy dist/esfan_histopathology_segmentation --output deployed
 
-writes ``segmenter`` (stage 2: image to logits) and, if stage-1 weights exist, ``classifier`` (image to class activation
-maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``. All accept any batch
-size; ``.ts`` accepts any image size, the others sizes whose sides are multiples of the network's stride. Every file is
-loaded again, ONNX with ONNX Runtime, and must reproduce the network's outputs to within 1e-4 of the largest value, or
-of 1 if that is larger.
+writes ``segmenter`` (the network: image to logits) and, if its weights exist, ``classifier`` (image to class
+activation maps and probabilities), each as ``.ts`` (TorchScript), ``.pt2`` (``torch.export``) and ``.onnx``. All accept
+any batch size; ``.ts`` accepts any image size, the others sizes whose sides are multiples of the network's stride.
+Every file is loaded again, ONNX with ONNX Runtime, and must reproduce the network's outputs, in float32, to within 1e-4
+of the largest value, or of 1 if that is larger.
 """
 
 import warnings
@@ -67,7 +67,7 @@ def require_packages() -> None:
 def networks(bundle: Path) -> dict[str, nn.Module]:
     """The trained networks of a bundle's folder in evaluation mode: ``segmenter`` and, if present, ``classifier``."""
     inference = read_configs(bundle / "configs" / "inference.json")
-    inference["bundle_root"] = str(bundle)
+    inference.update({"bundle_root": str(bundle), "device": "cpu", "precision": "float32"})
     segmenter = inference.get_parsed_content("network_def")
     found = {"segmenter": load_weights(segmenter, bundle / "models" / "model.pt").eval()}
     weights = bundle / "models" / "classifier" / "model.pt"

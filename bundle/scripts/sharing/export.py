@@ -25,10 +25,11 @@ from ..errors import BundleError
 from ..files.atomic import atomic_path, remove_leftovers_of, write_json
 from ..files.foreign_files import read_json
 from ..files.job_lock import only_job
-from ..inference.config import write_inference_config
+from ..inference.config import STRENGTHS, write_inference_config
 from ..runs.config_lists import PRESETS, config_list
 from ..runs.old_names import current_names, read_configs
 from ..runs.run_folder import BUNDLE_ROOT, RunFolder, copy_code, portable, read_record, untrained
+from ..runs.settings import at
 from ..weights.state_dicts import load_weights, save_weights
 from .model_card import Facts, hub_card, licences, read_cards, scores_of, text_card
 from .packages import required_packages
@@ -39,7 +40,6 @@ COPIED_DOCS = ("cards.json", "zoo_unit_test.txt")  # from which an exported bund
 OWN_PINS = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 MONAI_NEEDS = ("jsonschema",)  # for verify_metadata
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
-STRENGTHS = "class_strengths.json"  # measured with a classifier, beside which it is
 LARGE_BYTES = 25_000_000  # the Model Zoo's limit
 
 
@@ -52,7 +52,10 @@ def default_config(method: str, preset: str, dataset: str | Path | None) -> dict
 
 
 class Trained(NamedTuple):
-    """What to export: the merged config, with defaults for the paths in it, weight files, and the run if any."""
+    """What to export: the merged config, with defaults for the paths in it, weight files, and the run if any.
+
+    Where the CAMs are the network, also the ``class_strengths`` by which the run divides them.
+    """
 
     config: dict[str, Any]
     defaults: dict[str, Any]
@@ -60,6 +63,7 @@ class Trained(NamedTuple):
     weights: Path
     classifier: Path | None
     run: Path | None
+    class_strengths: Any = None
 
 
 def trained_by_run(run: Path, method: str, preset: str) -> Trained:
@@ -67,6 +71,7 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
     if RunFolder(run).network_stage is None:
         raise BundleError(f"`weights` must be a weight file or the folder of a complete run, got {run}; finish it.")
     config = current_names(read_json(run / "configs" / "train.json"))
+    config["second_stage"] = RunFolder(run).has_second_stage
     if "stages" not in config:
         raise BundleError(
             f"`weights` must be a run whose configs the current code can train with, got {run}, from an earlier "
@@ -78,10 +83,12 @@ def trained_by_run(run: Path, method: str, preset: str) -> Trained:
             raise BundleError(f"`{name}` must be that of the run, {config[key]!r}, got {asked!r}; change --{name}.")
     overlay = BUNDLE_ROOT / "configs" / f"dataset_{config['dataset_name']}.json"
     defaults = default_config(method, preset if preset in PRESETS else "paper", overlay if overlay.is_file() else None)
-    patch_size = read_json(run / "configs" / "inference.json")["patch_size"]
+    inference = read_json(run / "configs" / "inference.json")
     classifier = run / "models" / "classifier" / "model.pt"
     weights = run / "models" / "model.pt"
-    return Trained(config, defaults, patch_size, weights, classifier if classifier.is_file() else None, run)
+    classifier = classifier if classifier.is_file() else None
+    strengths = at(inference, STRENGTHS)
+    return Trained(config, defaults, inference["patch_size"], weights, classifier, run, strengths)
 
 
 def shareable(config: Mapping[str, Any], defaults: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
@@ -117,7 +124,7 @@ def _holds_absolute(value: Any) -> bool:
     return _is_absolute(value) or any(_holds_absolute(child) for child in children)
 
 
-def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
+def write_configs(folder: Path, train: Mapping[str, Any], class_strengths: Any = None) -> None:
     """Write the configs of the trained networks into ``folder / "configs"``, and the overlays of data sets.
 
     An overlay with a path specific to this machine describes somebody's own data: the one of ``train`` is rewritten
@@ -126,7 +133,7 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
     configs = folder / "configs"
     write_json(configs / "train.json", train)
     stage = ConfigParser(dict(train)).get_parsed_content("training_stages")[-1]
-    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"], stage)
+    write_inference_config(folder, Classes.of(train), train["patch_size"]["default"], stage, class_strengths)
     for path in (BUNDLE_ROOT / "configs").glob("dataset_*.json"):
         try:
             if not _holds_absolute(read_json(path)):
@@ -142,9 +149,6 @@ def write_configs(folder: Path, train: Mapping[str, Any]) -> None:
 
 def write_weights(folder: Path, weights: Path, classifier: Path | None) -> None:
     """Load weights strictly into the networks of the exported configs, and save them where the configs expect them."""
-    strengths = None if classifier is None else classifier.with_name(STRENGTHS)
-    if strengths is not None and strengths.is_file():
-        write_json(folder / "models" / "classifier" / STRENGTHS, read_json(strengths))
     for config, name, source, target in (
         ("inference.json", "network_def", weights, "model.pt"),
         ("train.json", "classifier_def", classifier, "classifier/model.pt"),
@@ -195,7 +199,7 @@ def build(folder: Path, trained: Trained, facts: Facts) -> None:
     """Fill ``folder`` with an exported bundle."""
     train = facts.config
     copy_code(folder)
-    write_configs(folder, train)
+    write_configs(folder, train, trained.class_strengths)
     write_weights(folder, trained.weights, trained.classifier)
     write_metadata(folder, facts)
     (folder / "docs").mkdir()
@@ -243,7 +247,7 @@ def export(
     """Export a bundle; see the module's docstring.
 
     Args:
-        method: ``esfan``, ``ibdr`` or any other method with an overlay ``configs/method_*.json``.
+        method: ``esfan``, ``ibdr``, ``sshr`` or any other method with an overlay ``configs/method_*.json``.
         weights: a run's folder, or the segmentation network's weight file.
         output: where to write the bundle's folder and zip.
         preset: ``paper`` or ``lite``: the networks.

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from ..data.classes import Classes
 from ..files.foreign_files import read_json
+from ..runs.run_folder import RunFolder
 from ..runs.stages import stage_parser
 
 SPLITS = ("val", "test")
@@ -24,6 +25,7 @@ OF_A_FILE = {
     "training": "How the weights were trained is unknown to the code: they were provided as a file.",
 }
 STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
+ONE_STAGE_S = {"segmenter": STAGES["classifier"]}
 PROTOCOL = "published"
 TWO_STAGES = (
     "A classifier (stage 1) is trained on H&E patches with image-level labels; its class activation maps become pseudo "
@@ -104,7 +106,8 @@ def read_cards(path: str | Path) -> dict[str, Any]:
 def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
     """A run's scores under the protocol ``published``, by stage and split, with ``images``; empty without a run."""
     scores = {}
-    for stage in STAGES if run is not None else ():
+    stages = STAGES if run is None or RunFolder(run).has_second_stage else ONE_STAGE_S
+    for stage in stages if run is not None else ():
         for split in SPLITS:
             path = run / "scores" / f"{stage}_{split}.json"
             if path.is_file():
@@ -118,10 +121,11 @@ def performance(facts: Facts) -> str:
     if not facts.scores:
         return "No performance was measured for this bundle: the weights came without the run that trained them."
     lines = ["| what | split | images | mean IoU | mean Dice | IoU of each class |", "|---|---|---|---|---|---|"]
+    names = STAGES if facts.config.get("second_stage", True) else ONE_STAGE_S
     for (stage, split), score in facts.scores.items():
         classes = ", ".join(f"{name} {_number(value['iou'])}" for name, value in score["classes"].items())
         means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"
-        lines.append(f"| {STAGES[stage]} | {split} | {score['images']} | {means} | {classes} |")
+        lines.append(f"| {names[stage]} | {split} | {score['images']} | {means} | {classes} |")
     run = next(reversed(facts.record.get("stages", {}).values()), {})
     made = f"seed {run['seed']}, PyTorch {run['versions']['torch']}" if run else "seed not recorded"
     return (

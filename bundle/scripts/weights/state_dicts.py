@@ -47,9 +47,9 @@ def with_right_prefix(state: StateDict, expected: StateDict) -> StateDict:
     If ``expected`` has one part only, ``state`` may be that part's, with names that begin inside it.
     """
     inside = os.path.commonprefix(list(expected)).rpartition(".")[0]
-    if inside and {f"{inside}.{name}" for name in state} == expected.keys():
-        return {f"{inside}.{name}": tensor for name, tensor in state.items()}
     while state and not expected.keys() <= state.keys():
+        if inside and {f"{inside}.{name}" for name in state} == expected.keys():
+            return {f"{inside}.{name}": tensor for name, tensor in state.items()}
         prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in state)), None)
         if prefix is None:
             break
@@ -163,7 +163,7 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
-@distributed.one_rank_only()
+@distributed.one_rank_only(with_barrier=True)
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write a network's weights as a bare state dict."""
     write_state_dict(path, network.state_dict())

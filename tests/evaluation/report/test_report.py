@@ -391,7 +391,8 @@ def border_run(run_folder, same):
         borders = BorderScores(NAMES, exclude_background=True, mpp=0.5)
         borders.add("a.png", pred, true)
         result = scores("x")
-        result["protocols"]["published"]["borders"] = borders.summary()
+        for protocol in result["protocols"].values():
+            protocol["borders"] = borders.summary()
         write_json(run_folder / "scores" / f"{stage}_val.json", result)
         write_mask(run_folder / "predictions" / f"{stage}_val" / "a.png", pred.astype(np.uint8), PALETTE)
 
@@ -408,16 +409,21 @@ def test_where_masks_are_wrong_is_told_by_distance_and_by_size(run_folder, datas
     assert "The largest wrong regions" not in page
 
 
-def test_networks_with_the_same_scores_are_shown_once_with_their_worst_regions(run_folder, dataset_dir):
+def test_cams_that_are_the_network_are_shown_once_with_their_worst_regions(run_folder, dataset_dir):
     for path in (run_folder / "scores").glob("*_test.json"):
         path.unlink()
     border_run(run_folder, same=True)
-    (item,) = read_scores(run_folder / "scores")
+    assert len(read_scores(run_folder / "scores")) == 2
+    (item,) = read_scores(run_folder / "scores", second_stage=False)
     assert item["stage"] == "CAMs of the classifier"
     (item,) = border_scores([item])
     assert item["classes"][-1][2][0] == pytest.approx(3 / 4)  # of the four columns beside the border, one is wrong
+    config = json.loads((run_folder / "configs" / "train.json").read_text())
+    write_json(run_folder / "configs" / "train.json", config | {"second_stage": False})
+    write_json(run_folder / "run.json", {"stages": {}})
     page = write_report(run_folder, dataset_dir).read_text("utf-8")
-    assert f"6 px of {escape(NASTY)} taken for stroma" in page and "segmentation network on" not in page
+    assert f"6 px of {escape(NASTY)} taken for stroma" in page
+    assert "segmentation network" not in page and "pseudo mask" not in page
 
 
 def test_the_curve_has_a_point_for_each_band_that_has_pixels():

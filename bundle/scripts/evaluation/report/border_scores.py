@@ -31,7 +31,6 @@ def border_scores(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         stage, borders = list(shown.items())[-1]
         kinds = dict(zip(reversed(shown), ("line", "second", "third"), strict=False))
         bands = ranges(borders["distances_px"])
-        lengths = borders.get("distances_um")
         found.append(
             {
                 "split": split,
@@ -40,15 +39,21 @@ def border_scores(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     {kinds[name]: one["all"]["accuracy"] for name, one in shown.items()}, bands
                 ),
                 "stage": stage,
-                "mpp": lengths and lengths[0] / borders["distances_px"][0],
+                "mpp": borders.get("mpp"),
                 "bands": bands,
                 "classes": [(name, one["boundary_iou"], one["accuracy"]) for name, one in borders["classes"].items()]
                 + [("all", borders["boundary_iou"], borders["all"]["accuracy"])],
                 "regions": _by_size(borders),
-                "worst": borders.get("worst_regions", []),
+                "worst": _worst(scores, split),
             }
         )
     return found
+
+
+def _worst(scores: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+    """The last network's worst regions, by the protocol of the masks that are shown: with background if any."""
+    protocols = [item["protocols"] for item in scores if item["split"] == split][-1]
+    return protocols.get("with_background", protocols[PROTOCOL]).get("borders", {}).get("worst_regions", [])
 
 
 def ranges(ends: Sequence[int]) -> list[str]:

@@ -15,6 +15,7 @@ from ...data.items import mask_name, split_items
 from ...data.mask_values import load_mask
 from ...files.foreign_files import open_image
 from ...files.pictures import heat_map, overlay
+from ...runs.run_folder import RunFolder
 
 LONGEST_SIDE_PX = 640
 MARGIN_PX, LEAST_SIDE_PX = 24, 96  # of what is shown of a region
@@ -55,6 +56,9 @@ class ValExamples:
         cam_segmenter: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.prediction_dir = Path(output_dir) / "predictions"
+        self.predictions = dict(PREDICTIONS)
+        if not RunFolder(output_dir).has_second_stage:  # the prediction is the same
+            del self.predictions["classifier_val"]
         self.items = {item["name"]: item for item in split_items(dataset_dir, "val")}
         self.table = classes.lookup_table()
         self.palette = classes.palette
@@ -85,7 +89,7 @@ class ValExamples:
             image = np.asarray(picture.convert("RGB"))
         masks = {
             text: load_mask(path, np.arange(len(self.palette)), image.shape[:2])
-            for folder, text in PREDICTIONS.items()
+            for folder, text in self.predictions.items()
             if (path := self.prediction_dir / folder / mask_name(name)).is_file()
         }
         masks["truth"] = load_mask(self.items[name]["label"], self.table, image.shape[:2])

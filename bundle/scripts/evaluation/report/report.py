@@ -22,7 +22,7 @@ from ...files.foreign_files import read_json
 from ...files.pictures import heat_legend, panels, write_png
 from ...runs.old_names import read_configs
 from ...runs.progress import duration
-from ...runs.run_folder import read_record
+from ...runs.run_folder import RunFolder, read_record
 from ...runs.stages import stage_parser
 from .border_scores import border_scores
 from .curves import chart, read_curves
@@ -90,7 +90,8 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
     keys = [key for key in (*KEYS, "ignore_value") if key in parser]
     classes = Classes(**{key: parser.get_parsed_content(key) for key in keys})
     adapted = "num_images" in parser
-    scores = read_scores(output_dir / "scores")
+    second_stage = RunFolder(output_dir).has_second_stage
+    scores = read_scores(output_dir / "scores", second_stage)
     borders = border_scores(scores)
     title = " · ".join(str(parser.get(key)) for key in ("dataset_name", "method_name", "preset"))
     page = render(
@@ -100,6 +101,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         stages=record,
         clock=lambda minutes: duration(60 * minutes),
         **_examples(output_dir, Path(dataset_dir), classes, parser, borders),
+        second_stage=second_stage,
         borders=borders,
         heat_legend=heat_legend(5),
         labels=label_counts(dataset_dir, classes, parser.get_parsed_content("label_file", default=None)),
@@ -110,7 +112,7 @@ def write_report(output_dir: str | Path, dataset_dir: str | Path) -> Path:
         class_rows=_class_rows,
         confusion_table=_confusion_table,
         curves=_curves(output_dir / "tensorboard"),
-        **_settings(parser, OTHER_SETTINGS | (CAM_SETTINGS if CAM_STAGES & record.keys() else {})),
+        **_settings(parser, OTHER_SETTINGS | (CAM_SETTINGS if CAM_STAGES & record.keys() else {}), second_stage),
         versions=_versions(record),
         links=links(output_dir),
         config=json.dumps(read_json(config_file), indent=4, ensure_ascii=False),
@@ -134,10 +136,12 @@ def report(run_folder: str, dataset_dir: str | None = None) -> Path:
     return write_report(run_folder, str(dataset_dir))
 
 
-def read_scores(folder: Path) -> list[dict[str, Any]]:
+def read_scores(folder: Path, second_stage: bool = True) -> list[dict[str, Any]]:
     """The scores of a run, with ``stage`` and ``split``: val first, stages in the order in which they run.
 
-    Where the CAMs are the network, whose scores are then the classifier's, they are there once.
+    Args:
+        folder: the run's ``scores``.
+        second_stage: whether the run has one. If not, the CAMs are the network, and are there once.
     """
     found = []
     for split in ("val", "test"):  # other files, such as cam_fit.json, are not scores
@@ -147,11 +151,10 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     found.sort(key=lambda item: (item["split"] != "val", item["split"], order.index(item["stage"])))
     adapted = any(item["stage"] == "source" for item in found)
     names = STAGES | ({"segmenter": "after the adaptation"} if adapted else {})
-    of = {(item["stage"], item["split"]): item["protocols"] for item in found}
-    pairs = [(of.get(("classifier", split)), of.get(("segmenter", split))) for split in ("val", "test")]
-    if any(map(any, pairs)) and all(one == other for one, other in pairs):
-        found = [item for item in found if item["stage"] != "segmenter"]
-        names = STAGES | {"classifier": "CAMs of the classifier"}
+    if not second_stage:
+        names = dict.fromkeys(("classifier", "segmenter"), "CAMs of the classifier")
+        scored = {item["split"] for item in found if item["stage"] == "segmenter"}
+        found = [item for item in found if item["stage"] == "segmenter" or item["split"] not in scored]
     return [item | {"stage": names.get(item["stage"], item["stage"])} for item in found]
 
 
@@ -230,7 +233,7 @@ def _examples(
         for region in (region for item in borders if item["split"] == "val" for region in item["worst"]):
             worst.append({"name": region["image"], "pictures": _embedded(examples.region(region)), **region})
     except (OSError, ValueError) as error:  # the data were moved or changed since
-        sentences.append(f"No pictures: {error}")
+        sentences.append(f"{'Not all' if figures else 'No'} pictures: {error}")
     if not chosen and not sentences:
         sentences.append("No val image has a score.")
     if chosen and not (output_dir / "predictions" / "segmenter_val").is_dir():
@@ -243,10 +246,10 @@ def _embedded(pictures: Mapping[str, Image.Image]) -> dict[str, dict[str, Any]]:
     return {text: embedded(picture) for text, picture in pictures.items()}
 
 
-def _settings(parser: ConfigParser, others: Mapping[str, str]) -> dict[str, Any]:
+def _settings(parser: ConfigParser, others: Mapping[str, str], second_stage: bool) -> dict[str, Any]:
     """The most important settings: those of the trainings, and ``others``, names by key."""
     trainings = ["classifier"] if "source_dir" not in parser else []
-    trainings += ["segmenter"] if parser.get("second_stage", True) else []
+    trainings += ["segmenter"] if second_stage else []
     names = ["network", "loss", "optimiser", *TRAINING_SETTINGS.values()]
     columns = [_training_settings(stage_parser(parser.get(), f"train_{network}"), network) for network in trainings]
     values = [(name, parser.get_parsed_content(key, default=None)) for key, name in others.items()]

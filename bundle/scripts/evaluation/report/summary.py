@@ -7,6 +7,7 @@ from pathlib import Path
 from ignite import distributed
 
 from ...errors import command_here
+from ...runs.run_folder import RunFolder
 from .report import read_scores
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def log_summary(output_dir: str | Path) -> None:
     """
     output_dir = Path(output_dir).resolve()
     lines = [f"Finished: {output_dir}"]
-    for entry in read_scores(output_dir / "scores"):
+    for entry in read_scores(output_dir / "scores", RunFolder(output_dir).has_second_stage):
         score = entry["protocols"]["published"]["mean_iou"]
         words = "nothing to score" if score is None else f"mean IoU {score:.4f}"
         lines.append(f"  {entry['stage']} on {entry['split']}: {words}")
