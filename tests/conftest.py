@@ -117,6 +117,20 @@ def exported_bundle(tmp_path_factory, finished_run):
 
 
 @pytest.fixture(scope="session")
+def cam_run(tmp_path_factory, run_bundle):
+    """The folder of a training without a second stage."""
+    output_dir = tmp_path_factory.mktemp("runs") / "cams"
+    run_bundle("training", output_dir, config_file=method_configs("sshr"), **TINY)
+    return output_dir
+
+
+@pytest.fixture(scope="session")
+def exported_cams(tmp_path_factory, cam_run):
+    """The bundle that is exported from that run."""
+    return export("sshr", str(cam_run), str(tmp_path_factory.mktemp("dist")), preset="lite")
+
+
+@pytest.fixture(scope="session")
 def device_process(tmp_path_factory):
     """A process with the pretend device."""
     from device_process import DeviceProcess

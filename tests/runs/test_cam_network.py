@@ -23,18 +23,6 @@ SSHR = method_configs("sshr")
 STRENGTHS = {"cam_segmenter#scaled_levels": False, "cam_segmenter#class_strengths": "@class_strengths"}
 
 
-@pytest.fixture(scope="module")
-def cam_run(tmp_path_factory, run_bundle):
-    folder = tmp_path_factory.mktemp("runs") / "sshr"
-    run_bundle("training", folder, config_file=SSHR, **TINY)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory, cam_run):
-    return export("sshr", str(cam_run), str(tmp_path_factory.mktemp("dist")), preset="lite")
-
-
 def masks_of(folder):
     return {path.name: np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))}
 
@@ -43,11 +31,11 @@ def stages_of(folder):
     return list(RunFolder(folder).stages)
 
 
-def test_the_network_gives_the_masks_of_the_classifier(cam_run, exported, demo_dir):
+def test_the_network_gives_the_masks_of_the_classifier(cam_run, exported_cams, demo_dir):
     assert stages_of(cam_run) == ["train_classifier", "make_cam_network"]
     expected = masks_of(cam_run / "predictions" / "classifier_val")
     assert len(np.unique(np.stack(list(expected.values())))) > 1
-    for folder in (cam_run, exported):
+    for folder in (cam_run, exported_cams):
         for prediction in load(folder).predict(demo_dir / "val" / "img"):
             assert np.array_equal(prediction.mask, expected[prediction.path.name])
             assert np.isfinite(prediction.probabilities).all()
@@ -81,13 +69,13 @@ def test_it_segments_a_slide(cam_run, tmp_path, demo_dir):
 
 
 @pytest.mark.e2e
-def test_its_networks_are_deployed(exported, tmp_path):
-    differences = deploy(str(exported), str(tmp_path))
+def test_its_networks_are_deployed(exported_cams, tmp_path):
+    differences = deploy(str(exported_cams), str(tmp_path))
     assert len(differences) == 6 and max(differences.values()) < 1e-4
 
 
-def test_the_card_says_that_there_is_no_second_stage(exported):
-    card = (exported / "docs" / "README.md").read_text("utf-8")
+def test_the_card_says_that_there_is_no_second_stage(exported_cams):
+    card = (exported_cams / "docs" / "README.md").read_text("utf-8")
     assert "without a second stage" in card and "segmentation network: 2 epochs" not in card
 
 
@@ -113,8 +101,8 @@ def test_a_network_for_deployment_computes_in_float32(cam_run, tmp_path):
     assert networks(tmp_path / "run")["segmenter"].cam_segmenter.dtype is torch.float32
 
 
-def test_the_stock_app_is_told_that_cams_are_not_trained_on_masks(exported, run_bundle, tmp_path):
-    shutil.copytree(exported, tmp_path / "bundle")
+def test_the_stock_app_is_told_that_cams_are_not_trained_on_masks(exported_cams, run_bundle, tmp_path):
+    shutil.copytree(exported_cams, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "models" / "model.pt").read_bytes()
     with pytest.raises(Exception) as error:  # MONAI wraps the error
         data = {"train#dataset#data": [{"image": "x", "label": "y"}]}

@@ -293,7 +293,7 @@ def test_every_command_runs_in_its_folder(exported_bundle, demo_dir, few_shot_di
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("fixture", ["exported_bundle", "exported_file"])
+@pytest.mark.parametrize("fixture", ["exported_bundle", "exported_file", "exported_cams"])
 def test_its_unit_test_trains_scores_and_segments(request, fixture, tmp_path):
     bundle = request.getfixturevalue(fixture)
     shutil.copytree(bundle, tmp_path / "models" / bundle.name)
