@@ -43,7 +43,7 @@ from .report.curves import share_chart
 
 PLAN_KEYS = {"_desc_", "configs", "settings", "split", "classes", "variants", "charts"}
 CHART_KEYS = {"x_name", "points", "level"}
-LINES = {"line": "segmentation", "second": "CAMs"}
+LINES = {"line": ("segmenter", "segmentation"), "second": ("classifier", "CAMs")}  # stage and name, by kind of line
 SHOWN_BORDERS = ("boundary_iou", "near_border", "inside", "small_found", "large_found")
 VARIANT_KEYS = {"_desc_", "like", "configs", "settings", "classifier_of", "second_round_of"}
 
@@ -237,9 +237,8 @@ def charts(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> d
         return statistics.mean(scores) if scores else None
 
     for name, one in plan.get("charts", {}).items():
-        stages = {"line": "segmenter", "second": "classifier"}
-        curves = {kind: [mean(v, stage) for v in one["points"].values()] for kind, stage in stages.items()}
-        legend = dict(LINES)
+        curves = {kind: [mean(v, stage) for v in one["points"].values()] for kind, (stage, _) in LINES.items()}
+        legend = {kind: text for kind, (_, text) in LINES.items()}
         if "level" in one:
             curves["third"] = [mean(one["level"], "segmenter")] * len(one["points"])
             legend["third"] = one["level"]
@@ -247,9 +246,8 @@ def charts(plan: Mapping[str, Any], seeds: Sequence[int], output_dir: Path) -> d
         if "line" in legend:
             pairs = zip(one["points"], curves["line"], strict=True)
             said = ", ".join(f"{value:.3f} at {x}" for x, value in pairs if value is not None)
-            label = f"mean IoU by {one['x_name']}: {said}"
-            x_name = f"mean IoU by {one['x_name']}"
-            drawings[name] = share_chart(label, curves, list(one["points"]), x_name, legend)
+            title = f"mean IoU by {one['x_name']}"
+            drawings[name] = share_chart(f"{title}: {said}", curves, list(one["points"]), title, legend)
     return drawings
 
 

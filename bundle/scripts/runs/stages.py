@@ -266,6 +266,6 @@ def score_again(config: Mapping[str, Any], segmenter_path: str | Path, stage: st
         segmenter_path: the network's file.
         stage: the stage that made it, if it is not in a run's folder.
     """
-    made = RunFolder(Path(segmenter_path).resolve().parents[1]).network_stage
+    made = RunFolder(Path(segmenter_path).resolve().parent.parent).network_stage
     stage = made if made in config["stages"] else stage
     stage_parser(config, stage).get_parsed_content(f"stages#{stage}#scores")

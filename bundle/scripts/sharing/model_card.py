@@ -25,7 +25,7 @@ OF_A_FILE = {
     "training": "How the weights were trained is unknown to the code: they were provided as a file.",
 }
 STAGES = {"classifier": "CAMs of the classifier", "segmenter": "segmentation network"}
-ONE_STAGE_S = {"segmenter": STAGES["classifier"]}
+WITHOUT_SECOND_STAGE = {"segmenter": STAGES["classifier"]}  # the CAMs are the network
 PROTOCOL = "published"
 TWO_STAGES = (
     "A classifier (stage 1) is trained on H&E patches with image-level labels; its class activation maps become pseudo "
@@ -105,9 +105,10 @@ def read_cards(path: str | Path) -> dict[str, Any]:
 
 def scores_of(run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
     """A run's scores under the protocol ``published``, by stage and split, with ``images``; empty without a run."""
+    if run is None:
+        return {}
     scores = {}
-    stages = STAGES if run is None or RunFolder(run).has_second_stage else ONE_STAGE_S
-    for stage in stages if run is not None else ():
+    for stage in STAGES if RunFolder(run).has_second_stage else WITHOUT_SECOND_STAGE:
         for split in SPLITS:
             path = run / "scores" / f"{stage}_{split}.json"
             if path.is_file():
@@ -121,7 +122,7 @@ def performance(facts: Facts) -> str:
     if not facts.scores:
         return "No performance was measured for this bundle: the weights came without the run that trained them."
     lines = ["| what | split | images | mean IoU | mean Dice | IoU of each class |", "|---|---|---|---|---|---|"]
-    names = STAGES if facts.config.get("second_stage", True) else ONE_STAGE_S
+    names = STAGES if facts.config.get("second_stage", True) else WITHOUT_SECOND_STAGE
     for (stage, split), score in facts.scores.items():
         classes = ", ".join(f"{name} {_number(value['iou'])}" for name, value in score["classes"].items())
         means = f"{_number(score['mean_iou'])} | {_number(score['mean_dice'])}"

@@ -1,4 +1,4 @@
-"""Learning curves: read from TensorBoard's event files, drawn as SVG."""
+"""Learning curves, read from TensorBoard's event files, and charts as SVG: of them, and of shares by category."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
